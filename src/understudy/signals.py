@@ -1,0 +1,64 @@
+"""The two things that travel: a `Batch` of samples, and the `Signals` that a network gives for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some samples, as every network and objective sees them.
+
+    Attributes:
+        ids: (B,) int64, the samples' stable ids in their source.
+        view: (B,) int64, the seed of the one view of each sample that `inputs` holds.
+        inputs: the canonical form: images are float in [0, 1], (B, C, H, W); or a dict, one tensor a modality.
+        targets: (B,) int64 class indices, or None where the data has no labels.
+    """
+
+    ids: Tensor
+    view: Tensor
+    inputs: Tensor | dict[str, Tensor]
+    targets: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """The same batch cut to some rows, without copying."""
+        inputs = (
+            {name: x[rows] for name, x in self.inputs.items()}
+            if isinstance(self.inputs, dict)
+            else self.inputs[rows]
+        )
+        targets = None if self.targets is None else self.targets[rows]
+        return Batch(self.ids[rows], self.view[rows], inputs, targets)
+
+
+@dataclass(slots=True)
+class Signals:
+    """What a network says about a batch; only what an objective asked for is filled in.
+
+    Attributes:
+        logits: (B, C), before the softmax.
+        embedding: (B, D), the penultimate layer: what the classifier reads.
+        features: tap name -> that layer's output.
+        members: for an ensemble, the signals of each of its teachers.
+    """
+
+    logits: Tensor
+    embedding: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    members: tuple[Signals, ...] = ()
+
+    def __getitem__(self, rows: slice) -> Signals:
+        """The same signals cut to some rows, without copying."""
+        return Signals(
+            self.logits[rows],
+            None if self.embedding is None else self.embedding[rows],
+            {name: x[rows] for name, x in self.features.items()},
+            tuple(member[rows] for member in self.members),
+        )
