@@ -1,0 +1,27 @@
+"""What to minimise: each objective a module with a functional twin, usable in any training loop."""
+
+from understudy.objectives.base import Needs, Objective, WeightedSum
+from understudy.objectives.hard_targets import HardTargets, hard_target_loss
+from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
+from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "hard": HardTargets,
+    "soft": SoftTargets,
+    "logits": LogitMatching,
+}
+"""Every objective by the name that recipes and the command line use. A new one adds its line here."""
+
+__all__ = [
+    "OBJECTIVES",
+    "HardTargets",
+    "LogitMatching",
+    "Needs",
+    "Objective",
+    "SoftTargets",
+    "WeightedSum",
+    "ensemble_log_probs",
+    "hard_target_loss",
+    "logit_matching_loss",
+    "soft_target_loss",
+]

@@ -1,0 +1,76 @@
+"""What every objective is, and their weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from understudy.signals import Batch, Signals
+
+LOGITS = frozenset({"logits"})
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which signals an objective reads: "logits", "embedding" or names of taps; and whether it needs labels."""
+
+    student: frozenset[str] = LOGITS
+    teacher: frozenset[str] = NOTHING
+    targets: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            self.student | other.student, self.teacher | other.teacher, self.targets or other.targets
+        )
+
+
+class Objective(nn.Module):
+    """A quantity to minimise: `forward(student, teacher, batch)` gives a float32 scalar, a mean over the batch.
+
+    A subclass sets `needs` (on the class, or on the instance where its arguments decide) and is built from
+    shapes alone, so that it works in any training loop. Parameters and buffers of its own are trained, saved
+    and synchronised with the student's.
+    """
+
+    needs: Needs = Needs()
+    summary: ClassVar[str] = ""
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
+
+
+class WeightedSum(Objective):
+    """`sum_k weight_k * objective_k`, over any objectives.
+
+    Args:
+        terms: name -> (weight, objective).
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[float, Objective]]) -> None:
+        super().__init__()
+        self.weights = {name: weight for name, (weight, _) in terms.items()}
+        self.terms = nn.ModuleDict({name: objective for name, (_, objective) in terms.items()})
+        self.needs = Needs(NOTHING)
+        for _, objective in terms.values():
+            self.needs |= objective.needs
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=student.logits.device)
+        for name, objective in self.terms.items():
+            total = total + self.weights[name] * objective(student, teacher, batch)
+        return total
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{weight:g} x {name}" for name, weight in self.weights.items())
+
+
+def teacher_of(objective: Objective, teacher: Signals | None) -> Signals:
+    """The teacher's signals, for an objective that cannot do without."""
+    if teacher is None:
+        raise ValueError(f"{type(objective).__name__} needs a teacher's signals; it was given None")
+    return teacher
