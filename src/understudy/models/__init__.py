@@ -1,0 +1,18 @@
+"""Networks by name, with what they must be fed, and their inference form."""
+
+from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec
+from understudy.models.fold import fold
+from understudy.models.network import InputContract, Network, find_head, read_weights
+
+__all__ = [
+    "FAMILIES",
+    "InputContract",
+    "Network",
+    "build",
+    "find_head",
+    "fold",
+    "is_code",
+    "load_network",
+    "parse_spec",
+    "read_weights",
+]

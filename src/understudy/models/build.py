@@ -1,0 +1,230 @@
+"""From a name to a network: `mlp:1200x2?dropout=0.5`, `timm:resnet18`, `torchvision:...`, `pkg.mod:fn`, a file."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from understudy.errors import UnderstudyError, nearest
+from understudy.models.cnn import cnn
+from understudy.models.mlp import mlp
+from understudy.models.network import InputContract, Network, load_weights, read_weights
+
+FAMILIES = {
+    "mlp": "mlp:1200x2?dropout=0.5      fully connected: units x layers, or 300-100; options dropout, "
+    "input_dropout, batchnorm",
+    "cnn": "cnn:32-64-128?depth=2       3x3 convolutions with BatchNorm, a stage for each width; options depth, dropout",
+    "timm": "timm:resnet18               any model of timm; options go to it, pretrained=true loads its weights",
+    "torchvision": "torchvision:mobilenet_v3_small   any classifier of torchvision; weights=DEFAULT loads its weights",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model's name taken apart: `family:name?key=value&key=value`."""
+
+    family: str
+    name: str
+    options: dict[str, Any]
+
+
+def parse_spec(text: str) -> Spec:
+    """Take a model's name apart; option values are read as YAML scalars."""
+    head, _, query = text.partition("?")
+    family, colon, name = head.partition(":")
+    if not colon or not name:
+        raise UnderstudyError(
+            f"{text!r} is not a model: write FAMILY:NAME (families: {', '.join(FAMILIES)}), PACKAGE.MODULE:FUNCTION, "
+            "or the path of a run folder or weights file"
+        )
+    options: dict[str, Any] = {}
+    for pair in filter(None, re.split("[&,]", query)):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
+        options[key] = yaml.safe_load(value)
+    return Spec(family, name, options)
+
+
+def is_code(text: str) -> bool:
+    """Whether a model's name would import a function of the caller's."""
+    head = text.partition("?")[0]
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", head)) and head.split(":")[0] not in FAMILIES
+
+
+def build(
+    spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False
+) -> Network:
+    """Make a network whose head fits `contract.classes`.
+
+    Args:
+        spec: a model's name, or a module that maps (B, *contract.shape) to logits.
+        contract: shape, mean and std of the data, and its classes. A model that has its own size and scale
+            (a pre-trained one, one of fixed input size) keeps its own.
+        seed: of the initial weights.
+        trust_code: whether `pkg.mod:fn` may be imported.
+
+    Raises:
+        UnderstudyError: an unknown family, name or option.
+    """
+    if isinstance(spec, nn.Module):
+        return spec if isinstance(spec, Network) else Network(spec, contract)
+    parsed = parse_spec(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        if parsed.family in _BUILDERS:
+            module, contract = _BUILDERS[parsed.family](parsed, contract)
+        elif is_code(spec):
+            module = _from_code(parsed, contract, trust_code)
+        else:
+            raise UnderstudyError(f"unknown model family {parsed.family!r}{nearest(parsed.family, FAMILIES)}")
+    return Network(module, contract, spec)
+
+
+def load_network(path: Path, *, trust_code: bool = False) -> Network:
+    """Rebuild a network from a weights file that `Network.save` wrote."""
+    state, facts = read_weights(path)
+    if not facts:
+        raise UnderstudyError(
+            f"{path} does not say which model it belongs to; name the model with the weights as an option, "
+            f"as in timm:resnet18?weights={path}"
+        )
+    contract = InputContract.from_json(facts["contract"])
+    if not facts["spec"]:
+        raise UnderstudyError(f"{path} was trained from a module made in Python; build that module and load it there")
+    network = build(_without_downloads(facts["spec"]), contract, trust_code=trust_code)
+    network.contract, network.spec = contract, facts["spec"]
+    if "class_bias" in state:
+        network.class_bias = state["class_bias"]
+    load_weights(network, state, str(path))
+    return network
+
+
+def _without_downloads(spec: str) -> str:
+    """The same architecture without the options that load weights: they are about to be overwritten."""
+    head, _, query = spec.partition("?")
+    kept = [pair for pair in re.split("[&,]", query) if pair.partition("=")[0] not in ("pretrained", "weights")]
+    return f"{head}?{'&'.join(kept)}" if any(kept) else head
+
+
+def _widths(spec: Spec) -> list[int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", spec.name)
+    if match:
+        return [int(match[1])] * int(match[2])
+    if re.fullmatch(r"\d+(-\d+)*", spec.name):
+        return [int(units) for units in spec.name.split("-")]
+    raise UnderstudyError(
+        f"{spec.family}:{spec.name} is not understood: write units x layers as {spec.family}:800x2, "
+        f"or each layer as {spec.family}:300-100"
+    )
+
+
+def _call(make: Callable[..., nn.Module], spec: Spec, *args: Any, **options: Any) -> nn.Module:
+    """Call a model's constructor; an option it does not take is the user's mistake."""
+    try:
+        return make(*args, **options)
+    except TypeError as error:
+        raise UnderstudyError(f"{spec.family}:{spec.name} does not take these options: {error}") from error
+
+
+def _mlp(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    return _call(mlp, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+
+
+def _cnn(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    if len(contract.shape) != 3:
+        raise UnderstudyError(f"cnn:{spec.name} reads images; the data is vectors of {contract.shape[0]}")
+    return _call(cnn, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+
+
+def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    import timm
+
+    if not timm.is_model(spec.name.partition(".")[0]):
+        raise UnderstudyError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models())}")
+    options = dict(spec.options)
+    weights = options.pop("weights", None)
+    pretrained = bool(options.pop("pretrained", False))
+    channels = contract.shape[0]
+    if pretrained:
+        channels = 3
+    module = _call(
+        timm.create_model,
+        spec,
+        spec.name,
+        pretrained=pretrained,
+        num_classes=len(contract.classes),
+        in_chans=channels,
+        **options,
+    )
+    config = timm.data.resolve_model_data_config(module)
+    size = tuple(config["input_size"][1:])
+    if pretrained:
+        contract = InputContract(
+            (3, *size), tuple(config["mean"]), tuple(config["std"]), contract.classes,
+            "bicubic" if config["interpolation"] == "bicubic" else "bilinear",
+        )  # fmt: skip
+    elif config.get("fixed_input_size") or getattr(module, "pretrained_cfg", {}).get("fixed_input_size"):
+        contract = InputContract((channels, *size), contract.mean, contract.std, contract.classes)
+    if weights is not None:
+        load_weights(module, read_weights(Path(weights))[0], str(weights))
+    return module, contract
+
+
+def _torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if spec.name not in names:
+        raise UnderstudyError(f"torchvision has no classifier {spec.name!r}{nearest(spec.name, names)}")
+    options = dict(spec.options)
+    weights = options.pop("weights", None)
+    if weights is not None and Path(str(weights)).exists():
+        module = _call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
+        load_weights(module, read_weights(Path(weights))[0], str(weights))
+    elif weights is not None:
+        module = _call(models.get_model, spec, spec.name, weights=weights, **options)
+        _replace_head(module, len(contract.classes))
+        preset = models.get_weight(f"{models.get_model_weights(spec.name).__name__}.{weights}").transforms()
+        size = preset.crop_size[0]
+        contract = InputContract((3, size, size), tuple(preset.mean), tuple(preset.std), contract.classes)
+    else:
+        module = _call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
+    if contract.shape[0] != 3:
+        # torchvision's nets read three channels; grey images are repeated by the network's input contract
+        contract = InputContract((3, *contract.shape[1:]), contract.mean * 3, contract.std * 3, contract.classes)
+    return module, contract
+
+
+def _replace_head(module: nn.Module, classes: int) -> None:
+    from understudy.models.network import find_head
+
+    path = find_head(module)
+    parent, _, name = path.rpartition(".")
+    old = module.get_submodule(path)
+    assert isinstance(old, nn.Linear), path
+    setattr(module.get_submodule(parent), name, nn.Linear(old.in_features, classes))
+
+
+def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
+    text = f"{spec.family}:{spec.name}"
+    if not trusted:
+        raise UnderstudyError(
+            f"{text} is code, and code is run only where you name it yourself: pass it on the command line"
+        )
+    try:
+        function = getattr(importlib.import_module(spec.family), spec.name)
+    except (ImportError, AttributeError) as error:
+        raise UnderstudyError(f"{text} could not be imported: {error}") from error
+    return _call(function, spec, num_classes=len(contract.classes), **spec.options)
+
+
+_BUILDERS = {"mlp": _mlp, "cnn": _cnn, "timm": _timm, "torchvision": _torchvision}

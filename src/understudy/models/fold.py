@@ -1,0 +1,82 @@
+"""The inference form of a network: BatchNorm folded into the layer before it, where that is exact."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from understudy.models.network import Network
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
+    """A copy in eval mode, without gradients, with every BatchNorm that directly follows a layer folded into it.
+
+    Which layer feeds which norm is seen by running the network once, not read from its code, so any module can
+    be folded; the copy is kept only if its logits agree with the original's to `tolerance` (relative to their
+    largest), otherwise the unfolded copy is returned.
+    """
+    original = copy.deepcopy(network).eval().requires_grad_(False)
+    folded = copy.deepcopy(original)
+    probe = _probe(network)
+    with torch.inference_mode():
+        for layer, norm in _pairs(folded, probe):
+            _fold_pair(folded, layer, norm)
+        expected, found = original(probe).logits, folded(probe).logits
+    scale = expected.abs().max().clamp_min(1.0)
+    return folded if bool(((found - expected).abs().max() / scale) <= tolerance) else original
+
+
+def _probe(network: Network) -> Tensor:
+    device = network.mean.device
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((2, *network.contract.shape), generator=generator).to(device)
+
+
+def _pairs(network: Network, probe: Tensor) -> list[tuple[nn.Module, nn.Module]]:
+    """(layer, norm) for each norm that reads exactly what a layer, used once, has written."""
+    wrote: dict[int, tuple[nn.Module, Tensor]] = {}
+    calls: dict[nn.Module, int] = {}
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def after_layer(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        wrote[id(output)] = (module, output)  # kept, so that no later tensor gets the same id
+
+    def before_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if id(args[0]) in wrote:
+            pairs.append((wrote[id(args[0])][0], module))
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, _LAYERS):
+            hooks.append(module.register_forward_hook(after_layer))
+        elif isinstance(module, _NORMS) and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    network(probe)
+    for hook in hooks:
+        hook.remove()
+    return [(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1]
+
+
+def _fold_pair(network: Network, layer: nn.Module, norm: nn.Module) -> None:
+    assert isinstance(norm, _NORMS)
+    assert norm.running_mean is not None and norm.running_var is not None
+    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    weight, bias = layer.weight, layer.bias
+    layer.weight, layer.bias = fuse(  # type: ignore[assignment, arg-type]
+        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias  # type: ignore[arg-type]
+    )
+    # timm's BatchNormAct2d carries its activation and drop inside; they stay.
+    rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+    for name, module in network.named_modules():
+        if module is norm:
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, nn.Sequential(*rest))
+            return

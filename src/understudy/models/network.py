@@ -1,0 +1,222 @@
+"""A module together with what it must be fed and what it can tell: the unit that is trained, taught and saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from understudy.errors import UnderstudyError, nearest
+from understudy.files import write_whole
+from understudy.models.dropout import count_dropouts, seed_dropouts
+from understudy.signals import Batch, Signals
+
+# Rec. 601 luma: what PIL's convert("L") uses.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a network wants to be fed, and the names of what it answers.
+
+    Attributes:
+        shape: (C, H, W) of the images the module reads, or (D,) for vectors.
+        mean, std: one value a channel, of inputs in [0, 1].
+        classes: the class names in the order of the logits.
+        interpolation: how images of another size are brought to (H, W), with antialiasing.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> InputContract:
+        return cls(
+            tuple(value["shape"]),
+            tuple(value["mean"]),
+            tuple(value["std"]),
+            tuple(value["classes"]),
+            value["interpolation"],
+        )
+
+
+class Network(nn.Module):
+    """A module with its input contract and its taps: `network(batch) -> Signals`.
+
+    Resizing, channel conversion and normalising happen here, never in the data, so a teacher and a student
+    read the same view of the same sample, each in its own resolution and scale.
+
+    Args:
+        module: maps (B, *contract.shape) to logits (B, len(contract.classes)).
+        contract: what the module must be fed.
+        spec: the text that `build` made the module from; "" for a module made by hand.
+    """
+
+    mean: Tensor
+    std: Tensor
+    class_bias: Tensor | None
+
+    def __init__(self, module: nn.Module, contract: InputContract, spec: str = "") -> None:
+        super().__init__()
+        self.module, self.contract, self.spec = module, contract, spec
+        self.dropouts = count_dropouts(module)
+        self.noise = 0  # the member's seed for its dropout masks
+        shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
+        self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
+        self.register_buffer("class_bias", None)
+        self._watched: dict[str, Tensor] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.contract.classes
+
+    def watch(self, signals: Iterable[str]) -> Network:
+        """Fill these signals in from now on: "embedding", or module paths to tap; "logits" always are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._watched = [], {}
+        modules = dict(self.module.named_modules())
+        for name in sorted(set(signals) - {"logits"}):
+            if name == "embedding":
+                head = modules[find_head(self.module)]
+                self._hooks.append(head.register_forward_pre_hook(self._keep_input))
+            elif name in modules:
+                self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
+            else:
+                raise UnderstudyError(f"{self.spec or 'the module'} has no layer {name!r}{nearest(name, modules)}")
+        return self
+
+    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._watched["embedding"] = args[0].flatten(1)
+
+    def _keeper(self, name: str) -> Any:
+        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._watched[name] = output
+
+        return keep
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Canonical inputs (B, C, H, W) or (B, D) as the module wants them: channels, size, scale."""
+        shape = self.contract.shape
+        if len(shape) == 3:
+            if inputs.dim() != 4:
+                raise UnderstudyError(
+                    f"{self.spec or 'the network'} reads images {shape}; it was given {tuple(inputs.shape[1:])}"
+                )
+            if inputs.shape[1] != shape[0]:
+                inputs = convert_channels(inputs, shape[0])
+            if inputs.shape[2:] != shape[1:]:
+                inputs = F.interpolate(
+                    inputs, shape[1:], mode=self.contract.interpolation, antialias=True, align_corners=False
+                )
+        elif inputs.shape[1:] != shape:
+            raise UnderstudyError(
+                f"{self.spec or 'the network'} reads vectors of {shape[0]}; it was given {tuple(inputs.shape[1:])}"
+            )
+        return (inputs - self.mean) / self.std
+
+    def forward(self, batch: Batch | Tensor) -> Signals:
+        if isinstance(batch, Batch):
+            inputs = batch.inputs
+            assert isinstance(inputs, Tensor), "networks of one modality read one tensor"
+            if self.training and self.dropouts:
+                seed_dropouts(self.dropouts, self.noise, batch.view)
+        else:
+            inputs = batch
+        logits = self.module(self.prepare(inputs))
+        if self.class_bias is not None:
+            logits = logits + self.class_bias
+        watched, self._watched = self._watched, {}
+        return Signals(logits, watched.pop("embedding", None), watched)
+
+    def save(self, path: Path) -> None:
+        """Write weights, contract and spec as one safetensors file, whole or not at all."""
+        facts = {"spec": self.spec, "contract": asdict(self.contract)}
+        tensors = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
+        write_whole(path, save(tensors, {"understudy": json.dumps(facts)}))
+
+    def set_class_bias(self, bias: Tensor) -> None:
+        """Add (C,) to the logits from now on; saved with the weights."""
+        assert bias.shape == (len(self.classes),), bias.shape
+        previous = 0.0 if self.class_bias is None else self.class_bias
+        self.class_bias = bias.to(self.mean) + previous
+
+
+def convert_channels(images: Tensor, channels: int) -> Tensor:
+    """(B, C, H, W) images with 1 channel from 3 (Rec. 601 luma) or 3 from 1 (repeated)."""
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    if images.shape[1] == 3 and channels == 1:
+        weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(3, 1, 1)
+        return (images * weights).sum(1, keepdim=True)
+    raise UnderstudyError(f"images of {images.shape[1]} channels cannot be given to a network that reads {channels}")
+
+
+def find_head(module: nn.Module) -> str:
+    """The path of the classifier: the last linear layer or 1x1 convolution in module order."""
+    path = None
+    for name, layer in module.named_modules():
+        is_pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        if isinstance(layer, nn.Linear) or is_pointwise:
+            path = name
+    if path is None:
+        raise UnderstudyError(f"{type(module).__name__} has no linear classifier whose input could be the embedding")
+    return path
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our own facts (spec, contract; {} in files of others) of a weights file. Nothing is unpickled."""
+    try:
+        if path.suffix in (".pth", ".pt", ".bin"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+            if not all(isinstance(x, Tensor) for x in state.values()):
+                raise UnderstudyError(f"{path} holds more than tensors; save its state_dict() alone")
+            return state, {}
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("understudy", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except FileNotFoundError:
+        raise UnderstudyError(f"there is no weights file {path}") from None
+    except UnderstudyError:
+        raise
+    except SafetensorError as error:
+        raise UnderstudyError(f"{path} is not a whole safetensors file ({error})") from None
+    except Exception as error:  # torch raises several types for pickles that hold code, and for damage
+        raise UnderstudyError(
+            f"{path} was not read: it is damaged, or holds pickled objects, which are never run; "
+            f"save its state_dict() as safetensors ({type(error).__name__})"
+        ) from None
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Load a state dict strictly; the error names the first keys that do not fit."""
+    own = module.state_dict()
+    odd = [f"{name} is missing" for name in own if name not in state]
+    odd += [f"{name} is not the model's" for name in state if name not in own]
+    odd += [
+        f"{name} is {tuple(state[name].shape)}, the model's {tuple(x.shape)}"
+        for name, x in own.items()
+        if name in state and state[name].shape != x.shape
+    ]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise UnderstudyError(f"{where} does not fit the model: {'; '.join(odd[:3])}{more}")
+    module.load_state_dict(state)
+
+
+def with_classes(contract: InputContract, classes: tuple[str, ...]) -> InputContract:
+    return replace(contract, classes=classes)
