@@ -167,6 +167,8 @@ def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract
     )
     config = timm.data.resolve_model_data_config(module)
     size = tuple(config["input_size"][1:])
+    if "img_size" in options:
+        size = (options["img_size"],) * 2
     if pretrained:
         contract = InputContract(
             (3, *size), tuple(config["mean"]), tuple(config["std"]), contract.classes,

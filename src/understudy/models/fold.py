@@ -21,15 +21,19 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     be folded; the copy is kept only if its logits agree with the original's to `tolerance` (relative to their
     largest), otherwise the unfolded copy is returned.
     """
+    signals = network.signals
+    network.watch(())  # a copied hook would report to the network it was copied from
     original = copy.deepcopy(network).eval().requires_grad_(False)
     folded = copy.deepcopy(original)
+    network.watch(signals)
     probe = _probe(network)
     with torch.inference_mode():
         for layer, norm in _pairs(folded, probe):
             _fold_pair(folded, layer, norm)
         expected, found = original(probe).logits, folded(probe).logits
     scale = expected.abs().max().clamp_min(1.0)
-    return folded if bool(((found - expected).abs().max() / scale) <= tolerance) else original
+    exact = bool(((found - expected).abs().max() / scale) <= tolerance)
+    return (folded if exact else original).watch(signals)
 
 
 def _probe(network: Network) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
         self.register_buffer("class_bias", None)
+        self.signals: frozenset[str] = frozenset()
         self._watched: dict[str, Tensor] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -88,8 +89,9 @@ class Network(nn.Module):
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._watched = [], {}
+        self.signals = frozenset(signals) - {"logits"}
         modules = dict(self.module.named_modules())
-        for name in sorted(set(signals) - {"logits"}):
+        for name in sorted(self.signals):
             if name == "embedding":
                 head = modules[find_head(self.module)]
                 self._hooks.append(head.register_forward_pre_hook(self._keep_input))
@@ -216,7 +218,3 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> Non
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise UnderstudyError(f"{where} does not fit the model: {'; '.join(odd[:3])}{more}")
     module.load_state_dict(state)
-
-
-def with_classes(contract: InputContract, classes: tuple[str, ...]) -> InputContract:
-    return replace(contract, classes=classes)
