@@ -1,0 +1,25 @@
+"""Data: sources of samples, and what to take from them."""
+
+from understudy.data.gather import ARRAY_BYTES, DEFAULT_SIZE
+from understudy.data.named import NAMED, NamedSet
+from understudy.data.open import open_source
+from understudy.data.select import fraction, omit_classes, only_classes, stratified_split
+from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable
+
+__all__ = [
+    "ARRAY_BYTES",
+    "DEFAULT_SIZE",
+    "NAMED",
+    "ArraySource",
+    "NamedSet",
+    "Record",
+    "RecordSource",
+    "Source",
+    "Splits",
+    "Unreadable",
+    "fraction",
+    "omit_classes",
+    "only_classes",
+    "open_source",
+    "stratified_split",
+]

@@ -19,8 +19,12 @@ class Record(Protocol):
     @property
     def name(self) -> str: ...
 
-    def read(self) -> Image.Image:
-        """Decode to an "L" or "RGB" image, upright; raises `Unreadable`."""
+    def read(self, at_least: int = 0) -> Image.Image:
+        """Decode to an "L" or "RGB" image, upright; raises `Unreadable`.
+
+        With `at_least`, a big JPEG may come at a half, a quarter or an eighth of its size, which is much
+        faster, as long as neither side falls below that many pixels.
+        """
         ...
 
 
@@ -86,7 +90,8 @@ class RecordSource(Source):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set's training part and its test part, if it has one."""
+    """A data set's training part, its test part if it has one, and its own validation part if it has both."""
 
     train: Source
     test: Source | None = None
+    validation: Source | None = None

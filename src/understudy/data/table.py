@@ -1,0 +1,216 @@
+"""Tables of images: a CSV of paths and labels, or parquet files in the Hugging Face layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from understudy.data.gather import (
+    ARRAY_BYTES,
+    Part,
+    Records,
+    check_classes,
+    falls_to_test,
+    gather,
+    part_of,
+    path_ids,
+    position_ids,
+)
+from understudy.data.records import CellRecord, Column, FileRecord, printable
+from understudy.data.source import Splits
+from understudy.errors import UnderstudyError
+
+_PATH_COLUMNS = ("path", "image", "file", "file_name", "filename")
+LABEL_COLUMNS = ("label", "class", "target", "labels", "fine_label")
+IMAGE_COLUMNS = ("image", "img")
+
+
+def open_csv(path: Path, *, size: int | None, seed: int) -> Splits:
+    """A table with the columns path (relative to the table), label, and optionally split."""
+    name, folder = printable(os.fspath(path)), path.parent
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        columns = {column.strip().lower(): column for column in reader.fieldnames or () if column}
+        path_column, label_column = (
+            column_of(name, columns, known) for known in (_PATH_COLUMNS, LABEL_COLUMNS)
+        )
+        rows = list(reader)
+    if not rows:
+        raise UnderstudyError(f"{name} has a header but no rows; add one row for each image")
+    paths = [posixpath.normpath(row[path_column] or "") for row in rows]
+    missing = [p for p in paths if not (folder / p).is_file()]
+    if missing:
+        first = ", ".join(map(printable, missing[:3]))
+        raise UnderstudyError(
+            f"{name} names {len(missing):,} of {len(paths):,} images that do not exist below {folder}, first "
+            f"{first}; give paths relative to the table"
+        )
+    labels = [(row[label_column] or "").strip() for row in rows]
+    if "" in labels:
+        raise UnderstudyError(f"{name} has no label in row {labels.index('') + 1}; give every image one")
+    split = columns.get("split")
+    parts: list[Part] | None = None
+    if split is not None:
+        named = [part_of((row[split] or "").strip()) for row in rows]
+        if None in named:
+            word = rows[named.index(None)][split]
+            raise UnderstudyError(f"{name} has {word!r} in its split column; use train, val or test")
+        parts = [part for part in named if part is not None]
+    in_train = {label for i, label in enumerate(labels) if parts is None or parts[i] == "train"}
+    numbers = all(label.isdecimal() for label in in_train)
+    classes = tuple(sorted(in_train, key=lambda label: (int(label), label) if numbers else (0, label)))
+    index = {label: i for i, label in enumerate(classes)}
+    _check_known(name, sorted(set(labels) - in_train))
+    check_classes(name, classes)
+    records = Records(
+        [FileRecord(os.fspath(folder), p) for p in paths],
+        path_ids(name, paths),
+        torch.tensor([index[label] for label in labels]),
+    )
+    return gather(name, tuple(map(printable, classes)), _divide(name, records, parts, seed), size)
+
+
+def open_parquet(path: Path, *, size: int | None, seed: int) -> Splits:
+    """A parquet file, or a folder of train-*.parquet, test-*.parquet, in the Hugging Face layout.
+
+    The columns are image, a struct of bytes and path, and label, integers (named by the ClassLabel in the
+    schema's metadata, if there) or strings. Ids are the positions in the part.
+    """
+    name = printable(os.fspath(path))
+    files: dict[Part, list[Path]] = {}
+    for file in parquet_files(path) if path.is_dir() else [path]:
+        files.setdefault(part_of(re.split(r"[-_.]", file.name)[0]) or "train", []).append(file)
+    if "train" not in files:
+        # A lone file is what there is to train with, whatever it is called.
+        if len(files) > 1 or path.is_dir():
+            raise UnderstudyError(f"{name} holds no train-*.parquet; name the training files so")
+        files = {"train": [path]}
+    labels: dict[Part, list[int | str]] = {}
+    records: dict[Part, list[CellRecord]] = {}
+    classes: tuple[str, ...] | None = None
+    for part, paths in files.items():
+        records[part], labels[part] = [], []
+        for file in paths:
+            cells, found, names = _read(file)
+            records[part] += cells
+            labels[part] += found
+            classes = classes or names
+    for part in [part for part in labels if part != "train" and set(labels[part]) == {-1}]:
+        del labels[part], records[part]  # a test part whose labels are kept secret
+    classes, targets = _targets(name, classes, labels)
+    check_classes(name, classes)
+    parts = {
+        part: Records(cells, position_ids(len(cells), part), targets[part]) for part, cells in records.items()
+    }
+    if len(parts) == 1 and part_of(re.split(r"[-_.]", path.name)[0]) is None and not path.is_dir():
+        parts = _divide(name, parts["train"], None, seed)
+    # Of a big table only a few images are read before they are used.
+    small = sum(file.stat().st_size for paths in files.values() for file in paths) <= ARRAY_BYTES
+    return gather(name, classes, parts, size, look_at_all=small)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files in a folder, or in the folder `data` in it."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+
+
+def column_of(name: str, columns: Mapping[str, str], known: Sequence[str]) -> str:
+    """The first of the known names that is there; `columns` maps lower-case names to the names themselves."""
+    for word in known:
+        if word in columns:
+            return columns[word]
+    raise UnderstudyError(
+        f"{name} has the columns {', '.join(columns) or '(none)'} but none called {known[0]!r} "
+        f"(or {', '.join(known[1:])}); rename one or add it"
+    )
+
+
+def _check_known(name: str, extra: Sequence[object]) -> None:
+    if extra:
+        raise UnderstudyError(
+            f"{name} has classes in its other parts that the train part lacks: "
+            f"{', '.join(printable(str(c)) for c in extra)}; add them to train or take them out"
+        )
+
+
+def _divide(name: str, whole: Records, parts: Sequence[Part] | None, seed: int) -> dict[Part, Records]:
+    """The rows of each part: as the table says, or about a fifth of each class to test."""
+    if parts is None:
+        assert whole.targets is not None
+        test = falls_to_test(whole.ids, whole.targets, seed).tolist()
+        parts = ["test" if t else "train" for t in test]
+    rows: dict[Part, list[int]] = {}
+    for i, part in enumerate(parts):
+        rows.setdefault(part, []).append(i)
+    if "train" not in rows:
+        raise UnderstudyError(f"{name} has no row of the split 'train'; name the rows to train with so")
+    return {part: whole.keep(rows[part]) for part in rows}
+
+
+def _read(path: Path) -> tuple[list[CellRecord], list[int | str], tuple[str, ...] | None]:
+    """One file's records, labels and class names; of the images nothing is read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = printable(os.fspath(path))
+    try:
+        file = pq.ParquetFile(path)
+        columns = {column.lower(): column for column in file.schema_arrow.names}
+        image, label = column_of(name, columns, IMAGE_COLUMNS), column_of(name, columns, LABEL_COLUMNS)
+        labels = file.read(columns=[label]).column(0).to_pylist()
+    except pa.ArrowException as fault:
+        why = str(fault).splitlines()[0].rstrip(".")
+        raise UnderstudyError(f"{name} is not a whole parquet file ({why}); write it again") from fault
+    if None in labels:
+        raise UnderstudyError(f"{name} has no label in row {labels.index(None)}; give every image one")
+    column = Column(path, image)
+    groups = (file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+    records = [CellRecord(column, g, row) for g, n in enumerate(groups) for row in range(n)]
+    about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
+    return records, labels, None if names is None else tuple(map(str, names))
+
+
+def _targets(
+    name: str, classes: tuple[str, ...] | None, labels: Mapping[Part, Sequence[int | str]]
+) -> tuple[tuple[str, ...], dict[Part, Tensor]]:
+    """Class names and (N,) int64 targets from columns of integers or of strings."""
+    train = labels["train"]
+    if train and isinstance(train[0], str):
+        words = sorted(set(train), key=str)
+        _check_known(name, sorted({c for found in labels.values() for c in found} - set(words), key=str))
+        index = {word: i for i, word in enumerate(words)}
+        return tuple(map(str, words)), {
+            part: torch.tensor([index[c] for c in found]) for part, found in labels.items()
+        }
+    return label_targets(name, {part: torch.tensor(found) for part, found in labels.items()}, classes)
+
+
+def label_targets(
+    name: str, labels: Mapping[Part, Tensor], classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[Part, Tensor]]:
+    """Check (N,) integer labels against the classes, which without names are "0" to the highest in train."""
+    n = len(classes) if classes else int(labels["train"].max()) + 1
+    for part, found in labels.items():
+        if found.dtype.is_floating_point or found.dtype.is_complex or found.ndim != 1:
+            shape = f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
+            raise UnderstudyError(
+                f"the labels of {name} are {shape}, where one whole number for each sample was expected; "
+                "convert them, with argmax(1) if they are one-hot"
+            )
+        wrong = ((found < 0) | (found >= n)).nonzero().flatten()
+        if len(wrong):
+            raise UnderstudyError(
+                f"{name} has label {int(found[wrong[0]])} at sample {int(wrong[0])} of its {part} part, "
+                f"outside 0 to {n - 1} for its {n} classes; number the classes from 0"
+            )
+    names = tuple(classes) if classes else tuple(map(str, range(n)))
+    return names, {part: found.to(torch.int64) for part, found in labels.items()}
