@@ -1,0 +1,169 @@
+"""Batches: the same samples in the same views at the same step, whoever asks and wherever a run was resumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from understudy.data.source import ArraySource, RecordSource, Source, Unreadable
+from understudy.data.views import PLAIN, ViewPlan, place, to_unit, vary
+from understudy.randomness import mix, permutation
+from understudy.signals import Batch
+
+_ORDER, _VIEW = 1, 2
+
+
+@dataclass
+class Batches:
+    """The stream of training batches of one rank.
+
+    Everything about sample i in epoch e is a function of (seed, e, i): its place in the order, its view.
+
+    Attributes:
+        source: where the samples come from; an array is moved to the device once.
+        batch_size: samples of a step over all ranks; each rank takes its equal, contiguous share.
+        set_aside: record name -> reason, for records that could not be decoded so far.
+    """
+
+    source: Source
+    plan: ViewPlan
+    batch_size: int
+    seed: int
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._targets = _to(self.source.targets, self.device)
+        self._ids = self.source.ids.to(self.device)
+        if isinstance(self.source, ArraySource):
+            self._pool = self.source.inputs.to(self.device)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; the last one may be ragged."""
+        return -(-len(self.source) // self.batch_size)
+
+    def rows(self, epoch: int, step: int) -> Tensor:
+        """The samples of this rank at a step, as rows of the source."""
+        order = permutation(len(self.source), self.seed, _ORDER, epoch)
+        return _share(order[step * self.batch_size : (step + 1) * self.batch_size], self.rank, self.world)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, int]]:
+        """(batch of this rank, samples of all ranks) for each step of an epoch from `start` on."""
+        order = permutation(len(self.source), self.seed, _ORDER, epoch)
+        chunks = order.split(self.batch_size)[start:]
+        parts = [_share(chunk, self.rank, self.world) for chunk in chunks]
+        if isinstance(self.source, ArraySource):
+            for chunk, rows in zip(chunks, parts, strict=True):
+                yield self._array_batch(rows.to(self.device), epoch), len(chunk)
+        else:
+            views = [mix(self.seed, _VIEW, epoch, self.source.ids[rows]) for rows in parts]
+            stream = _decoded(self.source, parts, views, self.plan.crop, self.workers, self.set_aside)
+            for chunk, (kept, view, images) in zip(chunks, stream, strict=True):
+                images = images.to(self.device, non_blocking=True)
+                plan = ViewPlan(**{**vars(self.plan), "crop": 1.0})
+                view = view.to(self.device)
+                inputs = vary(images, torch.arange(len(kept), device=self.device), view, plan)
+                yield self._batch(kept.to(self.device), view, inputs), len(chunk)
+
+    def _array_batch(self, rows: Tensor, epoch: int) -> Batch:
+        view = mix(self.seed, _VIEW, epoch, self._ids[rows])
+        return self._batch(rows, view, vary(self._pool, rows, view, self.plan))
+
+    def _batch(self, rows: Tensor, view: Tensor, inputs: Tensor) -> Batch:
+        inputs = to_unit(inputs) if inputs.dtype == torch.uint8 else self._scaled(inputs)
+        return Batch(self._ids[rows], view, inputs, None if self._targets is None else self._targets[rows])
+
+    def _scaled(self, inputs: Tensor) -> Tensor:
+        """Interpolated views of 8-bit images are floats in 0..255; float sources are canonical already."""
+        is_bytes = not isinstance(self.source, ArraySource) or self.source.inputs.dtype == torch.uint8
+        return inputs.div_(255) if is_bytes else inputs
+
+
+def in_order(
+    source: Source, batch_size: int, device: torch.device, workers: int = 0, set_aside: dict[str, str] | None = None
+) -> Iterator[Batch]:
+    """The plain, unvaried batches of a source in its own order, for evaluation."""
+    parts = torch.arange(len(source)).split(batch_size)
+    if isinstance(source, ArraySource):
+        stream: Any = ((rows, torch.zeros_like(rows), source.inputs[rows]) for rows in parts)
+    else:
+        stream = _decoded(source, list(parts), None, 1.0, workers, {} if set_aside is None else set_aside)
+    for rows, view, images in stream:
+        targets = None if source.targets is None else source.targets[rows]
+        yield Batch(
+            source.ids[rows].to(device), view.to(device), to_unit(images.to(device)), _to(targets, device)
+        )
+
+
+def _share(rows: Tensor, rank: int, world: int) -> Tensor:
+    return rows[len(rows) * rank // world : len(rows) * (rank + 1) // world]
+
+
+def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if x is None else x.to(device)
+
+
+class _Decoder(Dataset):
+    """(row, view seed or None) -> uint8 (C, S, S), or the reason why not."""
+
+    def __init__(self, source: RecordSource, smallest: float) -> None:
+        self.records, self.shape, self.smallest = source.records, source.shape, smallest
+
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[int, int, Tensor | str]:
+        row, seed = key
+        try:
+            image = self.records[row].read()
+        except Unreadable as reason:
+            return row, seed or 0, str(reason)
+        image = place(image.convert("L" if self.shape[0] == 1 else "RGB"), self.shape[1], seed, self.smallest)
+        pixels = torch.from_numpy(np.array(image))
+        return row, seed or 0, pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _decoded(
+    source: Source,
+    parts: list[Tensor],
+    views: list[Tensor] | None,
+    smallest: float,
+    workers: int,
+    set_aside: dict[str, str],
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(rows, view seeds, images) of each part that workers decode; unreadable rows are left out and noted."""
+    assert isinstance(source, RecordSource)
+    keys: list[list[tuple[int, int | None]]] = [
+        list(zip(rows.tolist(), [None] * len(rows) if views is None else views[k].tolist(), strict=True))
+        for k, rows in enumerate(parts)
+    ]
+    loader = DataLoader(
+        _Decoder(source, smallest),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=list,
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    for samples in loader:
+        good = [(row, seed, image) for row, seed, image in samples if isinstance(image, Tensor)]
+        for row, _, reason in samples:
+            if isinstance(reason, str):
+                set_aside[source.records[row].name] = reason
+        yield (
+            torch.tensor([row for row, _, _ in good], dtype=torch.int64),
+            torch.tensor([seed for _, seed, _ in good], dtype=torch.int64),
+            torch.stack([image for _, _, image in good]) if good else torch.empty(0, *source.shape, dtype=torch.uint8),
+        )
+
+
+def count_reasons(set_aside: dict[str, str]) -> dict[str, int]:
+    """Reason -> how many records were set aside for it."""
+    return dict(Counter(set_aside.values()))

@@ -1,0 +1,143 @@
+"""Views: how a sample is varied each time it is shown, as a pure function of the view's seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from understudy.randomness import integers, uniform
+
+# One stream of draws for each thing that is drawn.
+_SHIFT_Y, _SHIFT_X, _FLIP, _ANGLE, _ZOOM_Y, _ZOOM_X, _AREA, _ASPECT, _CROP_Y, _CROP_X, _ELASTIC = range(11)
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What is drawn for each view.
+
+    Attributes:
+        jitter: shift by up to this many pixels on each axis, zeros beyond the edge.
+        flip: mirror left to right with probability 1/2.
+        rotate: turn by up to this many degrees.
+        zoom: stretch each axis by a factor in [1 - zoom, 1 + zoom].
+        elastic: root mean square, in pixels, of a smooth random displacement field.
+        crop: smallest share of the area that a random resized crop keeps; 1 is the whole image.
+    """
+
+    jitter: int = 0
+    flip: bool = False
+    rotate: float = 0.0
+    zoom: float = 0.0
+    elastic: float = 0.0
+    crop: float = 1.0
+
+    @property
+    def still(self) -> bool:
+        """Whether every view of a sample is the sample itself."""
+        return self == ViewPlan()
+
+
+PLAIN = ViewPlan()
+
+
+def vary(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
+    """Views of some rows of an array, in its own type.
+
+    Args:
+        pool: (N, C, H, W), or (N, D), which is never varied.
+        rows: (B,) int64 indices into the pool.
+        seeds: (B,) int64 view seeds.
+
+    Returns:
+        (B, C, H, W): uint8 as in the pool, or float in the pool's scale where pixels were interpolated.
+    """
+    if pool.dim() != 4:
+        return pool[rows]
+    if plan.rotate or plan.zoom or plan.elastic:
+        return _warp(pool[rows], seeds, plan)
+    images = _shift(pool, rows, seeds, plan.jitter) if plan.jitter else pool[rows]
+    return _flip(images, seeds) if plan.flip else images
+
+
+def _shift(pool: Tensor, rows: Tensor, seeds: Tensor, by: int) -> Tensor:
+    height, width = pool.shape[2:]
+    padded = F.pad(pool[rows], (by, by, by, by))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2 by + 1, 2 by + 1, H, W), a view
+    down = integers(seeds, _SHIFT_Y, 0, 2 * by + 1)
+    across = integers(seeds, _SHIFT_X, 0, 2 * by + 1)
+    return windows[torch.arange(len(rows), device=rows.device), :, down, across]
+
+
+def _flip(images: Tensor, seeds: Tensor) -> Tensor:
+    mirrored = uniform(seeds, _FLIP) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+def _warp(images: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
+    """One bilinear sampling for shift, turn, stretch, mirror and displacement together."""
+    height, width = images.shape[2:]
+    floats = images.float()
+
+    def draw(stream: int) -> Tensor:
+        return uniform(seeds, stream) * 2 - 1
+
+    angle = draw(_ANGLE) * math.radians(plan.rotate)
+    zoom_y, zoom_x = 1 + draw(_ZOOM_Y) * plan.zoom, 1 + draw(_ZOOM_X) * plan.zoom
+    if plan.flip:
+        zoom_x = torch.where(uniform(seeds, _FLIP) < 0.5, -zoom_x, zoom_x)
+    # whole pixels, as in the plain shift; grid units run from -1 to 1 over the image
+    across = (integers(seeds, _SHIFT_X, 0, 2 * plan.jitter + 1) - plan.jitter) * (2.0 / width)
+    down = (integers(seeds, _SHIFT_Y, 0, 2 * plan.jitter + 1) - plan.jitter) * (2.0 / height)
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [torch.stack([cos / zoom_x, -sin / zoom_y, across], 1), torch.stack([sin / zoom_x, cos / zoom_y, down], 1)],
+        1,
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if plan.elastic:
+        grid = grid + _displacement(seeds, height, width, plan.elastic)
+    return F.grid_sample(floats, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _displacement(seeds: Tensor, height: int, width: int, pixels: float) -> Tensor:
+    """(B, H, W, 2) smooth random fields in grid units: bicubic through a coarse lattice of independent draws."""
+    coarse = max(min(height, width) // 6, 2)
+    lattice = torch.arange(2 * coarse * coarse, device=seeds.device)
+    draws = uniform(seeds[:, None] ^ (lattice * 0x9E3779B1), _ELASTIC) * 2 - 1
+    field = draws.view(-1, 2, coarse, coarse) * math.sqrt(3.0) * pixels  # unit variance, then the wanted size
+    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
+    return field.permute(0, 2, 3, 1) * torch.tensor([2.0 / width, 2.0 / height], device=seeds.device)
+
+
+def place(image: Image.Image, size: int, seed: int | None, smallest: float) -> Image.Image:
+    """Cut a decoded image to (size, size): a random resized crop, or the centre where `seed` is None.
+
+    Args:
+        smallest: least share of the area the crop keeps, its aspect between 3/4 and 4/3; 1 takes the whole image.
+    """
+    width, height = image.size
+    if seed is None:
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    elif smallest >= 1:
+        box = (0.0, 0.0, float(width), float(height))
+    else:
+        key = torch.tensor([seed])
+        area = width * height * (smallest + (1 - smallest) * float(uniform(key, _AREA)))
+        aspect = math.exp((2 * float(uniform(key, _ASPECT)) - 1) * math.log(4 / 3))
+        across, down = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
+        left = (width - across) * float(uniform(key, _CROP_X))
+        top = (height - down) * float(uniform(key, _CROP_Y))
+        box = (left, top, left + across, top + down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]; floats as they are."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images

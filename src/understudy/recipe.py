@@ -1,0 +1,234 @@
+"""What a run is: typed, checked, and saved as it was resolved. Python, YAML and flags are three doors to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from understudy.errors import UnderstudyError, nearest
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@Parameter(name="*")
+class Optimizer(_Strict):
+    """How the weights are moved."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """Stochastic gradient descent with Nesterov momentum, or AdamW."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of weight matrices and kernels; biases and norms are left alone."""
+    schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the steps over which the learning rate rises from zero."""
+    milestones: tuple[Share, ...] = (0.625, 0.75, 0.875)
+    """Where the step schedule falls, as shares of all steps."""
+    gamma: Share = 0.1
+    """What the learning rate is multiplied by at each milestone."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of a gradient."""
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the weights coming into any one hidden unit."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which then is the result."""
+
+
+@Parameter(name="*")
+class Views(_Strict):
+    """How a sample is varied each time it is shown. Unset: what suits the data."""
+
+    jitter: Annotated[int, Field(ge=0)] | None = None
+    """Shift by up to this many pixels, with zeros beyond the edge."""
+    flip: bool | None = None
+    """Mirror left to right, half of the time."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn by up to this many degrees."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stretch each axis by up to this share."""
+    elastic: Annotated[float, Field(ge=0)] = 0.0
+    """Root mean square of a smooth random displacement, in pixels (Simard et al. 2003)."""
+    crop: Share | None = None
+    """Smallest share of the area a random resized crop keeps; 1 is no crop. For sets decoded on the fly."""
+
+
+class Recipe(_Strict):
+    """What `train` and `distill` share."""
+
+    data: Annotated[str, Parameter(negative=())] = ""
+    """What to learn from: a set's name, a folder, a zip, a CSV or a parquet file."""
+    data_root: str | None = None
+    """Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset."""
+    download: Annotated[bool, Parameter(negative=())] = False
+    """Fetch a named set that is not there."""
+    size: Positive | None = None
+    """Pixels a side that images of unequal sizes are brought to; 224 where unset."""
+    only_classes: tuple[str, ...] = ()
+    """Learn from the samples of these classes only."""
+    omit_classes: tuple[str, ...] = ()
+    """Leave the samples of these classes out."""
+    fraction: Share = 1.0
+    """Share of the samples to learn from, drawn evenly over the classes."""
+    epochs: Positive = 30
+    """Passes over the samples."""
+    batch_size: Positive = 128
+    """Samples a step, over all devices."""
+    micro_batch: Positive | None = None
+    """Samples a forward pass; smaller ones are accumulated to a batch with exact weights."""
+    seed: int = 0
+    """Of the order, the views and, counted on from it, the initial weights."""
+    seeds: Positive = 1
+    """How many initialisations to train side by side on the same batches."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training part kept to watch and to choose by."""
+    patience: Positive | None = None
+    """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
+    class_bias: tuple[str, ...] = ()
+    """Raise a class's logit after training, as in 3=+3.5."""
+    class_priors: tuple[str, ...] = ()
+    """Fit the class biases until the mean prediction has these priors: uniform, or 3=0.1 ..."""
+    optimizer: Optimizer = Optimizer()
+    views: Views = Views()
+    precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
+    """Of the forward pass; auto is bf16 on a GPU that has it, else 32."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    devices: Positive = 1
+    """How many processes share each batch."""
+    nodes: Positive = 1
+    """Machines, where torchrun or SLURM started one process a device."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode images; one a core, at most 8, where unset."""
+    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between checkpoints."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Where metrics go beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience needs a validation part to choose by; set validation to 0.1, say")
+        if self.class_bias and self.class_priors:
+            raise ValueError("class_bias and class_priors both set the class biases; choose one")
+        if self.only_classes and self.omit_classes:
+            raise ValueError("only_classes and omit_classes both choose classes; use one")
+        for text in (*self.class_bias, *(p for p in self.class_priors if p != "uniform")):
+            parse_assignment(text)
+        return self
+
+
+class TrainRecipe(Recipe):
+    """A teacher or a baseline, trained on the labels alone."""
+
+    kind: Annotated[Literal["train"], Parameter(show=False, parse=False)] = "train"
+    model: str = ""
+    """The model to train, as in mlp:1200x2?dropout=0.5 or timm:resnet18."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target spread evenly over the classes."""
+
+
+class DistillRecipe(Recipe):
+    """A student trained on its teachers' soft targets, beside the same student trained alone."""
+
+    kind: Annotated[Literal["distill"], Parameter(show=False, parse=False)] = "distill"
+    teacher: tuple[str, ...] = ()
+    """Run folders or weights files; several make an ensemble, and so do the seeds of one run."""
+    student: str = ""
+    """The model to train, as in mlp:800x2 or timm:resnet18."""
+    baseline: bool = True
+    """Train the same student alone on the same batches, to compare."""
+    method: Literal["kd", "logits"] = "kd"
+    """kd: soft targets; logits: the teacher's centred logits, squared distance."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Of the soft targets."""
+    hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Weight of the labels; the soft targets have the rest. Unlabelled samples use the soft targets alone."""
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    """How the teachers' distributions are joined."""
+    transfer_set: str | None = None
+    """Samples to distil on in place of the data's training part; they need no labels."""
+
+
+R = TypeVar("R", bound=BaseModel)
+AnyRecipe = TrainRecipe | DistillRecipe
+_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe}
+
+
+def parse_assignment(text: str) -> tuple[str, float]:
+    """`"3=+3.5"` -> ("3", 3.5)."""
+    name, equals, value = text.rpartition("=")
+    try:
+        if not (equals and name):
+            raise ValueError
+        return name, float(value)
+    except ValueError:
+        raise UnderstudyError(f"{text!r} is not understood: write CLASS=NUMBER, as in 3=+3.5") from None
+
+
+def recipe_from(values: dict[str, Any], where: str = "the recipe") -> AnyRecipe:
+    """Check plain values against the schema; `kind` says which recipe it is."""
+    if not isinstance(values, dict):
+        raise UnderstudyError(f"{where} must be a mapping of names to values")
+    kind = values.get("kind")
+    if kind not in _KINDS:
+        raise UnderstudyError(f"{where} needs a line kind: train or kind: distill")
+    return checked(_KINDS[kind], values, where)
+
+
+def checked(schema: type[R], values: dict[str, Any], where: str = "the recipe") -> R:
+    """`schema(**values)` with pydantic's complaints put as one sentence."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = set(schema.model_fields)
+            nested = schema.model_fields.get(str(first["loc"][0]))
+            if len(first["loc"]) > 1 and nested is not None and isinstance(nested.default, BaseModel):
+                known = set(type(nested.default).model_fields)
+            raise UnderstudyError(f"{where} has an unknown key {path!r}{nearest(path.split('.')[-1], known)}") from None
+        message = re.sub("^Value error, ", "", first["msg"])
+        raise UnderstudyError(f"{where}: {path + ': ' if path else ''}{message}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe file's values. Only plain YAML is read: a Python tag is an error, never run."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnderstudyError(f"there is no recipe {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise UnderstudyError(f"{path} is not plain YAML: {line}") from None
+    if not isinstance(values, dict):
+        raise UnderstudyError(f"{path} must hold names and values, as in 'epochs: 30'")
+    return values
+
+
+def to_yaml(recipe: AnyRecipe) -> str:
+    """The resolved recipe, every field, as YAML that `read_yaml` reads back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` laid over, group by group."""
+    merged = dict(values)
+    for name, change in changes.items():
+        old = merged.get(name)
+        merged[name] = updated(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
+    return merged
