@@ -96,7 +96,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _open(stream: BinaryIO) -> Image.Image:
     """Pillow's lazy image, or `Unreadable`."""
-    start = b""
+    start: bytes | None = None
     try:
         start = stream.read(16)
         stream.seek(0)
@@ -107,9 +107,10 @@ def _open(stream: BinaryIO) -> Image.Image:
     except MemoryError:
         raise
     except Exception as fault:
-        if not start:
+        if start == b"":
             raise Unreadable(EMPTY) from fault
-        known = start.startswith(_SIGNATURES)
+        # A damaged zip's member may not even give its first bytes.
+        known = start is None or start.startswith(_SIGNATURES)
         raise Unreadable(DAMAGED if known else NOT_AN_IMAGE) from fault
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise Unreadable(TOO_LARGE)

@@ -145,9 +145,10 @@ class Column:
                 while self._bytes > _CACHE_BYTES and len(self._groups) > 1:
                     self._bytes -= sum(map(len, filter(None, self._groups.popitem(last=False)[1])))
             self._groups.move_to_end(group)
-        if cells[row] is None:
+        found = cells[row]
+        if found is None:
             raise FileNotFoundError(f"row {row} of row group {group} in {self.path} holds no bytes")
-        return cells[row]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

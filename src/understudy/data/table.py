@@ -42,7 +42,10 @@ def open_csv(path: Path, *, size: int | None, seed: int) -> Splits:
         path_column, label_column = (
             column_of(name, columns, known) for known in (_PATH_COLUMNS, LABEL_COLUMNS)
         )
-        rows = list(reader)
+        try:
+            rows = list(reader)
+        except csv.Error as fault:
+            raise UnderstudyError(f"{name} is not a CSV ({fault}); write it anew as one") from fault
     if not rows:
         raise UnderstudyError(f"{name} has a header but no rows; add one row for each image")
     paths = [posixpath.normpath(row[path_column] or "") for row in rows]
@@ -105,6 +108,8 @@ def open_parquet(path: Path, *, size: int | None, seed: int) -> Splits:
             classes = classes or names
     for part in [part for part in labels if part != "train" and set(labels[part]) == {-1}]:
         del labels[part], records[part]  # a test part whose labels are kept secret
+    if not labels["train"]:
+        raise UnderstudyError(f"{name} has no rows to train with; add one for each image")
     classes, targets = _targets(name, classes, labels)
     check_classes(name, classes)
     parts = {

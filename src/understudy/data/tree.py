@@ -58,7 +58,13 @@ class Tree:
 def open_folder(path: Path, *, size: int | None, seed: int) -> Splits:
     """A directory of class folders, of train/ and test/ with class folders, or of unlabelled images."""
     root = os.fspath(path)
-    return _open(printable(root), walk(root), partial(FileRecord, root), size=size, seed=seed)
+    name = printable(root)
+    try:
+        tree = walk(root)
+    except OSError as fault:
+        where = printable(os.fsdecode(fault.filename or root))
+        raise UnderstudyError(f"{where} cannot be listed ({fault.strerror}); mend its permissions") from fault
+    return _open(name, tree, partial(FileRecord, root), size=size, seed=seed)
 
 
 def open_zip(path: Path, *, size: int | None, seed: int) -> Splits:
@@ -141,7 +147,9 @@ def _open(
     def records(prefix: str, part: Tree, classes: Sequence[str] | None) -> Records:
         paths = [prefix + path for path in part.images]
         index = None if classes is None else {c: i for i, c in enumerate(classes)}
-        targets = index and torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
+        targets = (
+            None if index is None else torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
+        )
         return Records([record(top + path) for path in paths], path_ids(name, paths), targets)
 
     parts = _parts(name, tree)
