@@ -1,0 +1,198 @@
+"""What a report is made from: plain facts, read from a run's `evaluation.json` and checked once.
+
+Only `name` and `kind` are required. A section of the page is there when its facts are, and a newer file may
+hold keys that this version does not know.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from statistics import fmean, stdev
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from understudy.errors import UnderstudyError
+
+Role = Literal["teacher", "member", "alone", "distilled", "model"]
+"""A row's part: the teacher, a member of its ensemble, the student alone or distilled, or a lone model."""
+
+Metric = Literal["accuracy", "top5", "errors", "nll", "ece", "brier", "agreement"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Matrix = list[list[float]]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Seed(_Facts):
+    """What one trained network scored on the evaluation split."""
+
+    seed: int
+    accuracy: Share
+    errors: Annotated[int, Field(ge=0)]
+    nll: float | None = None
+    ece: float | None = None
+    brier: float | None = None
+    agreement: Share | None = None
+    top5: Share | None = None
+
+
+class Row(_Facts):
+    """One model of the comparison: its scores by seed, and what it costs to use."""
+
+    name: str
+    role: Role
+    model: str
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    parameters: int | None = None
+    flops: int | None = None  # one image
+    bytes: int | None = None  # the weights file
+    latency_ms: float | None = None  # median, batch 1
+    latency_spread_ms: float | None = None
+
+    def values(self, metric: Metric) -> list[float]:
+        """The metric of each seed that has it."""
+        return [value for seed in self.seeds if (value := getattr(seed, metric)) is not None]
+
+    def mean(self, metric: Metric) -> float | None:
+        values = self.values(metric)
+        return fmean(values) if values else None
+
+    def sd(self, metric: Metric) -> float | None:
+        """The sample standard deviation over seeds; None below two."""
+        values = self.values(metric)
+        return stdev(values) if len(values) > 1 else None
+
+    @property
+    def errors(self) -> float:
+        """Mean errors over seeds; every seed has them."""
+        return fmean(seed.errors for seed in self.seeds)
+
+
+class Data(_Facts):
+    """What was learnt from and what was evaluated on."""
+
+    name: str
+    split: str = "test"
+    examples: Annotated[int, Field(gt=0)]  # in the evaluation split
+    train_examples: int | None = None
+    transfer_examples: int | None = None  # what the teacher was asked about
+    classes: list[str] = []
+
+
+class Curve(_Facts):
+    """One seed's course of training. Each series is empty, or has one value (or null) an epoch."""
+
+    name: str
+    role: Role
+    seed: int
+    epoch: list[float]
+    loss: list[float | None] = []
+    accuracy: list[float | None] = []
+    agreement: list[float | None] = []
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        for series in (self.loss, self.accuracy, self.agreement):
+            if len(series) not in (0, len(self.epoch)):
+                raise ValueError("a series needs one value, or null, for each epoch")
+        return self
+
+
+class Confusions(_Facts):
+    """Confusion matrices, mean counts over seeds; rows are true classes, columns predicted ones."""
+
+    classes: list[str]
+    alone: Matrix | None = None
+    distilled: Matrix | None = None
+    model: Matrix | None = None
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        size = len(self.classes)
+        for matrix in (self.alone, self.distilled, self.model):
+            if matrix is not None and [len(row) for row in matrix] != [size] * size:
+                raise ValueError(f"a confusion matrix of {size} classes needs {size} rows of {size}")
+        return self
+
+
+class Picture(_Facts):
+    """One image and what each model says about it: probabilities a class, already at `temperature`."""
+
+    image_png_base64: str
+    label: int | str
+    teacher: Annotated[list[float], Field(min_length=1)]
+    alone: list[float] | None = None
+    distilled: list[float] | None = None
+    temperature: float = 1.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.png.startswith(b"\x89PNG"):
+            raise ValueError("image_png_base64 is not a PNG")
+        for student in (self.alone, self.distilled):
+            if student is not None and len(student) != len(self.teacher):
+                raise ValueError("teacher and students need one probability for each class")
+        return self
+
+    @property
+    def png(self) -> bytes:
+        try:
+            return base64.b64decode(self.image_png_base64, validate=True)
+        except binascii.Error as error:
+            raise ValueError("image_png_base64 is not base64") from error
+
+
+class RunFacts(_Facts):
+    """All that a page tells of one run."""
+
+    name: str
+    kind: str  # "train", "distill": the verb that made the run
+    created: datetime | None = None
+    duration_seconds: float | None = None
+    hardware: str = ""
+    command: list[str] = []  # the words of the command line, or one ready line
+    versions: dict[str, str] = {}
+    recipe_yaml: str = ""
+    notes: list[str] = []
+    cautions: list[str] = []
+    data: Data | None = None
+    rows: list[Row] = []
+    curves: list[Curve] = []
+    confusions: Confusions | None = None
+    gallery: list[Picture] = []
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Read and check what `json.load` gave for an evaluation file."""
+        try:
+            return cls.model_validate(facts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise UnderstudyError(
+                f"the evaluation cannot be reported: {where}: {first['msg']}; evaluate the run again"
+            ) from error
+
+    def of(self, *roles: Role) -> list[Row]:
+        """The rows with one of these roles, in the order the roles are named."""
+        return [row for role in roles for row in self.rows if row.role == role]
+
+    @property
+    def teacher(self) -> Row | None:
+        return next(iter(self.of("teacher")), None)
+
+    def baseline(self, row: Row) -> Row | None:
+        """The same student trained alone: the same model spec, nothing less."""
+        return next((alone for alone in self.of("alone") if alone.model == row.model), None)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        if self.data and self.data.classes:
+            return self.data.classes
+        return self.confusions.classes if self.confusions else ()

@@ -1,0 +1,51 @@
+"""The comparison for the terminal: the page's numbers, aligned, and plain text when piped."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from understudy.reporting.facts import RunFacts
+from understudy.reporting.gain import gain
+from understudy.reporting.summary import ROLE_NAMES, Cell, columns, lines
+
+_STYLE = {"teacher": "default", "member": "dim", "alone": "default", "distilled": "cyan", "model": "default"}
+_VERDICT = {"gain": "bold green", "loss": "bold red", "unclear": "yellow", "unproven": "yellow"}
+
+
+def results_table(facts: RunFacts) -> Table:
+    """Measures down, models across.
+
+    The distilled student is cyan. The share of the gap that it closed is green where the gain is clear,
+    yellow where chance or a single seed could explain it, and red where distillation did harm.
+    """
+    rows = columns(facts)
+    split = Text(f"{facts.data.name}, {facts.data.split}") if facts.data else None
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", caption=split)
+    table.caption_justify = "left"
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        header = Text(f"{ROLE_NAMES[row.role]}\n").append(row.name, style="not bold dim")
+        table.add_column(header, justify="right", style=_STYLE[row.role])
+    found = {i: gain(facts, row) for i, row in enumerate(rows) if row.role == "distilled"}
+    group = None
+    for line in lines(facts):
+        if group not in (None, line.group):
+            table.add_row()
+        group = line.group
+        cells = [_text(cell) for cell in line.cells]
+        if group == "gain":
+            for i, result in found.items():
+                if result is not None:
+                    cells[i].stylize(_VERDICT[result.verdict])
+        table.add_row(Text(line.label).append(f"  {line.unit}", style="dim"), *cells)
+    return table
+
+
+def _text(cell: Cell) -> Text:
+    text = Text(cell.value)
+    if cell.spread:
+        text.append(f" {cell.spread}", style="dim")
+    if cell.share:
+        text.append(f"  {cell.share:>5}", style="dim")
+    return text
