@@ -25,7 +25,7 @@ class Optimizer(_Strict):
     """How the weights are moved."""
 
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    """Stochastic gradient descent with Nesterov momentum, or AdamW."""
+    """Stochastic gradient descent with momentum, or AdamW."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

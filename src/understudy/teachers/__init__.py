@@ -1,0 +1,5 @@
+"""Who teaches: networks frozen and folded, alone or as an ensemble."""
+
+from understudy.teachers.frozen import Ensemble, Teacher, check_classes
+
+__all__ = ["Ensemble", "Teacher", "check_classes"]

@@ -1,0 +1,67 @@
+"""Frozen teachers: eval mode, inference mode, folded where exact, never trained and never saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from understudy.errors import UnderstudyError
+from understudy.models import Network, fold
+from understudy.objectives import ensemble_log_probs
+from understudy.objectives.soft_targets import Mean
+from understudy.signals import Batch, Signals
+
+
+class Teacher:
+    """One network that only answers: `teacher(batch) -> Signals`, without gradients.
+
+    Not an `nn.Module`, so that no optimiser, checkpoint or data-parallel wrapper can take hold of it.
+    """
+
+    def __init__(self, network: Network, device: torch.device | str = "cpu") -> None:
+        self.network = fold(network).to(device)
+        self.networks = (self.network,)
+
+    def watch(self, signals: Iterable[str]) -> None:
+        """Answer these signals too; see `Network.watch`."""
+        self.network.watch(signals)
+
+    def __call__(self, batch: Batch) -> Signals:
+        with torch.inference_mode():
+            return self.network(batch)
+
+
+class Ensemble:
+    """Several teachers that answer together, of any architectures and input sizes.
+
+    `logits` are the log-probabilities of the joined distribution at temperature 1; `members` holds each
+    teacher's own signals, from which objectives join the distributions at their own temperature.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], mean: Mean = "arithmetic") -> None:
+        self.teachers, self.mean = tuple(teachers), mean
+        self.networks = tuple(teacher.network for teacher in teachers)
+
+    def watch(self, signals: Iterable[str]) -> None:
+        for teacher in self.teachers:
+            teacher.watch(signals)
+
+    def __call__(self, batch: Batch) -> Signals:
+        members = tuple(teacher(batch) for teacher in self.teachers)
+        with torch.inference_mode():
+            joined = ensemble_log_probs(torch.stack([m.logits for m in members]), 1.0, self.mean)
+        return Signals(joined, members=members)
+
+
+def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
+    """A teacher must know exactly the data's classes, in their order; otherwise both lists are said."""
+    if network.classes != classes:
+        raise UnderstudyError(
+            f"teacher {name} knows {len(network.classes)} classes ({_listed(network.classes)}), the data has "
+            f"{len(classes)} ({_listed(classes)}); train a teacher on this data's classes"
+        )
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")

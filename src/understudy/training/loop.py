@@ -1,0 +1,189 @@
+"""The loop: one stream of batches and one teacher pass for every member of the cohort."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from understudy.data.batches import Batches
+from understudy.errors import Diverged, Interrupted
+from understudy.randomness import seed_of
+from understudy.recipe import Recipe
+from understudy.signals import Batch, Signals
+from understudy.training.checkpoints import read_newest, write_checkpoint
+from understudy.training.cohort import Member
+from understudy.training.schedules import learning_rate
+from understudy.training.stopping import StopFlag, stop_flag
+
+_WATCH_EVERY = 50  # steps between looks at the losses: reading one makes a GPU wait
+
+
+class Watcher(Protocol):
+    """Who is told how the training goes: progress bars, metrics files, trackers."""
+
+    def begin(self, step: int, steps: int) -> None: ...
+    def step(self, step: int, samples: int, rows: Callable[[], list[dict[str, Any]]]) -> None: ...
+    def epoch(self, rows: list[dict[str, Any]]) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass
+class Loop:
+    """Trains a cohort. `run()` returns the number of updates made.
+
+    Attributes:
+        teacher: batch -> Signals, or None.
+        validate: gives each member's accuracy on the validation part; None without one.
+        folder: where checkpoints lie (a `pathlib.Path`), or None to keep none.
+        label: how to name the run when it is stopped.
+    """
+
+    fabric: Fabric
+    members: list[Member]
+    batches: Batches
+    recipe: Recipe
+    teacher: Callable[[Batch], Signals] | None = None
+    validate: Callable[[Member], float] | None = None
+    folder: Any = None
+    watcher: Watcher | None = None
+    label: str = ""
+    _epoch: int = 0
+    _in_epoch: int = 0
+    _stale: int = 0
+    _bad: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * self.batches.steps
+
+    def run(self) -> int:
+        devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), stop_flag() as flag:
+            for member in self.members:
+                member.prepare(self.fabric)
+                member.learner.train()
+            self._bad = torch.full((len(self.members),), -1, dtype=torch.int64, device=self.fabric.device)
+            self._restore()
+            if self.watcher:
+                self.watcher.begin(self._step, self.steps)
+            try:
+                self._epochs(flag)
+            finally:
+                if self.watcher:
+                    self.watcher.end()
+        return self._step
+
+    @property
+    def _step(self) -> int:
+        return self._epoch * self.batches.steps + self._in_epoch
+
+    def _epochs(self, flag: StopFlag) -> None:
+        saved = time.monotonic()
+        while self._epoch < self.recipe.epochs and not self._exhausted:
+            for batch, samples in self.batches.epoch(self._epoch, self._in_epoch):
+                asked, samples = self._agree(flag.number, len(batch), samples)
+                self._update(batch, samples)
+                self._in_epoch += 1
+                if self._in_epoch == self.batches.steps:
+                    break  # the epoch's end is booked below, before anything is saved
+                if asked or time.monotonic() - saved >= self.recipe.checkpoint_every:
+                    self._save()
+                    saved = time.monotonic()
+                    if asked:
+                        raise Interrupted(self.label, self._step, asked)
+            self._end_epoch()
+            if flag.number and self._epoch < self.recipe.epochs and self.fabric.world_size == 1:
+                self._save()
+                raise Interrupted(self.label, self._step, flag.number)
+        self._save()
+
+    @property
+    def _exhausted(self) -> bool:
+        return self.recipe.patience is not None and self._stale >= self.recipe.patience
+
+    def _agree(self, asked: int, here: int, planned: int) -> tuple[int, int]:
+        """Whether any rank was asked to stop, and how many samples the ranks really hold together."""
+        if self.fabric.world_size == 1:
+            return asked, here
+        shared = torch.tensor([asked, here], device=self.fabric.device)
+        dist.all_reduce(shared)
+        return int(shared[0]), int(shared[1])
+
+    def _update(self, batch: Batch, samples: int) -> None:
+        if samples == 0:
+            return  # every record of this step was unreadable
+        step = self._step
+        hints = self.teacher(batch) if self.teacher is not None else None
+        losses = []
+        for member in self.members:
+            torch.manual_seed(seed_of(member.seed, step))
+            rate = learning_rate(self.recipe.optimizer, step, self.steps)
+            hint = hints if member.taught else None
+            losses.append(member.step(self.fabric, batch, hint, rate, samples, self.recipe.micro_batch))
+        finite = torch.isfinite(torch.stack(losses))
+        self._bad = torch.where(finite | (self._bad >= 0), self._bad, step)
+        if step % _WATCH_EVERY == _WATCH_EVERY - 1:
+            self._check()
+        if self.watcher:
+            self.watcher.step(step + 1, samples, lambda: self._rows(step + 1))
+
+    def _check(self) -> None:
+        """A loss that is NaN or infinite ends the run, before anything of it is saved."""
+        for member, step in zip(self.members, self._bad.tolist(), strict=True):
+            if step >= 0:
+                rate = learning_rate(self.recipe.optimizer, step, self.steps)
+                raise Diverged(
+                    f"the loss of {member.name} became NaN or infinite at step {step:,}, at learning rate {rate:.3g}; "
+                    f"try --lr {self.recipe.optimizer.lr / 3:.2g}, --clip 1, a longer --warmup, or --precision 32"
+                )
+
+    def _rows(self, step: int) -> list[dict[str, Any]]:
+        rate = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
+        place = {"step": step, "epoch": step / self.batches.steps, "lr": rate}
+        return [
+            place | {"member": m.name, "part": "train"} | m.totals.means(self.teacher is not None)
+            for m in self.members
+        ]
+
+    def _end_epoch(self) -> None:
+        self._check()
+        self._epoch, self._in_epoch = self._epoch + 1, 0
+        rows = self._rows(self._step)
+        for member in self.members:
+            member.totals.values.zero_()
+        if self.validate is not None:
+            better = False
+            for member in self.members:
+                accuracy = self.validate(member)
+                rows.append({"step": self._step, "epoch": float(self._epoch), "member": member.name}
+                            | {"part": "validation", "accuracy": accuracy})  # fmt: skip
+                if self.recipe.patience is not None:
+                    better |= member.keep_if_best(accuracy)
+            self._stale = 0 if better else self._stale + 1
+        if self.watcher:
+            self.watcher.epoch(rows)
+
+    def _save(self) -> None:
+        if self.folder is None or self.fabric.global_rank != 0:
+            return
+        self._check()
+        tensors = {f"{m.name}/{k}": v for m in self.members for k, v in m.state().items()}
+        facts = {"epoch": self._epoch, "in_epoch": self._in_epoch, "stale": self._stale, "step": self._step}
+        write_checkpoint(self.folder, self._step, tensors, facts)
+
+    def _restore(self) -> None:
+        found = read_newest(self.folder) if self.folder is not None else None
+        if found is None:
+            return
+        tensors, facts = found
+        self._epoch, self._in_epoch, self._stale = facts["epoch"], facts["in_epoch"], facts["stale"]
+        for member in self.members:
+            own = f"{member.name}/"
+            member.load({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})

@@ -1,0 +1,25 @@
+"""Learning rates as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+from understudy.recipe import Optimizer
+
+
+def learning_rate(recipe: Optimizer, step: int, steps: int) -> float:
+    """The rate of update `step` (from 0) of `steps`: a linear warm-up, then the schedule over the rest."""
+    warm = round(recipe.warmup * steps)
+    if step < warm:
+        return recipe.lr * (step + 1) / (warm + 1)
+    done = (step - warm) / max(steps - warm, 1)
+    match recipe.schedule:
+        case "constant":
+            factor = 1.0
+        case "linear":
+            factor = 1.0 - done
+        case "cosine":
+            factor = 0.5 * (1.0 + math.cos(math.pi * done))
+        case "step":
+            factor = recipe.gamma ** sum(step >= milestone * steps for milestone in recipe.milestones)
+    return recipe.lr * factor
