@@ -1,0 +1,31 @@
+"""Evaluation: what models answer, how good it is, what it costs, and pictures of it."""
+
+from understudy.evaluation.bias import fit_class_bias, parse_bias, parse_priors
+from understudy.evaluation.cost import cost, cost_of_all, file_size, flops, latency, parameters
+from understudy.evaluation.gallery import gallery
+from understudy.evaluation.logits import Predictions, evaluating, logits_of
+from understudy.evaluation.metrics import accuracy, agreement, brier, confusion, ece, nll, scores, top_k
+
+__all__ = [
+    "Predictions",
+    "accuracy",
+    "agreement",
+    "brier",
+    "confusion",
+    "cost",
+    "cost_of_all",
+    "ece",
+    "evaluating",
+    "file_size",
+    "fit_class_bias",
+    "flops",
+    "gallery",
+    "latency",
+    "logits_of",
+    "nll",
+    "parameters",
+    "parse_bias",
+    "parse_priors",
+    "scores",
+    "top_k",
+]

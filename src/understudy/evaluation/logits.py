@@ -1,0 +1,89 @@
+"""What a model answers for every sample of a source, kept on the CPU so that metrics need no second pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from understudy.data.batches import in_order
+from understudy.data.source import Source
+from understudy.errors import UnderstudyError
+from understudy.signals import Batch, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Logits of a whole source, in its order, on the CPU.
+
+    Attributes:
+        ids: (N,) int64, the samples' stable ids.
+        logits: (N, C) float32, before the softmax.
+        targets: (N,) int64, or None where unlabelled.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    targets: Tensor | None
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def select(self, ids: Tensor) -> Predictions:
+        """The predictions of these samples, (M,) int64 ids that must all be here, in that order."""
+        order = self.ids.argsort()
+        rows = order[torch.searchsorted(self.ids[order], ids).clamp_max(len(self) - 1)]
+        assert torch.equal(self.ids[rows], ids), "an id without a prediction"
+        return Predictions(ids, self.logits[rows], None if self.targets is None else self.targets[rows])
+
+
+def logits_of(
+    model: Callable[[Batch], Signals],
+    source: Source,
+    *,
+    device: torch.device,
+    batch_size: int = 500,
+    workers: int = 0,
+    set_aside: dict[str, str] | None = None,
+) -> Predictions:
+    """Run a model over a source, unvaried and in order; a module runs in eval mode and gets its mode back.
+
+    Args:
+        device: where the model lies.
+        workers: processes that decode the records of a source that is not in memory.
+        set_aside: record name -> reason, filled in for records that could not be decoded; those have no row.
+
+    Raises:
+        UnderstudyError: not one sample could be read.
+    """
+    ids: list[Tensor] = []
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    with torch.inference_mode(), evaluating(model):
+        for batch in in_order(source, batch_size, device, workers, set_aside):
+            if len(batch) == 0:
+                continue
+            ids.append(batch.ids.cpu())
+            logits.append(model(batch).logits.float().cpu())
+            if batch.targets is not None:
+                targets.append(batch.targets.cpu())
+    if not ids:
+        raise UnderstudyError(f"no sample of {source.name} could be read; check the files or choose another set")
+    # cloned outside of inference mode, so that the caller may use them anywhere
+    return Predictions(torch.cat(ids).clone(), torch.cat(logits).clone(), torch.cat(targets).clone() if targets else None)
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Eval mode for the time of a block; each submodule then gets its own mode back."""
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
