@@ -1,0 +1,271 @@
+"""A recipe performed: data, teachers and cohort through the loop into a run folder, evaluated, on a page."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from understudy import __version__
+from understudy.data import Source
+from understudy.data.batches import Batches, count_reasons
+from understudy.errors import UnderstudyError
+from understudy.evaluation import confusion, cost, cost_of_all, fit_class_bias, gallery, logits_of, scores
+from understudy.evaluation.bias import parse_bias, parse_priors
+from understudy.evaluation.logits import Predictions
+from understudy.files import sha256, write_whole
+from understudy.models import Network, load_network
+from understudy.preparing import (
+    Given,
+    Material,
+    check_recipe,
+    join,
+    make_fabric,
+    prepare_data,
+    prepare_members,
+    prepare_teachers,
+)
+from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
+from understudy.reporting import RunFacts, render, results_table
+from understudy.runs import Run
+from understudy.training import Loop, Member
+from understudy.training.progress import Metrics, Screen, Watchers
+
+_PARTS = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
+
+
+def perform(recipe: AnyRecipe, run: Run, given: Given, command: Sequence[str] = ()) -> Run:
+    """Train the recipe's cohort in a run folder, from its newest checkpoint if it has one; evaluate; report.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint was written.
+        Diverged: a loss became NaN or infinite.
+        UnderstudyError: something the caller can mend.
+    """
+    check_recipe(recipe, given)
+    if not run.record:
+        run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
+    fabric = make_fabric(recipe)
+    if recipe.devices * recipe.nodes > 1:
+        fabric.launch(_train, recipe, run, given)
+    else:
+        _train(fabric, recipe, run, given)
+    if fabric.global_rank == 0:
+        evaluate_run(recipe, run, given)
+        run.note(finished=True)
+    return run
+
+
+def versions() -> dict[str, str]:
+    own = {"understudy": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in _PARTS}
+
+
+def hardware() -> str:
+    """The processor, or the accelerator, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
+    material = prepare_data(recipe, given)
+    networks, files = prepare_teachers(recipe, given, material.contract)
+    teacher = None
+    if isinstance(recipe, DistillRecipe):
+        _check_teachers(run, files, fabric)
+        teacher = join(list(networks.values()), recipe, fabric.device)
+    members = prepare_members(recipe, given, material)
+    batches = Batches(
+        material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device,
+        fabric.global_rank, fabric.world_size, workers_of(recipe),
+    )  # fmt: skip
+    console = Console()
+    watcher = None
+    if fabric.global_rank == 0:
+        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(recipe.kind, console))
+    loop = Loop(
+        fabric, members, batches, recipe, teacher,
+        _validator(material.validation, fabric.device), run.path / "checkpoints", watcher, str(run.path),
+    )  # fmt: skip
+    started = time.monotonic()
+    try:
+        loop.run()
+    finally:
+        if fabric.global_rank == 0:
+            run.note(seconds=run.duration + time.monotonic() - started)
+    if fabric.global_rank == 0:
+        run.note(set_aside=dict(material.train.set_aside) | batches.set_aside)
+        _save_models(recipe, run, members, material, fabric.device)
+
+
+def workers_of(recipe: AnyRecipe) -> int:
+    import os
+
+    return min(os.cpu_count() or 1, 8) if recipe.workers is None else recipe.workers
+
+
+def _check_teachers(run: Run, files: list[str], fabric: Fabric) -> None:
+    """Teachers are kept by reference and hash: a resumed run must find the same ones."""
+    if fabric.global_rank != 0:
+        return
+    found = {file: sha256(Path(file)) for file in files}
+    known = run.record.get("teachers")
+    if known is not None and known != found:
+        changed = next((file for file in known if known[file] != found.get(file)), "one")
+        raise UnderstudyError(f"teacher {changed} is not the one this run began with; put it back or start a new run")
+    run.note(teachers=found)
+
+
+def _validator(source: Source | None, device: torch.device) -> Any:
+    if source is None:
+        return None
+
+    def validate(member: Member) -> float:
+        said = logits_of(member.network, source, device=device)
+        assert said.targets is not None
+        return float((said.logits.argmax(1) == said.targets).float().mean())
+
+    return validate
+
+
+def _save_models(
+    recipe: AnyRecipe, run: Run, members: list[Member], material: Material, device: torch.device
+) -> None:
+    """Write each member's result: the last epoch's weights, or the best on the validation part."""
+    for member in members:
+        network = member.network
+        if member.best is not None:
+            network.load_state_dict(member.best[1])
+        network.watch(()).eval()
+        if recipe.class_bias:
+            network.set_class_bias(parse_bias(recipe.class_bias, network.classes))
+        if recipe.class_priors:
+            said = logits_of(network, material.labelled, device=device)
+            network.set_class_bias(fit_class_bias(said.logits, parse_priors(recipe.class_priors, network.classes)))
+        network.save(run.path / "models" / f"{member.name}.safetensors")
+
+
+def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
+    """Score every model of a run on the test part, and write `evaluation.json` and `report.html`."""
+    material = prepare_data(recipe, given)
+    teachers, _ = prepare_teachers(recipe, given, material.contract)
+    models = {name: _load(path, given, material) for name, path in run.models.items()}
+    taught = join(list(teachers.values()), recipe, torch.device("cpu")) if isinstance(recipe, DistillRecipe) else None
+    record = run.record
+    facts: dict[str, Any] = {
+        "name": run.path.name,
+        "kind": recipe.kind,
+        "created": record.get("created"),
+        "duration_seconds": run.duration,
+        "hardware": hardware(),
+        "command": record.get("command") or [f"understudy {recipe.kind} --config recipe.yaml"],
+        "versions": record.get("versions", {}),
+        "recipe_yaml": to_yaml(recipe),
+        "notes": [f"{n} set aside: {why}" for why, n in count_reasons(record.get("set_aside", {})).items()],
+        "curves": _curves(run),
+    }
+    if material.test is not None and material.test.targets is not None:
+        facts |= score_models(material.test, models, taught, list(teachers.values()), recipe)
+        facts["data"] |= {"train_examples": len(material.labelled)}
+        if taught is not None:
+            facts["data"]["transfer_examples"] = len(material.train)
+    else:
+        facts["notes"].append(f"{material.labelled.name} has no test part, so nothing was scored")
+    write_whole(run.path / "evaluation.json", json.dumps(facts) + "\n")
+    checked = RunFacts.from_json(facts)
+    write_whole(run.report, render(checked))
+    console = Console()
+    console.print(results_table(checked))
+    console.print(f"[dim]{run.report}[/dim]", highlight=False)
+    return checked
+
+
+def _load(path: Path, given: Given, material: Material) -> Network:
+    if given.model is None:
+        return load_network(path, trust_code=given.trust_code).eval()
+    import copy
+
+    from understudy.models import build, read_weights
+
+    network = build(copy.deepcopy(given.model), material.contract)
+    network.load_state_dict(read_weights(path)[0])
+    return network.eval()
+
+
+def score_models(
+    test: Source, models: dict[str, Network], taught: Any, teachers: list[Network], recipe: AnyRecipe | None
+) -> dict[str, Any]:
+    """Rows, confusions and gallery of some models (by names as "distilled-0") and their teacher on a source."""
+    device = torch.device("cpu")
+    assert test.targets is not None
+    said = {name: logits_of(network, test, device=device) for name, network in models.items()}
+    taught_said = logits_of(taught, test, device=device) if taught is not None else None
+    hint = None if taught_said is None else taught_said.logits
+    rows: list[dict[str, Any]] = []
+    if taught_said is not None:
+        spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
+        title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
+        rows.append(_row("teacher", "teacher", title, [(0, taught_said, None)]) | cost_of_all(teachers))
+    for role in ("alone", "distilled", "model"):
+        names = [name for name in models if name.rpartition("-")[0] == role]
+        if names:
+            network = models[names[0]]
+            seeds = [(int(name.rpartition("-")[2]), said[name], hint) for name in names]
+            rows.append(_row({"alone": "student alone", "distilled": "distilled student"}.get(role, "model"),
+                             role, network.spec, seeds) | cost(network))  # fmt: skip
+    mean = {}
+    for role in ("alone", "distilled", "model"):
+        tables = [confusion(s.logits, test.targets) for n, s in said.items() if n.rpartition("-")[0] == role]
+        if tables:
+            mean[role] = torch.stack(tables).double().mean(0).tolist()
+    first = {role: said[f"{role}-0"] for role in ("alone", "distilled") if f"{role}-0" in said}
+    pictures = []
+    if taught_said is not None and isinstance(recipe, DistillRecipe):
+        pictures = gallery(test, {"teacher": taught_said} | first, test.classes, recipe.temperature)
+    return {
+        "data": {"name": test.name, "split": "test", "examples": len(test), "classes": list(test.classes)},
+        "rows": rows,
+        "confusions": {"classes": list(test.classes)} | mean,
+        "gallery": pictures,
+    }
+
+
+def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any]]) -> dict[str, Any]:
+    measured = []
+    for seed, said, hint in seeds:
+        assert said.targets is not None
+        measured.append({"seed": seed} | scores(said.logits, said.targets, hint))
+    return {"name": name, "role": role, "model": spec or "module", "seeds": measured}
+
+
+def _curves(run: Run) -> list[dict[str, Any]]:
+    series: dict[str, dict[str, list[Any]]] = {}
+    for row in run.epochs():
+        if row["part"] == "train":
+            curve = series.setdefault(row["member"], {"epoch": [], "loss": [], "accuracy": [], "agreement": []})
+            for key in curve:
+                curve[key].append(row.get(key))
+    curves = []
+    for member, values in series.items():
+        role, _, number = member.rpartition("-")
+        kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
+        curves.append({"name": member, "role": role, "seed": int(number)} | kept)
+    return curves
+
+

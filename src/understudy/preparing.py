@@ -1,0 +1,234 @@
+"""From a recipe to what the loop is fed: sources, views, contract, teachers, members."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from understudy.data import ArraySource, Source, fraction, omit_classes, only_classes, open_source, stratified_split
+from understudy.data.views import PLAIN, ViewPlan, to_unit
+from understudy.errors import UnderstudyError
+from understudy.models import InputContract, Network, build, is_code, load_network
+from understudy.objectives import HardTargets, LogitMatching, Objective, SoftTargets, WeightedSum
+from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
+from understudy.runs import Run
+from understudy.teachers import Ensemble, Teacher, check_classes
+from understudy.training import Learner, Member
+
+# Where no statistics were taken: those of ImageNet's training set.
+_NATURAL_MEAN, _NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Objects that Python callers hand over in place of the recipe's names."""
+
+    data: object | None = None
+    model: nn.Module | None = None
+    teachers: tuple[nn.Module, ...] = ()
+    transfer_set: object | None = None
+    trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data of a run.
+
+    Attributes:
+        labelled: the data's own whole training part.
+        train: what the loop draws from: the chosen samples, or the transfer set.
+        validation: carved from the training part, or None.
+        test: what is evaluated on, or None.
+    """
+
+    labelled: Source
+    train: Source
+    validation: Source | None
+    test: Source | None
+    plan: ViewPlan
+    contract: InputContract
+
+
+def check_recipe(recipe: AnyRecipe, given: Given) -> None:
+    """Say what a recipe lacks."""
+    verb = recipe.kind
+    if not recipe.data and given.data is None:
+        raise UnderstudyError(f"there is nothing to learn from; write understudy {verb} DATA, as in digits or photos/")
+    if isinstance(recipe, TrainRecipe):
+        if not recipe.model and given.model is None:
+            raise UnderstudyError("there is no model to train; pass --model, as in --model mlp:300x2")
+        return
+    if not recipe.teacher and not given.teachers:
+        raise UnderstudyError("there is no teacher; pass --teacher with a run folder or a weights file")
+    if not recipe.student and given.model is None:
+        raise UnderstudyError("there is no student; pass --student, as in --student mlp:300x2")
+
+
+def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
+    """Open, choose and divide the data."""
+    root = Path(recipe.data_root) if recipe.data_root else None
+
+    def opened(data: object) -> tuple[Source, Source | None]:
+        splits = open_source(data, root=root, download=recipe.download, size=recipe.size, seed=recipe.seed)
+        return splits.train, splits.test
+
+    labelled, test = opened(given.data if given.data is not None else recipe.data)
+    if labelled.targets is None and isinstance(recipe, TrainRecipe):
+        raise UnderstudyError(f"{labelled.name} has no labels; train needs them (distil on it with --transfer-set)")
+    train, validation = labelled, None
+    if recipe.validation:
+        kept, held = stratified_split(labelled, recipe.validation, recipe.seed)
+        train, validation = labelled.subset(kept), labelled.subset(held)
+    if isinstance(recipe, DistillRecipe) and (recipe.transfer_set or given.transfer_set is not None):
+        transfer, _ = opened(given.transfer_set if given.transfer_set is not None else recipe.transfer_set)
+        same = transfer.classes == labelled.classes
+        train = transfer if same else replace(transfer, targets=None, classes=())
+    if recipe.only_classes:
+        train = train.subset(only_classes(train, recipe.only_classes))
+    if recipe.omit_classes:
+        train = train.subset(omit_classes(train, recipe.omit_classes))
+    if recipe.fraction < 1:
+        train = train.subset(fraction(train, recipe.fraction, recipe.seed))
+    if recipe.batch_size > len(train):
+        raise UnderstudyError(
+            f"a batch of {recipe.batch_size} is larger than the {len(train)} samples; "
+            f"pass --batch-size {len(train)} or less"
+        )
+    if recipe.batch_size < recipe.devices * recipe.nodes:
+        raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be shared by {recipe.devices} devices")
+    return Material(labelled, train, validation, test, view_plan(recipe, train), contract_of(labelled))
+
+
+def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
+    """The recipe's views, with what suits the data where it leaves them open.
+
+    Colour images are mirrored, and shifted by an eighth of their side where they are small arrays, cropped to
+    between 25% and all of their area where they are decoded on the fly; grey ones are shifted by 2 pixels
+    in 28 and never mirrored.
+    """
+    views = recipe.views
+    if len(source.shape) != 3:
+        return PLAIN
+    channels, height, _ = source.shape
+    colour, array = channels == 3, isinstance(source, ArraySource)
+    jitter = (height // 8 if colour else height // 14) if array else 0
+    return ViewPlan(
+        jitter=jitter if views.jitter is None else views.jitter,
+        flip=colour if views.flip is None else views.flip,
+        rotate=views.rotate,
+        zoom=views.zoom,
+        elastic=views.elastic,
+        crop=(1.0 if array else 0.25) if views.crop is None else views.crop,
+    )
+
+
+def contract_of(source: Source) -> InputContract:
+    """Shape, classes, and each channel's mean and deviation over up to 10,000 samples."""
+    if not isinstance(source, ArraySource):
+        return InputContract(source.shape, _NATURAL_MEAN, _NATURAL_STD, source.classes)
+    some = to_unit(source.inputs[:: max(len(source) // 10_000, 1)]).double()
+    axes = [axis for axis in range(some.dim()) if axis != 1]
+    mean = some.mean(axes)
+    std = (some - mean.view(-1, *[1] * (some.dim() - 2))).square().mean(axes).sqrt().clamp_min(1e-3)
+    return InputContract(source.shape, tuple(mean.tolist()), tuple(std.tolist()), source.classes)
+
+
+def prepare_teachers(
+    recipe: AnyRecipe, given: Given, contract: InputContract
+) -> tuple[dict[str, Network], list[str]]:
+    """The teachers' networks by name, and the files they were read from."""
+    if not isinstance(recipe, DistillRecipe):
+        return {}, []
+    networks: dict[str, Network] = {}
+    for index, module in enumerate(given.teachers):
+        networks[f"teacher-{index}"] = build(module, contract)
+    files = [] if given.teachers else [file for name in recipe.teacher for file in weights_of(name)]
+    for file in files:
+        networks[str(file)] = load_network(file, trust_code=given.trust_code)
+    for name, network in networks.items():
+        check_classes(network, name, contract.classes)
+    return networks, [str(file) for file in files]
+
+
+def weights_of(name: str) -> list[Path]:
+    """The weights files that a run folder or a file's path stands for: the distilled ones where there are any."""
+    path = Path(name)
+    if path.is_dir():
+        models = Run(path).models
+        if not models:
+            raise UnderstudyError(f"{name} holds no trained model; finish it with: understudy resume {name}")
+        distilled = [file for member, file in models.items() if member.startswith("distilled")]
+        return distilled or list(models.values())
+    if not path.is_file():
+        raise UnderstudyError(f"there is no run folder or weights file {name}")
+    return [path]
+
+
+def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble | None:
+    """One teacher, or an ensemble of several."""
+    frozen = [Teacher(network, device) for network in teachers]
+    return Ensemble(frozen, recipe.mean) if len(frozen) > 1 else frozen[0]
+
+
+def prepare_members(recipe: AnyRecipe, given: Given, material: Material) -> list[Member]:
+    """The cohort: for `distill` each initialisation twice, alone and distilled, unless there is no baseline."""
+    if isinstance(recipe, TrainRecipe):
+        jobs = [("model", recipe.model, lambda: hard_objective(recipe.label_smoothing))]
+    else:
+        jobs = [("distilled", recipe.student, lambda: soft_objective(recipe))]
+        if recipe.baseline and material.train.targets is not None:
+            jobs.insert(0, ("alone", recipe.student, lambda: hard_objective(0.0)))
+    members = []
+    for number in range(recipe.seeds):
+        seed = recipe.seed + number
+        for role, spec, objective in jobs:
+            network = build_student(spec, given, material.contract, seed, recipe.seeds > 1 or len(jobs) > 1)
+            learner = Learner(network, objective())
+            members.append(Member(f"{role}-{number}", role, seed, learner, recipe.optimizer, role == "distilled"))
+    return members
+
+
+def build_student(spec: str, given: Given, contract: InputContract, seed: int, several: bool) -> Network:
+    """A fresh network. A module from Python is copied where the cohort needs several; each starts as given."""
+    if given.model is None:
+        return build(spec, contract, seed=seed, trust_code=given.trust_code and is_code(spec))
+    import copy
+
+    return build(copy.deepcopy(given.model) if several else given.model, contract)
+
+
+def hard_objective(label_smoothing: float) -> Objective:
+    return HardTargets(label_smoothing)
+
+
+def soft_objective(recipe: DistillRecipe) -> Objective:
+    """The weighted sum of Hinton et al. 2015; a batch without labels uses the soft term alone."""
+    soft = LogitMatching() if recipe.method == "logits" else SoftTargets(recipe.temperature, recipe.mean)
+    return WeightedSum({"soft": (1 - recipe.hard_weight, soft), "hard": (recipe.hard_weight, HardTargets())})
+
+
+def make_fabric(recipe: AnyRecipe) -> Fabric:
+    """Fabric as the recipe says; several devices start processes of their own unless torchrun did."""
+    accelerator = recipe.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32"
+    several = recipe.devices * recipe.nodes > 1
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
+    return Fabric(
+        accelerator=accelerator,
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        strategy=("ddp" if launched else "ddp_spawn") if several else "auto",
+        precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],  # type: ignore[arg-type]
+    )
+
+
