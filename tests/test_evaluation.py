@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
 from understudy import evaluation as ev
-from understudy.data import ArraySource, RecordSource, Unreadable
+from understudy.data import ArraySource
 from understudy.errors import UnderstudyError
-from understudy.evaluation import Predictions
 from understudy.models import InputContract, Network, build
 
 CPU = torch.device("cpu")
-DIGITS = tuple("0123456789")
 CATS = ("cat", "dog", "eel")
 
 
@@ -175,146 +167,3 @@ def test_cost_of_one_and_of_an_ensemble(tmp_path) -> None:
     one.save(tmp_path / "weights.safetensors")
     assert costs[0]["bytes"] == (tmp_path / "weights.safetensors").stat().st_size
     assert set(both) == {"parameters", "flops", "bytes", "latency_ms", "latency_spread_ms"}
-
-
-# ---- class biases
-
-
-@given(st.integers(0, 10**6), st.integers(2, 7), st.sampled_from([0.1, 3.0, 30.0]), st.floats(-50, 50))
-@settings(max_examples=40, deadline=None)
-def test_fitted_biases_reach_the_priors(seed: int, classes: int, scale: float, shift: float) -> None:
-    logits, _ = draw(200, classes, seed, scale)
-    priors = torch.rand(classes, generator=torch.Generator().manual_seed(seed)) + 0.05
-    priors /= priors.sum()
-    bias = ev.fit_class_bias(logits, priors)
-    mean = (logits + bias).double().softmax(1).mean(0)
-    torch.testing.assert_close(mean.float(), priors, atol=1e-4, rtol=0)
-    assert bias.mean().abs() < 1e-5
-    shifted = ev.fit_class_bias(logits + shift, priors)
-    mean = (logits + shifted).double().softmax(1).mean(0)
-    torch.testing.assert_close(mean.float(), priors, atol=2e-4, rtol=0)
-    torch.testing.assert_close(shifted, bias, atol=1e-2, rtol=1e-2)
-
-
-def test_a_known_bias_is_found_again() -> None:
-    logits, _ = draw(2000, 5, 3)
-    known = torch.tensor([1.0, -2.0, 0.5, 3.0, -2.5])
-    priors = logits.double().softmax(1).mean(0)
-    found = ev.fit_class_bias(logits - known, priors, tolerance=1e-7)
-    torch.testing.assert_close(found, known, atol=1e-4, rtol=0)
-
-
-def test_a_class_that_is_never_predicted_comes_back() -> None:
-    logits, targets = draw(1000, 10, 4, scale=1.0)
-    logits[torch.arange(1000), targets] += 12.0
-    logits[:, 3] -= 60.0
-    bias = ev.fit_class_bias(logits, torch.full((10,), 0.1))
-    torch.testing.assert_close((logits + bias).softmax(1).mean(0), torch.full((10,), 0.1), atol=2e-4, rtol=0)
-    assert bias.argmax() == 3
-
-
-@pytest.mark.parametrize("priors", [[0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [float("nan"), 0.5]])
-def test_priors_must_be_a_distribution(priors: list[float]) -> None:
-    with pytest.raises(UnderstudyError, match="positive and sum to 1"):
-        ev.fit_class_bias(torch.zeros(4, 2), torch.tensor(priors))
-
-
-def test_parsing() -> None:
-    assert ev.parse_priors(("uniform",), DIGITS).tolist() == pytest.approx([0.1] * 10)
-    assert ev.parse_priors(("dog=0.5",), CATS).tolist() == pytest.approx([0.25, 0.5, 0.25])
-    assert ev.parse_priors(("0=0.2", "1=0.3", "2=0.5"), CATS).tolist() == pytest.approx([0.2, 0.3, 0.5])
-    assert ev.parse_bias(("3=+3.5", "9=-1"), DIGITS).tolist() == [0, 0, 0, 3.5, 0, 0, 0, 0, 0, -1]
-    assert ev.parse_bias(("1=2",), ("1", "0")).tolist() == [2, 0]  # a name goes before an index
-
-
-@pytest.mark.parametrize(
-    ("parse", "texts", "message"),
-    [
-        (ev.parse_bias, ("dgo=1",), "did you mean 'dog'"),
-        (ev.parse_bias, ("3=1",), "no class '3'"),
-        (ev.parse_bias, ("dog=1", "1=2"), "given twice"),
-        (ev.parse_bias, ("dog=nan",), "finite"),
-        (ev.parse_bias, ("dog",), "CLASS=NUMBER"),
-        (ev.parse_priors, ("uniform", "dog=0.1"), "one kind"),
-        (ev.parse_priors, ("dog=0",), "positive"),
-        (ev.parse_priors, ("dog=1",), "less than 1"),
-        (ev.parse_priors, ("cat=0.2", "dog=0.2", "eel=0.2"), "must sum to 1"),
-    ],
-)
-def test_mistakes_in_class_texts(parse, texts: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UnderstudyError, match=message):
-        parse(texts, CATS)
-
-
-# ---- gallery
-
-
-@dataclass
-class Plain:
-    name: str
-    shade: int
-
-    def read(self, at_least: int = 0) -> Image.Image:
-        if self.shade < 0:
-            raise Unreadable("it is broken")
-        return Image.new("RGB", (24, 20), (self.shade, 0, 0))
-
-
-def answers(source, right: Tensor, sharpness: Tensor) -> Predictions:
-    """Logits whose largest is the target's where `right`, the next class's elsewhere."""
-    chosen = torch.where(right, source.targets, (source.targets + 1) % 3)
-    return Predictions(source.ids, nn.functional.one_hot(chosen, 3) * sharpness[:, None], source.targets)
-
-
-def decode(entry: dict) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(entry["image_png_base64"])))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gallery_shows_the_uncertain_and_the_rescued(channels: int) -> None:
-    source, n = images(channels=channels), torch.arange(30)
-    roles = {
-        "teacher": answers(source, n != 0, 1.0 + n),  # sample 0 is the least certain, and wrong
-        "alone": answers(source, n < 20, torch.ones(30)),
-        "distilled": answers(source, n < 28, torch.ones(30)),
-    }
-    entries = ev.gallery(source, roles, CATS, 4.0, count=6)
-    shown = [np.asarray(decode(entry)) for entry in entries]
-    expected = [1, 2, 3, 20, 21, 22]
-    for pixels, entry, i in zip(shown, entries, expected, strict=True):
-        assert (pixels == source.inputs[i].permute(1, 2, 0).squeeze(2 if channels == 1 else 0).numpy()).all()
-        assert entry["label"] == CATS[i % 3]
-        assert entry["temperature"] == 4.0
-        for role, found in roles.items():
-            assert entry[role] == pytest.approx((found.logits[i] / 4).softmax(0).tolist())
-    assert ev.gallery(source, roles, CATS, 4.0, count=6) == entries
-
-
-def test_gallery_of_a_teacher_alone() -> None:
-    source = images()
-    entries = ev.gallery(source, {"teacher": answers(source, torch.ones(30) > 0, torch.ones(30))}, CATS, 2.0)
-    assert len(entries) == 12
-    assert entries[0]["alone"] is None
-    assert entries[0]["distilled"] is None
-    assert decode(entries[0]).size == (8, 8)
-
-
-def test_gallery_and_logits_of_records_leave_the_unreadable_out() -> None:
-    records = [Plain(f"{i}.png", -1 if i in (2, 5, 6, 7) else 20 * i) for i in range(12)]
-    source = RecordSource("files", CATS, torch.arange(12), torch.arange(12) % 3, (3, 16, 16), records=records)
-    set_aside: dict[str, str] = {}
-    run = partial(ev.logits_of, network("mlp:4x1", shape=(3, 16, 16)), source, device=CPU, batch_size=3)
-    found = run(set_aside=set_aside)
-    assert found.ids.tolist() == [0, 1, 3, 4, 8, 9, 10, 11]
-    assert set_aside == {f"{i}.png": "it is broken" for i in (2, 5, 6, 7)}
-    teacher = answers(source, torch.ones(12) > 0, torch.ones(12))
-    entries = ev.gallery(source, {"teacher": teacher, "alone": found}, CATS, 1)
-    assert len(entries) == 8
-    assert {decode(entry).size for entry in entries} == {(16, 16)}
-    with pytest.raises(UnderstudyError, match="no sample of files"):
-        ev.logits_of(network("mlp:4x1"), source.subset(torch.tensor([2, 5])), device=CPU)
-
-
-def test_gallery_is_empty_for_vectors() -> None:
-    source = ArraySource("v", CATS, torch.arange(6), torch.arange(6) % 3, (2,), inputs=torch.rand(6, 2))
-    assert ev.gallery(source, {"teacher": answers(source, torch.ones(6) > 0, torch.ones(6))}, CATS, 1.0) == []
