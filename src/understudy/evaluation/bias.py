@@ -20,8 +20,8 @@ def fit_class_bias(
     """The biases with which the mean prediction has the given priors; no labels are needed.
 
     They minimise mean(logsumexp(logits + b)) - priors . b, which is convex in b; its gradient is the mean
-    prediction less the priors. Newton steps, damped as by Levenberg and Marquardt, after one step of the fixed
-    point b += log(priors / mean prediction), which brings in a class that is never predicted.
+    prediction less the priors. One step of the fixed point b += log(priors / mean prediction) brings in a
+    class that is never predicted; Newton steps, damped as by Levenberg and Marquardt, do the rest.
 
     Args:
         logits: (N, C).
@@ -50,21 +50,23 @@ def fit_class_bias(
     mean = z.log_softmax(1).logsumexp(0) - math.log(len(z))
     bias = _centred(priors.log() - mean)
     loss, predicted, mean = state(bias)
-    damping = 1e-3
+    damping, identity = 1e-3, torch.eye(len(priors), dtype=z.dtype, device=z.device)
     for _ in range(max_iterations):
         gap = priors - mean
         if gap.abs().max() <= tolerance / 2:  # the rest of the tolerance is for rounding to float32
             return bias.float()
-        curvature = torch.diag((1 + damping) * mean.clamp_min(1e-30)) - predicted.T @ predicted / len(z)
-        step = _centred(torch.linalg.lstsq(curvature, gap[:, None]).solution[:, 0])
+        scale = mean.clamp_min(1e-30).rsqrt()  # makes the eigenvalues of the curvature lie between 0 and 1
+        half = predicted * scale
+        curvature = (1 + damping) * identity - half.T @ half / len(z)
+        step = _centred(scale * torch.linalg.solve(curvature, scale * gap))
         trial = state(bias + step)
         if math.isfinite(trial[0]) and trial[0] < loss:
-            bias, (loss, predicted, mean), damping = bias + step, trial, damping / 8
+            bias, (loss, predicted, mean), damping = bias + step, trial, max(damping / 8, 1e-9)
         else:
             damping *= 4
     raise UnderstudyError(
-        f"the class biases missed the priors by {(priors - mean).abs().max().item():.2g} after {max_iterations:,} steps; "
-        "choose priors nearer to what the network predicts"
+        f"the class biases still miss the priors by {(priors - mean).abs().max().item():.2g} after "
+        f"{max_iterations:,} steps; choose priors nearer to what the network predicts"
     )
 
 
@@ -77,7 +79,7 @@ def parse_priors(texts: Sequence[str], classes: Sequence[str]) -> Tensor:
     if tuple(texts) == ("uniform",):
         return torch.full((len(classes),), 1 / len(classes), dtype=torch.float64)
     if "uniform" in texts:
-        raise UnderstudyError("class priors are either uniform or CLASS=NUMBER, as in 3=0.1; give one of the two")
+        raise UnderstudyError("class priors are either uniform or CLASS=NUMBER, as in 3=0.1; give one kind")
     given = _assignments(texts, classes)
     total, rest = sum(given.values()), len(classes) - len(given)
     if min(given.values(), default=1.0) <= 0:

@@ -26,11 +26,12 @@ def parameters(network: Network) -> int:
 def flops(network: Network) -> int:
     """Floating point operations for one image; a multiply-add counts as 2.
 
-    Matrix products, convolutions and attention are counted, as by torch's own counter; element-wise work is not.
+    Matrix products, convolutions and attention are counted, by torch's own counter; element-wise work is not.
     """
     sample = torch.zeros(1, *network.contract.shape, device=network.mean.device)
     # The plain attention kernel is made of matrix products, which are counted on every device.
-    with evaluating(network), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with evaluating(network), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(sample)
     return counter.get_total_flops()
 

@@ -15,6 +15,8 @@ from understudy.data.batches import in_order
 from understudy.data.source import Source
 from understudy.evaluation.logits import Predictions
 
+_ROLES = ("teacher", "alone", "distilled")
+
 
 def gallery(
     source: Source,
@@ -25,8 +27,9 @@ def gallery(
 ) -> list[dict[str, Any]]:
     """The images that say most about what a teacher passes on; always the same for the same predictions.
 
-    Half are those that the teacher gets right with the least certainty (highest entropy at temperature 1), half
-    those that the student gets wrong alone and right distilled; where one kind is short, the other fills in.
+    Half are those that the teacher gets right with the least certainty (highest entropy at temperature 1),
+    half those that the student gets wrong alone and right distilled; where one kind is short, the other fills
+    in.
 
     Args:
         source: the images the predictions were made for.
@@ -36,9 +39,9 @@ def gallery(
         count: most images to show.
 
     Returns:
-        For each image `image_png_base64`, `label` (a class's name, None where unlabelled), `temperature`, and by
-        role `teacher`, `alone`, `distilled`: C probabilities, or None for a role that is not there. Empty for
-        vectors.
+        For each image `image_png_base64`, `label` (a class's name, None where unlabelled), `temperature`, and
+        by role `teacher`, `alone`, `distilled`: C probabilities, or None for a role that is not there. Empty
+        for vectors.
     """
     if len(source.shape) != 3 or "teacher" not in predictions:
         return []
@@ -54,19 +57,25 @@ def gallery(
     entries = []
     for batch in in_order(source.subset(rows), len(rows), torch.device("cpu")):
         assert isinstance(batch.inputs, Tensor)
-        labels = [None] * len(batch) if batch.targets is None else [classes[t] for t in batch.targets.tolist()]
-        for i, image, label in zip(batch.ids, batch.inputs, labels, strict=True):
+        targets = [None] * len(batch) if batch.targets is None else batch.targets.tolist()
+        for i, image, target in zip(batch.ids, batch.inputs, targets, strict=True):
             at = int((chosen == i).nonzero())
-            beliefs = {role: shown[role][at].tolist() if role in shown else None for role in ("teacher", "alone", "distilled")}
-            entries.append({"image_png_base64": _png(image), "label": label, "temperature": temperature, **beliefs})
+            entries.append(
+                {
+                    "image_png_base64": _png(image),
+                    "label": None if target is None else classes[target],
+                    "temperature": temperature,
+                    **{role: shown[role][at].tolist() if role in shown else None for role in _ROLES},
+                }
+            )
     return entries
 
 
 def _choose(predictions: Mapping[str, Predictions], count: int) -> Tensor:
-    """Row numbers, at most `count`: the telling ones, the rescued ones, each by the teacher's falling entropy."""
+    """Row numbers, at most `count`: telling ones, rescued ones, each by the teacher's falling entropy."""
     teacher = predictions["teacher"]
-    log_p = teacher.logits.log_softmax(1)
-    order = (-(log_p.exp() * log_p).sum(1)).argsort(descending=True, stable=True)
+    entropy = torch.special.entr(teacher.logits.softmax(1)).sum(1)
+    order = entropy.argsort(descending=True, stable=True)
     right = {role: _right(one) for role, one in predictions.items()}
     rescued = order[:0]
     if "alone" in right and "distilled" in right and teacher.targets is not None:
@@ -80,8 +89,9 @@ def _choose(predictions: Mapping[str, Predictions], count: int) -> Tensor:
 
 def _right(predictions: Predictions) -> Tensor:
     """(N,) bool: whether the largest logit is the target's; true of everything where there are no targets."""
-    chosen = predictions.logits.argmax(1)
-    return torch.ones_like(chosen, dtype=torch.bool) if predictions.targets is None else chosen == predictions.targets
+    if predictions.targets is None:
+        return torch.ones(len(predictions), dtype=torch.bool)
+    return predictions.logits.argmax(1) == predictions.targets
 
 
 def _png(image: Tensor) -> str:

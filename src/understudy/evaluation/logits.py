@@ -71,9 +71,9 @@ def logits_of(
             if batch.targets is not None:
                 targets.append(batch.targets.cpu())
     if not ids:
-        raise UnderstudyError(f"no sample of {source.name} could be read; check the files or choose another set")
-    # cloned outside of inference mode, so that the caller may use them anywhere
-    return Predictions(torch.cat(ids).clone(), torch.cat(logits).clone(), torch.cat(targets).clone() if targets else None)
+        raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
+    # joined outside of inference mode, so that the results may be used anywhere
+    return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(targets) if targets else None)
 
 
 @contextmanager

@@ -53,8 +53,8 @@ def confusion(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.bincount(targets * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
 
 
-def scores(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float | int | None]:
-    """Every scalar metric by name; `agreement` is None without a teacher, `top5` with fewer than six classes."""
+def scores(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
+    """Every metric by name; `agreement` is None without a teacher, `top5` with fewer than six classes."""
     return {
         "accuracy": accuracy(logits, targets),
         "errors": int((logits.argmax(1) != targets).sum()),
