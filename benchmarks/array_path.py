@@ -2,8 +2,8 @@
 
     python benchmarks/array_path.py
 
-Both shift 32x32 colour images by up to 4 pixels, mirror half of them and give float batches in 0..1. The rounds
-alternate; each side's figure is its median.
+Both shift 32x32 colour images by up to 4 pixels, mirror half of them and give float batches in 0..1. The
+rounds alternate; each side's figure is its median.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -39,7 +39,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.vary(Image.fromarray(self.images[index])), self.targets[index]
+        return cast(Tensor, self.vary(Image.fromarray(self.images[index]))), self.targets[index]
 
 
 def images_per_second(epoch: Callable[[], Iterable[Any]], inputs: Callable[[Any], Tensor]) -> float:

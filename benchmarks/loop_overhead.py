@@ -2,8 +2,8 @@
 
     python benchmarks/loop_overhead.py
 
-Both train 784-800-800-10 on MNIST (random images where it is absent) in batches of 256, drawn from an array in
-memory, with AdamW on a linear schedule. The rounds alternate; each side's figure is its median.
+Both train 784-800-800-10 on MNIST (random images where it is absent) in batches of 256, drawn from an array
+in memory, with AdamW on a linear schedule. The rounds alternate; each side's figure is its median.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class Comparison:
         """As JSON: every measured cell with its seeds, mean and standard deviation."""
 
         def cell(value: str | Measured) -> object:
-            return {**asdict(value), "mean": value.mean, "sd": value.sd} if isinstance(value, Measured) else value
+            if isinstance(value, str):
+                return value
+            return {**asdict(value), "mean": value.mean, "sd": value.sd}
 
         lines = [dict(zip(self.columns, map(cell, line), strict=True)) for line in self.lines]
         return {"lines": lines, "notes": list(self.notes)}
