@@ -1,0 +1,156 @@
+"""What an experiment is: runs that are made once, and a table of the paper's figures beside ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from understudy.files import write_whole
+
+if TYPE_CHECKING:  # an experiment is listed without loading torch
+    from understudy.api import Run
+    from understudy.recipe import AnyRecipe
+    from understudy.reporting.facts import Role, Row, RunFacts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured here, once for each seed.
+
+    Attributes:
+        digits: decimals to show.
+        unit: written after the figure, as in "%".
+    """
+
+    values: tuple[float, ...]
+    digits: int = 0
+    unit: str = ""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """The sample standard deviation over seeds; None below two."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        spread = "" if self.sd is None else f" ± {self.sd:.{max(self.digits, 1)}f}"
+        return f"{self.mean:,.{self.digits}f}{spread}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An experiment's outcome: a table, and what has to be said beside it."""
+
+    columns: tuple[str, ...]
+    lines: Sequence[tuple[str | Measured, ...]]
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        rows = [self.columns, ("---",) * len(self.columns), *self.lines]
+        table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+        return "\n\n".join([table, *self.notes]) + "\n"
+
+    def plain(self) -> dict[str, object]:
+        """As JSON: every measured cell with its seeds, mean and standard deviation."""
+
+        def cell(value: str | Measured) -> object:
+            if isinstance(value, str):
+                return value
+            return {**asdict(value), "mean": value.mean, "sd": value.sd}
+
+        lines = [dict(zip(self.columns, map(cell, line), strict=True)) for line in self.lines]
+        return {"lines": lines, "notes": list(self.notes)}
+
+    def show(self, title: str) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if index else "left")
+        for line in self.lines:
+            table.add_row(*map(str, line))
+        console = Console()
+        console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False, highlight=False)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where an experiment's runs lie, and how much time they may take."""
+
+    folder: Path
+    quick: bool = False
+    data_root: str | None = None
+
+    def epochs(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    def place(self, name: str) -> Path:
+        """The folder of a run; a quick run never stands in for a full one."""
+        return self.folder / (f"{name}-quick" if self.quick else name)
+
+    def beside(self, experiment: str) -> Bench:
+        """The bench of another experiment, whose runs this one shares."""
+        return Bench(self.folder.parent / experiment, self.quick, self.data_root)
+
+    def ensure(self, name: str, recipe: AnyRecipe) -> Run:
+        """The run of this recipe: as it was finished, taken up where it stopped, or made now."""
+        from understudy import api
+
+        return api.ensure_run(recipe, run=self.place(name))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure of a paper.
+
+    Attributes:
+        name: what `understudy reproduce` calls it.
+        summary: what it shows, in a line.
+        paper: where it comes from.
+        minutes: about how long it takes on 2 cores.
+        quick_minutes: the same with `--quick`, which keeps the order but not the level of the results.
+        compare: does the runs and lays the paper's figures beside them.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    minutes: float
+    quick_minutes: float
+    compare: Callable[[Bench], Comparison]
+
+    def run(self, folder: Path, quick: bool = False, data_root: str | None = None) -> None:
+        """Run what is not there yet, print the table, and write results.json and results.md in the folder."""
+        outcome = self.compare(Bench(folder, quick, data_root))
+        title = f"{self.name}, quick" if quick else self.name
+        outcome.show(title)
+        command = f"understudy reproduce {self.name}" + (" --quick" if quick else "")
+        facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": quick}
+        record = json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False)
+        write_whole(folder / "results.json", record + "\n")
+        write_whole(folder / "results.md", f"# {title}\n\n{self.paper}. `{command}`\n\n{outcome.markdown()}")
+
+
+def row(facts: RunFacts, *roles: Role) -> Row:
+    """The first row with one of these roles."""
+    return next(row for row in facts.rows if row.role in roles)
+
+
+def errors(facts: RunFacts, *roles: Role) -> Measured:
+    """A row's errors on the test part, seed by seed."""
+    return Measured(tuple(seed.errors for seed in row(facts, *roles).seeds))
+
+
+def accuracy(facts: RunFacts, *roles: Role) -> Measured:
+    """A row's accuracy on the test part in percent, seed by seed."""
+    return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles).seeds), digits=2, unit="%")

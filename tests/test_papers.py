@@ -1,0 +1,207 @@
+"""The papers' experiments: what they would run, and the tables they make of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import understudy
+from understudy.models.build import parse_spec
+from understudy.papers import EXPERIMENTS
+from understudy.papers.experiment import Bench, Comparison, Measured
+from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, recipe_from, to_yaml
+from understudy.reporting.facts import Role, Row, RunFacts, Seed
+
+NAMES = [
+    "hinton-mnist",
+    "hinton-mnist-omit-3",
+    "hinton-mnist-only-7-8",
+    "hinton-mnist-temperature",
+    "hinton-mnist-fraction",
+    "hinton-mnist-best",
+]
+
+
+def made_up_row(role: Role, model: str, errors: int, seeds: int) -> Row:
+    scores = [Seed(seed=k, accuracy=1 - (errors + k) / 10_000, errors=errors + k) for k in range(seeds)]
+    return Row(name=role, role=role, model=model, seeds=scores)
+
+
+def confusion(wrong_threes: int, wrong_others: int) -> Tensor:
+    """10,000 samples, 1,010 of them threes."""
+    table = torch.zeros(10, 10)
+    table[3, 3], table[3, 5] = 1010 - wrong_threes, wrong_threes
+    table[0, 0], table[0, 6] = 8990 - wrong_others, wrong_others
+    return table
+
+
+@dataclass
+class MadeUpRun:
+    path: Path
+    recipe: AnyRecipe
+
+    @property
+    def facts(self) -> RunFacts:
+        recipe = self.recipe
+        if isinstance(recipe, TrainRecipe):
+            rows = [made_up_row("model", recipe.model, 70 if "1200" in recipe.model else 150, recipe.seeds)]
+        else:
+            rows = [
+                made_up_row("teacher", "big", 30, 1),
+                *([made_up_row("alone", recipe.student, 110, recipe.seeds)] if recipe.baseline else []),
+                made_up_row("distilled", recipe.student, 60, recipe.seeds),
+            ]
+        return RunFacts(name=self.path.name, kind=recipe.kind, rows=rows)
+
+    def confusion(self, name: str) -> Tensor:
+        assert name in {"distilled-0", "distilled-1", "distilled-2"}
+        return confusion(130, 70)
+
+
+@dataclass
+class MadeUpApi:
+    """Stands in for `understudy.api`: makes no run, remembers what was asked for."""
+
+    runs: dict[Path, AnyRecipe] = field(default_factory=dict)
+
+    def ensure_run(self, recipe: AnyRecipe, run: Path) -> MadeUpRun:
+        assert self.runs.setdefault(run, recipe) == recipe, "one folder, one recipe"
+        return MadeUpRun(run, recipe)
+
+    def with_class_priors(self, run: MadeUpRun, name: str, priors: tuple[str, ...]) -> Tensor:
+        assert priors == ("uniform",)
+        return confusion(14, 96)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> MadeUpApi:
+    made_up = MadeUpApi()
+    monkeypatch.setattr(understudy, "api", made_up, raising=False)
+    return made_up
+
+
+def lines(api: MadeUpApi, name: str, folder: Path, quick: bool = False) -> list[tuple[str, ...]]:
+    outcome = EXPERIMENTS[name].compare(Bench(folder / name, quick))
+    return [tuple(map(str, line)) for line in outcome.lines]
+
+
+def test_names_and_times() -> None:
+    assert list(EXPERIMENTS) == NAMES
+    assert all(0 < e.quick_minutes < e.minutes and e.summary for e in EXPERIMENTS.values())
+    assert EXPERIMENTS["hinton-mnist"].minutes <= 45
+    assert EXPERIMENTS["hinton-mnist"].quick_minutes <= 6
+
+
+def test_listing_does_not_load_torch() -> None:
+    code = "import sys, understudy.papers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_valid_and_the_results_are_written(
+    name: str, quick: bool, api: MadeUpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    EXPERIMENTS[name].run(tmp_path / name, quick, data_root="somewhere")
+    assert api.runs
+    for path, recipe in api.runs.items():
+        values = recipe.model_dump(mode="json")
+        assert recipe_from(values) == recipe
+        assert to_yaml(recipe)
+        assert recipe.data == "mnist"
+        assert recipe.data_root == "somewhere"
+        assert path.name.endswith("-quick") == quick
+        model = recipe.student if isinstance(recipe, DistillRecipe) else recipe.model
+        assert parse_spec(model).family in {"mlp", "cnn"}
+    command = f"understudy reproduce {name}" + " --quick" * quick
+    results = json.loads((tmp_path / name / "results.json").read_text())
+    assert results["command"] == command
+    assert results["quick"] is quick
+    assert results["lines"]
+    assert command in (tmp_path / name / "results.md").read_text()
+    assert name in capsys.readouterr().out
+
+
+def test_quick_runs_are_shorter_and_kept_apart(api: MadeUpApi, tmp_path: Path) -> None:
+    for name in NAMES:
+        lines(api, name, tmp_path)
+    full = dict(api.runs)
+    for name in NAMES:
+        lines(api, name, tmp_path, quick=True)
+    quick = {path: recipe for path, recipe in api.runs.items() if path not in full}
+    for path, recipe in quick.items():
+        whole = full[path.with_name(path.name.removesuffix("-quick"))]
+        assert recipe.epochs * recipe.fraction < whole.epochs * whole.fraction
+
+
+def test_the_experiments_share_one_teacher(api: MadeUpApi, tmp_path: Path) -> None:
+    shared = tmp_path / "hinton-mnist" / "teacher"
+    for name in NAMES:
+        lines(api, name, tmp_path)
+    assert len([r for r in api.runs.values() if isinstance(r, TrainRecipe) and "1200" in r.model]) == 1
+    for path, recipe in api.runs.items():
+        if isinstance(recipe, DistillRecipe) and path.parent.name != "hinton-mnist-best":
+            assert recipe.teacher == (str(shared),)
+
+
+def test_the_papers_table(api: MadeUpApi, tmp_path: Path) -> None:
+    assert lines(api, "hinton-mnist", tmp_path) == [
+        ("1200-1200, dropout, max-norm, jitter", "67", "70"),
+        ("800-800 alone", "146", "151 ± 1.0"),
+        ("800-800 alone, jittered as the distilled one", "", "111 ± 1.0"),
+        ("800-800 distilled, T = 20", "74", "61 ± 1.0"),
+    ]
+
+
+def test_omitted_threes(api: MadeUpApi, tmp_path: Path) -> None:
+    before, after = lines(api, "hinton-mnist-omit-3", tmp_path)
+    assert before[1:] == ("206", "200 ± 0.0", "133", "130 ± 0.0", "86.8%", "87.1 ± 0.0%")
+    assert after[1:] == ("109", "110 ± 0.0", "14", "14 ± 0.0", "98.6%", "98.6 ± 0.0%")
+    assert api.runs[tmp_path / "hinton-mnist-omit-3" / "distilled"].omit_classes == ("3",)
+    assert not api.runs[tmp_path / "hinton-mnist" / "teacher"].omit_classes
+
+
+def test_only_sevens_and_eights(api: MadeUpApi, tmp_path: Path) -> None:
+    before, after = lines(api, "hinton-mnist-only-7-8", tmp_path)
+    assert before[1:] == ("47.3%", "2.0 ± 0.0%")
+    assert after[1:] == ("13.2%", "1.1 ± 0.0%")
+    assert api.runs[tmp_path / "hinton-mnist-only-7-8" / "distilled"].only_classes == ("7", "8")
+
+
+def test_temperature_has_a_plot_and_a_cell_for_each_run(api: MadeUpApi, tmp_path: Path) -> None:
+    table = {line[0]: line[1:] for line in lines(api, "hinton-mnist-temperature", tmp_path)}
+    assert table["2.5"] == ("60", "60", "")
+    assert table["20"] == ("60", "60", "60")
+    assert sum(isinstance(recipe, DistillRecipe) for recipe in api.runs.values()) == 24
+    assert "<svg" in (tmp_path / "hinton-mnist-temperature" / "temperature.svg").read_text()
+
+
+def test_a_fraction_is_trained_for_as_many_steps(api: MadeUpApi, tmp_path: Path) -> None:
+    table = lines(api, "hinton-mnist-fraction", tmp_path)
+    kinds = ("hard targets", "soft targets")
+    assert [line[0] for line in table] == [f"{kind}, {share}" for share in ("100%", "3%") for kind in kinds]
+    runs = {path.name: recipe for path, recipe in api.runs.items()}
+    steps = {name: runs[name].epochs * -(-int(60_000 * runs[name].fraction) // 256) for name in runs}
+    assert steps["hard-0.03"] == steps["soft-0.03"] == pytest.approx(steps["hard-1"], rel=0.01)
+    assert all(runs[name].views.jitter == 0 for name in ("hard-1", "soft-1", "hard-0.03", "soft-0.03"))
+
+
+def test_best_says_whether_it_is(api: MadeUpApi, tmp_path: Path) -> None:
+    outcome = EXPERIMENTS["hinton-mnist-best"].compare(Bench(tmp_path / "hinton-mnist-best"))
+    assert "is below 67" in outcome.notes[0]
+    assert str(outcome.lines[-1][-1]) == "60"
+
+
+def test_a_comparison_in_markdown_and_json() -> None:
+    outcome = Comparison(("net", "here"), [("small", Measured((1.0, 3.0), 1, "%"))], ["A note."])
+    assert outcome.markdown() == "| net | here |\n| --- | --- |\n| small | 2.0 ± 1.4% |\n\nA note.\n"
+    plain = json.loads(json.dumps(outcome.plain()))
+    assert plain["lines"][0]["here"]["values"] == [1, 3]
+    assert plain["lines"][0]["here"]["mean"] == 2
