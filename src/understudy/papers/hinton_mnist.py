@@ -258,7 +258,7 @@ def _before_and_after(run: Run) -> tuple[list[Tensor], list[Tensor]]:
 
     names = [f"distilled-{seed}" for seed in range(SEEDS)]
     fitted = partial(api.with_class_priors, run, priors=("uniform",))
-    return [run.confusion(name) for name in names], [fitted(name) for name in names]
+    return [api.confusion_of(run, name) for name in names], [fitted(name) for name in names]
 
 
 def _errors(confusion: Tensor) -> int:
