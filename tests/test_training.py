@@ -1,0 +1,164 @@
+"""The loop and the cohort: what one update does, and what must make no difference to it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from understudy import api
+from understudy.data import ArraySource
+from understudy.data.batches import Batches
+from understudy.data.views import PLAIN
+from understudy.errors import Diverged, UnderstudyError
+from understudy.models import InputContract, build, read_weights
+from understudy.objectives import HardTargets
+from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, recipe_from
+from understudy.runs import Run
+from understudy.training import Learner, Loop, Member
+from understudy.training.schedules import learning_rate
+
+CPU = torch.device("cpu")
+SGD = Optimizer(optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear", warmup=0.0)
+
+
+def blobs(count: int = 203) -> ArraySource:
+    """Points around three centres."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(count) % 3
+    inputs = torch.randn((count, 5), generator=generator) * 0.5 + torch.eye(3, 5)[targets] * 2
+    return ArraySource("blobs", ("a", "b", "c"), torch.arange(count), targets, (5,), inputs=inputs)
+
+
+def contract(source: ArraySource) -> InputContract:
+    return InputContract(source.shape, (0.0,) * 5, (1.0,) * 5, source.classes)
+
+
+def fitted(optimizer: Optimizer = SGD, spec: str = "mlp:16x2?dropout=0.5", **fields: object) -> Member:
+    source = blobs()
+    values = {"data": "blobs", "model": spec, "epochs": 3, "batch_size": 50, "optimizer": optimizer}
+    recipe = TrainRecipe.model_validate(values | fields)
+    network = build(spec, contract(source), seed=1)
+    member = Member("model-0", "model", 1, Learner(network, HardTargets()), optimizer, False)
+    batches = Batches(source, PLAIN, recipe.batch_size, recipe.seed, CPU)
+    Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
+    return member
+
+
+def weights(member: Member) -> Tensor:
+    return nn.utils.parameters_to_vector(member.network.parameters()).detach()
+
+
+def test_the_loop_is_the_plain_loop() -> None:
+    """The same updates as a loop written by hand with torch alone."""
+    source = blobs()
+    network = build("mlp:16x2", contract(source), seed=1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    batches = Batches(source, PLAIN, 50, 0, CPU)
+    total = 3 * 5
+    for epoch in range(3):
+        for step in range(5):
+            rows = batches.rows(epoch, step)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * (1 - (epoch * 5 + step) / total)
+            assert source.targets is not None
+            loss = nn.functional.cross_entropy(network.module(source.inputs[rows]), source.targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    expected = nn.utils.parameters_to_vector(network.parameters()).detach()
+    torch.testing.assert_close(weights(fitted(spec="mlp:16x2")), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro", [7, 16, 50])
+def test_ragged_micro_batches_weigh_what_they_hold(micro: int) -> None:
+    torch.testing.assert_close(weights(fitted(micro_batch=micro)), weights(fitted()), rtol=1e-4, atol=1e-5)
+
+
+def test_max_norm_bounds_the_weights_into_each_hidden_unit() -> None:
+    member = fitted(SGD.model_copy(update={"max_norm": 0.5}))
+    layers = [m for m in member.network.module.modules() if isinstance(m, nn.Linear)]
+    for layer in layers[:-1]:
+        assert float(layer.weight.norm(dim=1).max()) <= 0.5 + 1e-5
+    assert float(layers[-1].weight.norm(dim=1).max()) > 0.5, "the output layer is left alone"
+
+
+def test_ema_is_the_average_of_the_weights() -> None:
+    """With a rate that vanishes after the first step the average tends to the weights; at once it lags behind."""
+    member = fitted(SGD.model_copy(update={"ema": 0.5}))
+    raw = nn.utils.parameters_to_vector(member.learner.network.parameters()).detach()
+    assert not torch.equal(weights(member), raw)
+    assert float((weights(member) - raw).norm() / raw.norm()) < 0.05
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"model-0 became NaN or infinite at step \d+, .*try --lr"):
+        api.train("digits", "mlp:64x2", optimizer=dict(SGD, lr=1e9), epochs=5, run=tmp_path)
+    assert not Run(tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [("constant", 70, 1.0), ("linear", 55, 0.5), ("cosine", 55, 0.5), ("step", 49, 1.0), ("step", 50, 0.1),
+     ("step", 90, 0.01), ("linear", 4, 5 / 11), ("cosine", 0, 1 / 11)],
+)  # fmt: skip
+def test_schedules(schedule: str, step: int, expected: float) -> None:
+    recipe = Optimizer.model_validate(
+        {"lr": 1.0, "schedule": schedule, "warmup": 0.1, "milestones": (0.5, 0.9), "gamma": 0.1}
+    )
+    assert math.isclose(learning_rate(recipe, step, 100), expected, abs_tol=1e-9)
+
+
+def test_members_do_not_touch_each_other(tmp_path: Path) -> None:
+    """A student distilled beside its baseline and other seeds is the student distilled by itself."""
+    teacher = api.train("digits", "mlp:32x1", epochs=2, run=tmp_path / "teacher").path
+    fields = {"epochs": 2, "batch_size": 200, "temperature": 3.0}
+    beside = api.distill("digits", teacher, "mlp:8x1?dropout=0.2", seeds=2, run=tmp_path / "a", **fields)
+    single = api.distill("digits", teacher, "mlp:8x1?dropout=0.2", baseline=False, run=tmp_path / "b", **fields)
+    assert beside.models["distilled-0"].read_bytes() == single.models["distilled-0"].read_bytes()
+    assert sorted(beside.models) == ["alone-0", "alone-1", "distilled-0", "distilled-1"]
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
+    """Half of each batch in each process, dropout and ragged last batch included."""
+    recipe = TrainRecipe(
+        data="digits", model="mlp:24x2?dropout=0.4", epochs=2, batch_size=100, optimizer=SGD, accelerator="cpu"
+    )
+    one = api.run_recipe(recipe, run=tmp_path / "one")
+    two = api.run_recipe(recipe.model_copy(update={"devices": 2}), run=tmp_path / "two")
+    a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
+
+
+def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) -> None:
+    run = api.train("digits", "mlp:16x1", epochs=40, lr=0.05, validation=0.2, patience=2, run=tmp_path)
+    watched = [row for row in run.epochs() if row["part"] == "validation"]
+    accuracies = [row["accuracy"] for row in watched]
+    assert len(accuracies) < 40
+    assert max(accuracies) == accuracies[-3]
+    assert max(accuracies) not in accuracies[-2:]
+
+
+def test_a_recipe_saved_and_read_again_is_the_same(tmp_path: Path) -> None:
+    from understudy.recipe import read_yaml, to_yaml
+
+    recipe = DistillRecipe(data="digits", teacher=("runs/t",), student="mlp:8", class_bias=("3=+3.5",))
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    assert recipe_from(read_yaml(tmp_path / "recipe.yaml")) == recipe
+
+
+def test_teacher_and_data_must_have_the_same_classes(tmp_path: Path) -> None:
+    teacher = build("mlp:8", InputContract((1, 8, 8), (0.5,), (0.5,), ("cat", "dog")))
+    teacher.save(tmp_path / "teacher.safetensors")
+    with pytest.raises(UnderstudyError, match=r"knows 2 classes \(cat, dog\), the data has 10 \(0, 1"):
+        api.distill("digits", tmp_path / "teacher.safetensors", "mlp:8", run=tmp_path / "run")
+
+
+def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="a batch of 5000 is larger than the 1438 samples"):
+        api.train("digits", "mlp:8", batch_size=5000, run=tmp_path)
