@@ -1,4 +1,4 @@
-"""The verbs on the command line. Whatever imports torch is imported inside a command, so that help is quick."""
+"""The verbs on the command line. What imports torch is imported inside a command: help is quick."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from cyclopts import App, CycloptsError, Group, Parameter
-from pydantic import ValidationError, model_validator
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError, nearest
-from understudy.recipe import (
-    METHODS,
-    AnyRecipe,
-    DistillRecipe,
-    TrainRecipe,
-    checked,
-    complaint,
-    read_yaml,
-    to_yaml,
-    updated,
-)
 
 if TYPE_CHECKING:
     from understudy.api import Prediction, Run
@@ -39,34 +25,47 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _default(value: Any) -> str | None:
+    """A default as help shows it: as it would be typed, and not at all where nothing is the default."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or None
+    return None if value is None or value is False or value == "" else str(value)
+
+
 app = App(
     name="understudy",
     help="Train small models to stand in for big ones.",
-    help_epilogue="`understudy COMMAND --help` shows a command's flags and examples.",
-    help_format="markdown",
+    help_epilogue="understudy COMMAND --help shows a command's flags and examples.",
+    help_format="rich",
     version=__version__,
     version_flags=["--version"],
-    default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+    default_parameter=Parameter(negative_iterable=(), consume_multiple=True, show_default=_default),
 )
 
 
 def command(*examples: str) -> Callable[[F], F]:
     """Register a verb, with examples below its help."""
-    block = "\n".join(examples)
-    return lambda verb: app.command(verb, help_epilogue=f"**Examples**\n\n```console\n{block}\n```")
+    return lambda verb: app.command(verb, help_epilogue=_epilogue(examples))
+
+
+def _epilogue(examples: Sequence[str]) -> str:
+    return "\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
+
+
+def lazy_command(verb: str, summary: str, *examples: str) -> None:
+    """Register a verb of `cli_recipe`, whose flags come from the recipes and take a while to load."""
+    app.command(f"understudy.cli_recipe:{verb}", name=verb, help=summary, help_epilogue=_epilogue(examples))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the result is the exit code. A user's mistake is one line on stderr and code 2."""
+    """Run a command line. The result is the exit code; a user's mistake is one line on stderr and code 2."""
     try:
         tokens = list(sys.argv[1:] if argv is None else argv)
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        cause = error.__cause__
-        if isinstance(cause, ValidationError):
-            return _fail(_flag_complaint(cause))
-        return _fail(str(error))
+        return _fail(_flag_complaint(error) or str(error))
     except UnderstudyError as error:
         return _fail(str(error))
     except Interrupted as stop:
@@ -85,164 +84,37 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _flag_complaint(error: ValidationError) -> str:
-    """Pydantic's first complaint, about the flag as it was typed."""
-    path, message = complaint(error)
+def _flag_complaint(error: CycloptsError) -> str:
+    """Pydantic's complaint, if it was one, about the flag as it was typed."""
+    from pydantic import ValidationError
+
+    from understudy.recipe import complaint
+
+    if not isinstance(error.__cause__, ValidationError):
+        return ""
+    path, message = complaint(error.__cause__)
     fields = [part for part in path if isinstance(part, str)]
     return f"--{fields[-1].replace('_', '-')}: {message}" if fields else message
 
 
-# --- training ---------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------
 
-
-class TrainFlags(TrainRecipe):
-    """The flags of `train`. They are part of a recipe: what spans fields is checked on the whole."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        return self
-
-
-class DistillFlags(DistillRecipe):
-    """The flags of `distill`."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        return self
-
-
-@Parameter(name="*", group=Group("Run", sort_key=2))
-@dataclass(frozen=True)
-class Place:
-    """Where a run comes from and goes to."""
-
-    config: Path | None = None
-    """A recipe in YAML; flags are laid over its values."""
-    run: Path | None = None
-    """The run's folder; runs/VERB-DATA-1, -2, ... where unset."""
-    overwrite: Annotated[bool, Parameter(negative=())] = False
-    """Replace the run that the folder holds."""
-    dry_run: Annotated[bool, Parameter(negative=())] = False
-    """Print the resolved recipe, the sizes and the expected time, and train nothing."""
-
-
-@command(
+lazy_command(
+    "train",
+    "Train a teacher, or a baseline, on labels.",
     "understudy train digits --model 'mlp:256x2?dropout=0.3' --seeds 3",
     "understudy train photos/ --model 'timm:resnet50?pretrained=true' --run runs/teacher",
     "understudy train cifar10 --model cnn:32-64-128 --optimizer sgd --lr 0.1 --flip",
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
-def train(
-    data: str = "",
-    /,
-    *,
-    flags: Annotated[TrainFlags | None, Parameter(name="*")] = None,
-    place: Place | None = None,
-) -> None:
-    """Train a teacher, or a baseline, on labels.
-
-    Parameters
-    ----------
-    data
-        A set's name (`understudy datasets`), a folder of class folders, a zip, a CSV or a parquet file.
-    """
-    _carry_out(TrainRecipe, data, flags, place or Place())
-
-
-@command(
+lazy_command(
+    "distill",
+    "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
     "understudy distill photos/ --teacher runs/a runs/b --student timm:resnet18 --temperature 2",
     "understudy distill mnist --teacher runs/teacher --student mlp:800x2 --omit-classes 3",
     "understudy distill photos/ --teacher runs/a --student cnn:16-32 --transfer-set unlabelled/",
 )
-def distill(
-    data: str = "",
-    /,
-    *,
-    flags: Annotated[DistillFlags | None, Parameter(name="*")] = None,
-    place: Place | None = None,
-) -> None:
-    """Train a student on the soft targets of one teacher or several, beside the same student trained alone.
-
-    Parameters
-    ----------
-    data
-        A set's name (`understudy datasets`), a folder of class folders, a zip, a CSV or a parquet file.
-    """
-    _carry_out(DistillRecipe, data, flags, place or Place())
-
-
-def resolved(
-    schema: type[AnyRecipe], data: str, flags: AnyRecipe | None, config: Path | None
-) -> tuple[AnyRecipe, bool]:
-    """The recipe of a command line, and whether code it names may be imported.
-
-    The file's values come first, the flags over them. Code (`pkg.mod:fn`) is trusted only if all of it was
-    typed: a recipe file cannot have a function imported.
-    """
-    verb = schema.model_fields["kind"].default
-    values = read_yaml(config) if config else {}
-    kind = values.get("kind", verb)
-    if kind != verb:
-        raise UnderstudyError(
-            f"{config} is a recipe of kind {kind!r}; this command takes kind {verb!r}"
-            + (f", so use: understudy {kind} --config {config}" if kind in ("train", "distill") else "")
-        )
-    typed: dict[str, Any] = flags.model_dump(exclude_unset=True) if flags else {}
-    if data:
-        typed["data"] = data
-    recipe = checked(schema, updated(values, {**typed, "kind": verb}), str(config or "the command line"))
-    _require(recipe)
-    return recipe, bool(_models(typed)) and set(_models(recipe.model_dump())) <= set(_models(typed))
-
-
-def _models(values: dict[str, Any]) -> list[str]:
-    """The models that are code, of those a recipe names."""
-    from understudy.models import is_code
-
-    named = [values.get("model"), values.get("student"), *values.get("teacher", ())]
-    return [name for name in named if name and is_code(name)]
-
-
-def _require(recipe: AnyRecipe) -> None:
-    if not recipe.data:
-        raise UnderstudyError(
-            f"say what to learn from, as in: understudy {recipe.kind} digits ...; `understudy datasets` lists sets"
-        )
-    if isinstance(recipe, TrainRecipe):
-        if not recipe.model:
-            raise UnderstudyError("say what to train, as in --model mlp:256x2; `understudy models` lists models")
-        return
-    if not recipe.teacher:
-        raise UnderstudyError("say who teaches, as in --teacher runs/teacher; `understudy train` makes a teacher")
-    if not recipe.student:
-        raise UnderstudyError("say what to train, as in --student mlp:16x1; `understudy models` lists models")
-
-
-def _carry_out(schema: type[AnyRecipe], data: str, flags: AnyRecipe | None, place: Place) -> None:
-    recipe, trust_code = resolved(schema, data, flags, place.config)
-    from understudy import api
-
-    if place.dry_run:
-        print(to_yaml(recipe))
-        _print_rows(api.dry_run(recipe, trust_code=trust_code).items())
-        return
-    _show_run(
-        api.run_recipe(
-            recipe,
-            run=place.run or fresh_run(recipe),
-            overwrite=place.overwrite,
-            trust_code=trust_code,
-            command=["understudy", *sys.argv[1:]],
-        )
-    )
-
-
-def fresh_run(recipe: AnyRecipe) -> Path:
-    """The first of runs/VERB-DATA-1, -2, ... that is not there."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(recipe.data).stem).strip("-.") or "data"
-    folders = (Path("runs") / f"{recipe.kind}-{name}-{number}" for number in count(1))
-    return next(folder for folder in folders if not folder.exists())
 
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
@@ -258,10 +130,10 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     """
     from understudy import api
 
-    _show_run(api.resume(run, trust_code=trust_code))
+    show_run(api.resume(run, trust_code=trust_code))
 
 
-# --- results ----------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------
 
 
 @command(
@@ -396,12 +268,13 @@ def _show_facts(facts: RunFacts) -> None:
     Console().print(results_table(facts))
 
 
-def _show_run(run: Run) -> None:
+def show_run(run: Run) -> None:
+    """Print a finished run's table, and where its page is."""
     _show_facts(run.facts)
     Console().print(Text(f"report: {run.report}"), soft_wrap=True)
 
 
-# --- papers and lists -------------------------------------------------------------------------------------------
+# --- papers and lists -------------------------------------------------------------------------------------
 
 
 @command(
@@ -435,7 +308,7 @@ def reproduce(
     if name is None:
         heads = ("experiment", "what it shows", "minutes", "--quick")
         rows = ((n, e.summary, f"{e.minutes:g}", f"{e.quick_minutes:g}") for n, e in EXPERIMENTS.items())
-        _print_rows(rows, heads)
+        print_rows(rows, heads)
         return
     if name not in EXPERIMENTS:
         raise UnderstudyError(f"no experiment is called {name!r}{nearest(name, EXPERIMENTS)}")
@@ -456,7 +329,7 @@ def models(pattern: str | None = None, /) -> None:
         from understudy.models import FAMILIES
 
         rows = [tuple(re.split(r" {2,}", line, maxsplit=1)) for line in FAMILIES.values()]
-        _print_rows([*rows, ("pkg.mod:fn", "a function of yours, only as a flag; called as fn(contract, **options)")])
+        print_rows([*rows, ("pkg.mod:fn", "a function of yours, only as a flag")])
         return
     import timm
 
@@ -466,15 +339,18 @@ def models(pattern: str | None = None, /) -> None:
     print("\n".join(f"timm:{name}" for name in names))
 
 
-@command("understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits")
+@command(
+    "understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits"
+)
 def methods() -> None:
     """List the ways to distil, and the objectives they are made of."""
     from understudy.objectives import OBJECTIVES
+    from understudy.recipe import METHODS
 
-    _print_rows(METHODS.items(), ("--method", "what the student learns"))
+    print_rows(METHODS.items(), ("--method", "what the student learns"))
     print()
     rows = ((name, made.__name__, made.summary) for name, made in OBJECTIVES.items())
-    _print_rows(rows, ("objective", "class", "what it minimises"))
+    print_rows(rows, ("objective", "class", "what it minimises"))
 
 
 @command("understudy datasets", "understudy datasets --data-root ~/data")
@@ -493,15 +369,12 @@ def datasets(*, data_root: Path | None = None) -> None:
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
         rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about, named.licence))
-    _print_rows(rows, ("name", "classes", "here", "what", "licence"))
+    print_rows(rows, ("name", "classes", "here", "what", "licence"))
 
 
-def _print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:
+def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:
+    """Print a table, plain where there is no terminal."""
     table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads), header_style="bold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     Console().print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

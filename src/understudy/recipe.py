@@ -1,4 +1,4 @@
-"""What a run is: typed, checked, and saved as it was resolved. Python, YAML and flags are three doors to it."""
+"""What a run is: typed, checked, and saved as it was resolved. Python, YAML and flags are its three doors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 @Parameter(name="*", group=_OPTIMIZER)
@@ -214,7 +214,8 @@ def checked(schema: type[R], values: dict[str, Any], where: str = "the recipe") 
             nested = schema.model_fields.get(str(first["loc"][0]))
             if len(first["loc"]) > 1 and nested is not None and isinstance(nested.default, BaseModel):
                 known = set(type(nested.default).model_fields)
-            raise UnderstudyError(f"{where} has an unknown key {path!r}{nearest(path.split('.')[-1], known)}") from None
+            hint = nearest(path.split(".")[-1], known)
+            raise UnderstudyError(f"{where} has an unknown key {path!r}{hint}") from None
         raise UnderstudyError(f"{where}: {path + ': ' if path else ''}{complaint(error)[1]}") from None
 
 
