@@ -329,7 +329,15 @@ def models(pattern: str | None = None, /) -> None:
         from understudy.models import FAMILIES
 
         rows = [tuple(re.split(r" {2,}", line, maxsplit=1)) for line in FAMILIES.values()]
-        print_rows([*rows, ("pkg.mod:fn", "a function of yours, only as a flag")])
+        print_rows(
+            [
+                *rows,
+                (
+                    "pkg.mod:fn",
+                    "a function of yours, called with num_classes and the options; only as a flag",
+                ),
+            ]
+        )
         return
     import timm
 

@@ -121,7 +121,7 @@ def _models(values: dict[str, Any]) -> list[str]:
 def _require(recipe: AnyRecipe) -> None:
     if not recipe.data:
         raise UnderstudyError(
-            f"say what to learn from, as in: understudy {recipe.kind} digits; `understudy datasets` lists sets"
+            f"say what to learn from: understudy {recipe.kind} digits; `understudy datasets` lists sets"
         )
     if isinstance(recipe, TrainRecipe):
         if not recipe.model:
