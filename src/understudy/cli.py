@@ -334,7 +334,7 @@ def models(pattern: str | None = None, /) -> None:
                 *rows,
                 (
                     "pkg.mod:fn",
-                    "a function of yours, called with num_classes and the options; only as a flag",
+                    "a function of yours: fn(num_classes=..., option=...)",
                 ),
             ]
         )

@@ -24,7 +24,7 @@ _MACHINE = Parameter(group=Group("Machine", sort_key=6))
 
 METHODS = {
     "kd": "soft targets: the teacher's distribution at a temperature (Hinton et al. 2015)",
-    "logits": "logit matching: squared distance to the teacher's centred logits (Ba and Caruana 2014)",
+    "logits": "logit matching: squared distance to the teacher's centred logits (Hinton et al. 2015, equation 4)",
 }
 """What `--method` takes."""
 
