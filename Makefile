@@ -17,10 +17,10 @@ JOBS ?= 2
 
 demo: $(STAMP)
 	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --run runs/demo/teachers --overwrite
-	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student $(STUDENT) --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --run runs/demo --overwrite
+	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --run runs/demo --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

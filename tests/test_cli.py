@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ import yaml
 import understudy
 from understudy.cli import app, main
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
+from understudy.recipe import METHODS, DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
 
 VERBS = ("train", "distill", "evaluate", "predict", "reproduce", "models", "methods", "datasets", "resume")
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
@@ -188,6 +188,7 @@ def test_code_is_trusted_only_where_it_was_typed(calls: dict[str, Any]) -> None:
         ("train digits --model m --class-bias 3", "CLASS=NUMBER"),
         ("train digits --model m --epoch 3", "--epochs"),
         ("train digits --model m --config absent.yaml", "there is no recipe absent.yaml"),
+        ("train digits --model m --config .", "cannot be read"),
         ("trian digits", "train"),
         ("predict runs/a", "name an image"),
         ("predict runs/a b.png --json --csv", "choose one"),
@@ -322,3 +323,7 @@ def test_there_is_a_page_for_each_verb() -> None:
     pages = {page.stem for page in (Path(__file__).parents[1] / "docs" / "commands").glob("*.md")}
     assert pages >= set(VERBS)
     assert app.name == ("understudy",)
+
+
+def test_the_methods_are_those_that_are_described() -> None:
+    assert get_args(DistillRecipe.model_fields["method"].annotation) == tuple(METHODS)

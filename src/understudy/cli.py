@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -60,9 +61,12 @@ def lazy_command(verb: str, summary: str, *examples: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. The result is the exit code; a user's mistake is one line on stderr and code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
     try:
         tokens = list(sys.argv[1:] if argv is None else argv)
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         return _fail(_flag_complaint(error) or str(error))

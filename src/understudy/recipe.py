@@ -24,7 +24,7 @@ _MACHINE = Parameter(group=Group("Machine", sort_key=6))
 
 METHODS = {
     "kd": "soft targets: the teacher's distribution at a temperature (Hinton et al. 2015)",
-    "logits": "logit matching: squared distance to the teacher's centred logits (Hinton et al. 2015, equation 4)",
+    "logits": "squared distance to the teacher's centred logits (Hinton et al. 2015, equation 4)",
 }
 """What `--method` takes."""
 
@@ -231,6 +231,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnderstudyError(f"there is no recipe {path}") from None
+    except OSError as error:
+        raise UnderstudyError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
         raise UnderstudyError(f"{path} is not plain YAML: {line}") from None
