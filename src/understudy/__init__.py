@@ -1,3 +1,31 @@
 """Train small models to stand in for big ones."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from understudy.api import distill, evaluate, predict, resume, train
+    from understudy.data import open_source
+    from understudy.models import build
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "build", "distill", "evaluate", "open_source", "predict", "resume", "train"]
+
+_HOMES = {
+    **dict.fromkeys(("train", "distill", "evaluate", "predict", "resume"), "understudy.api"),
+    "open_source": "understudy.data",
+    "build": "understudy.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Bring in what imports torch only when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

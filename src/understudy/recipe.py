@@ -1,4 +1,4 @@
-"""What a run is: typed, checked, and saved as it was resolved. Python, YAML and flags are three doors to it."""
+"""What a run is: typed, checked, and saved as it was resolved. Python, YAML and flags are its three doors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from understudy.errors import UnderstudyError, nearest
@@ -15,12 +15,25 @@ from understudy.errors import UnderstudyError, nearest
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
+# How --help gathers the flags.
+_MODELS = Parameter(group=Group("Models", sort_key=1))
+_SAMPLES = Parameter(group=Group("Samples", sort_key=3))
+_OPTIMIZER = Group("Optimizer", sort_key=4)
+_VIEWS = Group("Views", sort_key=5)
+_MACHINE = Parameter(group=Group("Machine", sort_key=6))
+
+METHODS = {
+    "kd": "soft targets: the teacher's distribution at a temperature (Hinton et al. 2015)",
+    "logits": "squared distance to the teacher's centred logits (Hinton et al. 2015, equation 4)",
+}
+"""What `--method` takes."""
+
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_OPTIMIZER)
 class Optimizer(_Strict):
     """How the weights are moved."""
 
@@ -48,7 +61,7 @@ class Optimizer(_Strict):
     """Decay of an exponential moving average of the weights, which then is the result."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=_VIEWS)
 class Views(_Strict):
     """How a sample is varied each time it is shown. Unset: what suits the data."""
 
@@ -69,19 +82,19 @@ class Views(_Strict):
 class Recipe(_Strict):
     """What `train` and `distill` share."""
 
-    data: Annotated[str, Parameter(negative=())] = ""
+    data: Annotated[str, Parameter(parse=False)] = ""
     """What to learn from: a set's name, a folder, a zip, a CSV or a parquet file."""
-    data_root: str | None = None
+    data_root: Annotated[str | None, _SAMPLES] = None
     """Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset."""
-    download: Annotated[bool, Parameter(negative=())] = False
+    download: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
     """Fetch a named set that is not there."""
-    size: Positive | None = None
+    size: Annotated[Positive | None, _SAMPLES] = None
     """Pixels a side that images of unequal sizes are brought to; 224 where unset."""
-    only_classes: tuple[str, ...] = ()
+    only_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Learn from the samples of these classes only."""
-    omit_classes: tuple[str, ...] = ()
+    omit_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Leave the samples of these classes out."""
-    fraction: Share = 1.0
+    fraction: Annotated[Share, _SAMPLES] = 1.0
     """Share of the samples to learn from, drawn evenly over the classes."""
     epochs: Positive = 30
     """Passes over the samples."""
@@ -103,19 +116,19 @@ class Recipe(_Strict):
     """Fit the class biases until the mean prediction has these priors: uniform, or 3=0.1 ..."""
     optimizer: Optimizer = Optimizer()
     views: Views = Views()
-    precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16", "fp16"], _MACHINE] = "auto"
     """Of the forward pass; auto is bf16 on a GPU that has it, else 32."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], _MACHINE] = "auto"
     """Where to compute."""
-    devices: Positive = 1
+    devices: Annotated[Positive, _MACHINE] = 1
     """How many processes share each batch."""
-    nodes: Positive = 1
+    nodes: Annotated[Positive, _MACHINE] = 1
     """Machines, where torchrun or SLURM started one process a device."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[Annotated[int, Field(ge=0)] | None, _MACHINE] = None
     """Processes that decode images; one a core, at most 8, where unset."""
-    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_every: Annotated[float, Field(ge=0), _MACHINE] = 60.0
     """Seconds between checkpoints."""
-    tracker: Literal["none", "tensorboard"] = "none"
+    tracker: Annotated[Literal["none", "tensorboard"], _MACHINE] = "none"
     """Where metrics go beside metrics.jsonl."""
 
     @model_validator(mode="after")
@@ -135,7 +148,7 @@ class TrainRecipe(Recipe):
     """A teacher or a baseline, trained on the labels alone."""
 
     kind: Annotated[Literal["train"], Parameter(show=False, parse=False)] = "train"
-    model: str = ""
+    model: Annotated[str, _MODELS] = ""
     """The model to train, as in mlp:1200x2?dropout=0.5 or timm:resnet18."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
@@ -145,9 +158,9 @@ class DistillRecipe(Recipe):
     """A student trained on its teachers' soft targets, beside the same student trained alone."""
 
     kind: Annotated[Literal["distill"], Parameter(show=False, parse=False)] = "distill"
-    teacher: tuple[str, ...] = ()
+    teacher: Annotated[tuple[str, ...], _MODELS] = ()
     """Run folders or weights files; several make an ensemble, and so do the seeds of one run."""
-    student: str = ""
+    student: Annotated[str, _MODELS] = ""
     """The model to train, as in mlp:800x2 or timm:resnet18."""
     baseline: bool = True
     """Train the same student alone on the same batches, to compare."""
@@ -159,7 +172,7 @@ class DistillRecipe(Recipe):
     """Weight of the labels; the soft targets have the rest. Unlabelled samples use the soft targets alone."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """How the teachers' distributions are joined."""
-    transfer_set: str | None = None
+    transfer_set: Annotated[str | None, _SAMPLES] = None
     """Samples to distil on in place of the data's training part; they need no labels."""
 
 
@@ -201,9 +214,15 @@ def checked(schema: type[R], values: dict[str, Any], where: str = "the recipe") 
             nested = schema.model_fields.get(str(first["loc"][0]))
             if len(first["loc"]) > 1 and nested is not None and isinstance(nested.default, BaseModel):
                 known = set(type(nested.default).model_fields)
-            raise UnderstudyError(f"{where} has an unknown key {path!r}{nearest(path.split('.')[-1], known)}") from None
-        message = re.sub("^Value error, ", "", first["msg"])
-        raise UnderstudyError(f"{where}: {path + ': ' if path else ''}{message}") from None
+            hint = nearest(path.split(".")[-1], known)
+            raise UnderstudyError(f"{where} has an unknown key {path!r}{hint}") from None
+        raise UnderstudyError(f"{where}: {path + ': ' if path else ''}{complaint(error)[1]}") from None
+
+
+def complaint(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Where the first of pydantic's complaints is, and what it says."""
+    first = error.errors()[0]
+    return first["loc"], re.sub("^Value error, ", "", first["msg"])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -212,6 +231,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnderstudyError(f"there is no recipe {path}") from None
+    except OSError as error:
+        raise UnderstudyError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
         raise UnderstudyError(f"{path} is not plain YAML: {line}") from None

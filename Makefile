@@ -1,0 +1,41 @@
+# make demo, test, lint, clean. Everything is installed into .venv, and again when pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+# The demo's numbers, as in: make demo STUDENT=mlp:32x1
+SEEDS ?= 3
+TEACHER ?= mlp:256x2?dropout=0.3
+TEACHER_EPOCHS ?= 40
+STUDENT ?= mlp:16x1
+STUDENT_EPOCHS ?= 60
+# How many processes run the tests.
+JOBS ?= 2
+
+.PHONY: demo test lint format clean
+
+demo: $(STAMP)
+	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --run runs/demo/teachers --overwrite
+	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --run runs/demo --overwrite
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs/demo build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

@@ -1,0 +1,392 @@
+"""The verbs on the command line. What imports torch is imported inside a command: help is quick."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from understudy import __version__
+from understudy.errors import Interrupted, UnderstudyError, nearest
+
+if TYPE_CHECKING:
+    from understudy.api import Prediction, Run
+    from understudy.reporting import RunFacts
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _default(value: Any) -> str | None:
+    """A default as help shows it: as it would be typed, and not at all where nothing is the default."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or None
+    return None if value is None or value is False or value == "" else str(value)
+
+
+app = App(
+    name="understudy",
+    help="Train small models to stand in for big ones.",
+    help_epilogue="understudy COMMAND --help shows a command's flags and examples.",
+    help_format="rich",
+    version=__version__,
+    version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=(), consume_multiple=True, show_default=_default),
+)
+
+
+def command(*examples: str) -> Callable[[F], F]:
+    """Register a verb, with examples below its help."""
+    return lambda verb: app.command(verb, help_epilogue=_epilogue(examples))
+
+
+def _epilogue(examples: Sequence[str]) -> str:
+    return "\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
+
+
+def lazy_command(verb: str, summary: str, *examples: str) -> None:
+    """Register a verb of `cli_recipe`, whose flags come from the recipes and take a while to load."""
+    app.command(f"understudy.cli_recipe:{verb}", name=verb, help=summary, help_epilogue=_epilogue(examples))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line. The result is the exit code; a user's mistake is one line on stderr and code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
+    try:
+        tokens = list(sys.argv[1:] if argv is None else argv)
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        return _fail(_flag_complaint(error) or str(error))
+    except UnderstudyError as error:
+        return _fail(str(error))
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, as in `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(message: str) -> int:
+    line = Text.assemble(("error:", "bold red"), " ", (" ".join(message.split()), "red"))
+    Console(stderr=True).print(line, soft_wrap=True)
+    return 2
+
+
+def _flag_complaint(error: CycloptsError) -> str:
+    """Pydantic's complaint, if it was one, about the flag as it was typed."""
+    from pydantic import ValidationError
+
+    from understudy.recipe import complaint
+
+    if not isinstance(error.__cause__, ValidationError):
+        return ""
+    path, message = complaint(error.__cause__)
+    fields = [part for part in path if isinstance(part, str)]
+    return f"--{fields[-1].replace('_', '-')}: {message}" if fields else message
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+lazy_command(
+    "train",
+    "Train a teacher, or a baseline, on labels.",
+    "understudy train digits --model 'mlp:256x2?dropout=0.3' --seeds 3",
+    "understudy train photos/ --model 'timm:resnet50?pretrained=true' --run runs/teacher",
+    "understudy train cifar10 --model cnn:32-64-128 --optimizer sgd --lr 0.1 --flip",
+    "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
+)
+lazy_command(
+    "distill",
+    "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
+    "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
+    "understudy distill photos/ --teacher runs/a runs/b --student timm:resnet18 --temperature 2",
+    "understudy distill mnist --teacher runs/teacher --student mlp:800x2 --omit-classes 3",
+    "understudy distill photos/ --teacher runs/a --student cnn:16-32 --transfer-set unlabelled/",
+)
+
+
+@command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
+def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Go on with a run where it stopped; the result is that of a run never stopped.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    trust_code
+        Import the function that the run's recipe names as its model (pkg.mod:fn).
+    """
+    from understudy import api
+
+    show_run(api.resume(run, trust_code=trust_code))
+
+
+# --- results ----------------------------------------------------------------------------------------------
+
+
+@command(
+    "understudy evaluate runs/demo digits",
+    "understudy evaluate student.safetensors photos/ --teacher runs/teacher",
+    "understudy evaluate runs/omit-3 mnist --class-bias 3=+3.5",
+)
+def evaluate(
+    target: str,
+    data: str,
+    /,
+    *,
+    teacher: tuple[str, ...] = (),
+    split: str = "test",
+    class_bias: tuple[str, ...] = (),
+    data_root: str | None = None,
+    download: Annotated[bool, Parameter(negative=())] = False,
+    size: int | None = None,
+) -> None:
+    """Measure accuracy, calibration, and agreement with a teacher.
+
+    Parameters
+    ----------
+    target
+        A run folder or a weights file.
+    data
+        A set's name, a folder, a zip, a CSV or a parquet file.
+    teacher
+        Run folders or weights files to agree with; several make an ensemble.
+    split
+        The part of the data: test, validation or train.
+    class_bias
+        Raise a class's logit first, as in 3=+3.5.
+    data_root
+        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
+    download
+        Fetch a named set that is not there.
+    size
+        Pixels a side that images of unequal sizes are brought to; 224 where unset.
+    """
+    from understudy import api
+
+    _show_facts(
+        api.evaluate(
+            target, data, teacher=teacher, split=split, class_bias=class_bias,
+            data_root=data_root, download=download, size=size,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "understudy predict runs/demo photo.jpg",
+    "understudy predict runs/demo photos/ --top 3",
+    "understudy predict runs/demo photos/ --csv > predictions.csv",
+    "understudy predict runs/demo photo.jpg --json",
+)
+def predict(
+    target: str,
+    /,
+    *images: str,
+    top: int = 5,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
+) -> int:
+    """Name the classes of images, with probabilities. The exit code is 1 if any image could not be read.
+
+    Parameters
+    ----------
+    target
+        A run folder or a weights file.
+    images
+        Image files, or folders of them.
+    top
+        How many classes to show for each image.
+    as_json
+        Print a JSON list with an object for each image.
+    as_csv
+        Print CSV with a row for each image and class.
+    """
+    if not images:
+        raise UnderstudyError("name an image or a folder of images, as in: understudy predict RUN photo.jpg")
+    if top < 1:
+        raise UnderstudyError(f"--top must be at least 1; it is {top}")
+    if as_json and as_csv:
+        raise UnderstudyError("--json and --csv are two formats; choose one")
+    from understudy import api
+
+    predictions = api.predict(target, list(images), top=top)
+    show = _print_json if as_json else _print_csv if as_csv else _print_predictions
+    show(predictions)
+    return int(any(prediction.error for prediction in predictions))
+
+
+def _print_json(predictions: Sequence[Prediction]) -> None:
+    objects = [
+        {
+            "path": one.path,
+            "classes": [
+                {"class": name, "probability": probability}
+                for name, probability in zip(one.classes, one.probabilities, strict=True)
+            ],
+            "error": one.error,
+        }
+        for one in predictions
+    ]
+    print(json.dumps(objects, indent=2))
+
+
+def _print_csv(predictions: Sequence[Prediction]) -> None:
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["path", "rank", "class", "probability", "error"])
+    for one in predictions:
+        if one.error:
+            rows.writerow([one.path, "", "", "", one.error])
+        for rank, (name, share) in enumerate(zip(one.classes, one.probabilities, strict=True), 1):
+            rows.writerow([one.path, rank, name, f"{share:.6g}", ""])
+
+
+def _print_predictions(predictions: Sequence[Prediction]) -> None:
+    table = Table("image", "class", "probability", box=None, pad_edge=False)
+    for one in predictions:
+        if one.error:
+            table.add_row(Text(one.path), Text(one.error, "red"), "")
+        for row, (name, share) in enumerate(zip(one.classes, one.probabilities, strict=True)):
+            table.add_row(Text("" if row else one.path), Text(name), f"{share:.1%}")
+    Console().print(table)
+
+
+def _show_facts(facts: RunFacts) -> None:
+    from understudy.reporting import results_table
+
+    Console().print(results_table(facts))
+
+
+def show_run(run: Run) -> None:
+    """Print a finished run's table, and where its page is."""
+    _show_facts(run.facts)
+    Console().print(Text(f"report: {run.report}"), soft_wrap=True)
+
+
+# --- papers and lists -------------------------------------------------------------------------------------
+
+
+@command(
+    "understudy reproduce",
+    "understudy reproduce hinton-mnist --quick",
+    "understudy reproduce hinton-mnist --run runs/mnist --data-root ~/data",
+)
+def reproduce(
+    name: str | None = None,
+    /,
+    *,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    run: Path | None = None,
+    data_root: str | None = None,
+) -> None:
+    """Run a paper's experiment and set its numbers beside the paper's; without a name, list them.
+
+    Parameters
+    ----------
+    name
+        The experiment.
+    quick
+        A short version, which shows the same order of results.
+    run
+        The folder for its runs; runs/NAME where unset.
+    data_root
+        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
+    """
+    from understudy.papers import EXPERIMENTS
+
+    if name is None:
+        heads = ("experiment", "what it shows", "minutes", "--quick")
+        rows = ((n, e.summary, f"{e.minutes:g}", f"{e.quick_minutes:g}") for n, e in EXPERIMENTS.items())
+        print_rows(rows, heads)
+        return
+    if name not in EXPERIMENTS:
+        raise UnderstudyError(f"no experiment is called {name!r}{nearest(name, EXPERIMENTS)}")
+    folder = run or Path("runs") / (f"{name}-quick" if quick else name)
+    EXPERIMENTS[name].run(folder, quick, data_root)
+
+
+@command("understudy models", "understudy models resnet", "understudy models 'convnext*tiny*'")
+def models(pattern: str | None = None, /) -> None:
+    """List the families of models, or timm's models by name.
+
+    Parameters
+    ----------
+    pattern
+        Part of a name of timm's, or a pattern with *.
+    """
+    if pattern is None:
+        from understudy.models import FAMILIES
+
+        rows = [tuple(re.split(r" {2,}", line, maxsplit=1)) for line in FAMILIES.values()]
+        print_rows(
+            [
+                *rows,
+                (
+                    "pkg.mod:fn",
+                    "a function of yours: fn(num_classes=..., option=...)",
+                ),
+            ]
+        )
+        return
+    import timm
+
+    names = timm.list_models(pattern if "*" in pattern else f"*{pattern}*")
+    if not names:
+        raise UnderstudyError(f"timm has no model like {pattern!r}{nearest(pattern, timm.list_models())}")
+    print("\n".join(f"timm:{name}" for name in names))
+
+
+@command(
+    "understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits"
+)
+def methods() -> None:
+    """List the ways to distil, and the objectives they are made of."""
+    from understudy.objectives import OBJECTIVES
+    from understudy.recipe import METHODS
+
+    print_rows(METHODS.items(), ("--method", "what the student learns"))
+    print()
+    rows = ((name, made.__name__, made.summary) for name, made in OBJECTIVES.items())
+    print_rows(rows, ("objective", "class", "what it minimises"))
+
+
+@command("understudy datasets", "understudy datasets --data-root ~/data")
+def datasets(*, data_root: Path | None = None) -> None:
+    """List the data sets that go by a name, and which of them are here.
+
+    Parameters
+    ----------
+    data_root
+        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
+    """
+    from understudy.data import NAMED
+
+    home = data_root or Path(os.environ.get("UNDERSTUDY_DATA") or "data")
+    rows = []
+    for name, named in NAMED.items():
+        here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
+        rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about, named.licence))
+    print_rows(rows, ("name", "classes", "here", "what", "licence"))
+
+
+def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:
+    """Print a table, plain where there is no terminal."""
+    table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(table)

@@ -1,0 +1,329 @@
+"""The command line: what flags and files become, and how mistakes come out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+import understudy
+from understudy.cli import app, main
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.recipe import METHODS, DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
+
+VERBS = ("train", "distill", "evaluate", "predict", "reproduce", "models", "methods", "datasets", "resume")
+TRAIN = ("train", "digits", "--model", "mlp:8x1")
+
+
+@dataclass
+class Guess:
+    path: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    error: str | None = None
+
+
+@dataclass
+class Finished:
+    path: Path
+    facts: str = "the table"
+    report: Path = Path("report.html")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What reached the Python API, which does nothing here."""
+    seen: dict[str, Any] = {}
+
+    def run_recipe(recipe: Any, **rest: Any) -> Finished:
+        seen.update(recipe=recipe, **rest)
+        return Finished(rest["run"])
+
+    def dry_run(recipe: Any, **rest: Any) -> dict[str, object]:
+        seen.update(recipe=recipe, **rest)
+        return {"parameters": "1,234"}
+
+    def predict(target: str, images: list[str], *, top: int) -> list[Guess]:
+        seen.update(target=target, images=images, top=top)
+        return [
+            Guess("a,1.png", ("[red]cat", "dog"), (0.75, 0.25)),
+            Guess("b.png", (), (), "cannot be decoded"),
+        ][: len(images)]
+
+    def resume(run: Path, **rest: Any) -> Finished:
+        seen.update(run=run, **rest)
+        raise Interrupted(str(run), 7, 15)
+
+    def evaluate(target: str, data: str, **rest: Any) -> str:
+        seen.update(target=target, data=data, **rest)
+        return "the table"
+
+    api, reporting = ModuleType("understudy.api"), ModuleType("understudy.reporting")
+    for stub in (run_recipe, dry_run, predict, resume, evaluate):
+        setattr(api, stub.__name__, stub)
+    reporting.results_table = lambda facts: facts  # type: ignore[attr-defined]
+    for module in (api, reporting):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(understudy, module.__name__.rpartition(".")[2], module, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr of a command that must end with code 2."""
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+def test_help_and_the_package_do_not_import_torch() -> None:
+    program = (
+        "import sys, understudy; from understudy.cli import main; assert main(['--help']) == 0; "
+        "assert not {'torch', 'numpy', 'pydantic', 'timm'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"Examples\n  understudy {verb}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == understudy.__version__
+
+
+def test_flags_become_a_recipe(calls: dict[str, Any]) -> None:
+    line = "distill digits --teacher a b c --student mlp:16x1 --seeds 3 --lr 0.1 --jitter 2 --no-flip"
+    more = "--no-baseline --class-bias 3=+3.5 4=-1 --milestones 0.5 0.75 --only-classes 7 8 --run out"
+    assert main([*line.split(), *more.split()]) == 0
+    assert calls["recipe"] == DistillRecipe(
+        data="digits", teacher=("a", "b", "c"), student="mlp:16x1", seeds=3,
+        optimizer=Optimizer(lr=0.1, milestones=(0.5, 0.75)), views=Views(jitter=2, flip=False),
+        baseline=False, class_bias=("3=+3.5", "4=-1"), only_classes=("7", "8"),
+    )  # fmt: skip
+    assert (calls["run"], calls["overwrite"], calls["trust_code"]) == (Path("out"), False, False)
+
+
+def test_every_field_of_a_recipe_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["distill", "--help"])
+    text = capsys.readouterr().out
+    for schema in (DistillRecipe, Optimizer, Views):
+        for name in set(schema.model_fields) - {"data", "kind", "views"}:
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_run_folder_is_chosen(calls: dict[str, Any]) -> None:
+    Path("runs/train-digits-1").mkdir(parents=True)
+    assert main(TRAIN) == 0
+    assert calls["run"] == Path("runs/train-digits-2")
+    assert main(["train", "../my photos/", "--model", "m:x"]) == 0
+    assert calls["run"] == Path("runs/train-my-photos-1")
+
+
+def test_flags_are_laid_over_a_file(calls: dict[str, Any]) -> None:
+    Path("r.yaml").write_text(
+        "kind: train\ndata: mnist\nmodel: mlp:8x1\nvalidation: 0.1\noptimizer: {lr: 0.5, momentum: 0.5}\n"
+    )
+    assert main(["train", "--config", "r.yaml", "--lr", "0.25", "--patience", "3", "--overwrite"]) == 0
+    assert calls["recipe"] == TrainRecipe(
+        data="mnist", model="mlp:8x1", validation=0.1, patience=3, optimizer=Optimizer(lr=0.25, momentum=0.5)
+    )
+    assert calls["overwrite"] is True
+    assert main(["train", "digits", "--config", "r.yaml"]) == 0
+    assert calls["recipe"].data == "digits"
+
+
+def test_dry_run_prints_a_recipe_that_can_be_run(
+    calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "--lr", "0.5", "--dry-run"]) == 0
+    assert "run" not in calls
+    text, _, lines = capsys.readouterr().out.partition("\n\n")
+    assert recipe_from(yaml.safe_load(text)) == calls["recipe"]
+    assert "parameters" in lines
+    assert "1,234" in lines
+
+
+def test_code_is_trusted_only_where_it_was_typed(calls: dict[str, Any]) -> None:
+    Path("r.yaml").write_text("kind: train\ndata: digits\nmodel: pkg.mod:fn\n")
+    main(["train", "--config", "r.yaml", "--seed", "3"])
+    assert calls["trust_code"] is False
+    main(["train", "--config", "r.yaml", "--model", "pkg.mod:fn"])
+    assert calls["trust_code"] is True
+    Path("d.yaml").write_text("kind: distill\ndata: digits\nteacher: [other:fn]\n")
+    main(["distill", "--config", "d.yaml", "--student", "pkg.mod:fn"])
+    assert calls["trust_code"] is False
+    main(["distill", "digits", "--teacher", "a", "--student", "mlp:8x1"])
+    assert calls["trust_code"] is False
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train", "say what to learn from"),
+        ("train digits", "--model"),
+        ("distill digits --student mlp:8x1", "--teacher"),
+        ("distill digits --teacher a", "--student"),
+        ("train digits --model m --lr -1", "--lr: Input should be greater than 0"),
+        ("train digits --model m --batch-size few", "--batch-size: "),
+        ("train digits --model m --optimizer adam", "'sgd' or 'adamw'"),
+        ("train digits --model m --patience 3", "patience needs a validation part"),
+        ("train digits --model m --class-bias 3", "CLASS=NUMBER"),
+        ("train digits --model m --epoch 3", "--epochs"),
+        ("train digits --model m --config absent.yaml", "there is no recipe absent.yaml"),
+        ("train digits --model m --config .", "cannot be read"),
+        ("trian digits", "train"),
+        ("predict runs/a", "name an image"),
+        ("predict runs/a b.png --json --csv", "choose one"),
+        ("predict runs/a b.png --top 0", "at least 1"),
+        ("evaluate runs/a", "DATA"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    line: str, says: str, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in fails(capsys, *line.split())
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: train\nepoch: 3\n", "unknown key 'epoch'; did you mean 'epochs'?"),
+        ("optimizer: {rate: 3}\n", "unknown key 'optimizer.rate'"),
+        ("data: !!python/object/apply:os.system ['touch pwned']\n", "not plain YAML"),
+        ("kind: distill\n", "understudy distill --config r.yaml"),
+        ("- a\n- b\n", "names and values"),
+    ],
+)
+def test_recipe_files_with_mistakes(
+    text: str, says: str, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("r.yaml").write_text(text)
+    assert says in fails(capsys, *TRAIN, "--config", "r.yaml")
+    assert not calls
+    assert not Path("pwned").exists()
+
+
+def test_a_recipe_survives_the_file(calls: dict[str, Any]) -> None:
+    recipe = DistillRecipe(data="digits", teacher=("a", "b"), student="mlp:8x1", class_bias=("3=1",))
+    Path("r.yaml").write_text(to_yaml(recipe))
+    assert main(["distill", "--config", "r.yaml"]) == 0
+    assert calls["recipe"] == recipe
+
+
+def test_long_errors_stay_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_recipe(*_: Any, **__: Any) -> None:
+        raise UnderstudyError("the classes [0] of\nthe teacher " + "are not those of the data " * 20)
+
+    monkeypatch.setattr(sys.modules["understudy.api"], "run_recipe", run_recipe)
+    assert "the classes [0] of the teacher are" in fails(capsys, *TRAIN)
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resume", "runs/a", "--trust-code"]) == 128 + 15
+    assert "understudy resume runs/a" in capsys.readouterr().err
+    assert calls == {"run": Path("runs/a"), "trust_code": True}
+
+
+def test_evaluate(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "runs/a", "mnist", "--teacher", "t", "u", "--class-bias", "3=+3.5"]) == 0
+    assert calls["teacher"] == ("t", "u")
+    assert calls["class_bias"] == ("3=+3.5",)
+    assert calls["split"] == "test"
+    assert "the table" in capsys.readouterr().out
+
+
+def test_predict_json(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "runs/a", "a,1.png", "b.png", "--json", "--top", "2"]) == 1
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["classes"][0] == {"class": "[red]cat", "probability": 0.75}
+    assert second == {"path": "b.png", "classes": [], "error": "cannot be decoded"}
+    assert calls == {"target": "runs/a", "images": ["a,1.png", "b.png"], "top": 2}
+
+
+def test_predict_csv(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "runs/a", "a,1.png", "b.png", "--csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["class"] for row in rows] == ["[red]cat", "dog", ""]
+    assert rows[0] == {
+        "path": "a,1.png",
+        "rank": "1",
+        "class": "[red]cat",
+        "probability": "0.75",
+        "error": "",
+    }
+    assert rows[2]["error"] == "cannot be decoded"
+
+
+def test_predict_table(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "runs/a", "a,1.png"]) == 0
+    out = capsys.readouterr().out
+    assert "[red]cat" in out
+    assert "75.0%" in out
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    for line, word in (
+        ("models", "torchvision:"),
+        ("models resnet18", "timm:resnet18"),
+        ("methods", "SoftTargets"),
+    ):
+        assert main(line.split()) == 0
+        assert word in capsys.readouterr().out
+    assert "timm has no model" in fails(capsys, "models", "nothing-like-it")
+
+
+def test_datasets_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert main(["datasets", "--data-root", str(tmp_path)]) == 0
+    here = {line.split()[0] for line in capsys.readouterr().out.splitlines() if " yes " in line}
+    assert here == {"digits", "cifar10"}
+
+
+def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[Any, ...]] = []
+
+    class Experiment:
+        summary, minutes, quick_minutes = "a table", 45, 6
+        run = staticmethod(lambda *given: ran.append(given))
+
+    papers = ModuleType("understudy.papers")
+    papers.EXPERIMENTS = {"a-paper": Experiment()}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "understudy.papers", papers)
+    assert main(["reproduce"]) == 0
+    assert "a-paper" in capsys.readouterr().out
+    assert main(["reproduce", "a-paper", "--quick", "--data-root", "d"]) == 0
+    assert ran == [(Path("runs/a-paper-quick"), True, "d")]
+    assert "did you mean 'a-paper'?" in fails(capsys, "reproduce", "a-papr")
+
+
+def test_there_is_a_page_for_each_verb() -> None:
+    pages = {page.stem for page in (Path(__file__).parents[1] / "docs" / "commands").glob("*.md")}
+    assert pages >= set(VERBS)
+    assert app.name == ("understudy",)
+
+
+def test_the_methods_are_those_that_are_described() -> None:
+    assert get_args(DistillRecipe.model_fields["method"].annotation) == tuple(METHODS)
