@@ -25,6 +25,9 @@ class Interrupted(Exception):
         super().__init__(f"stopped at step {step:,}; go on with: understudy resume {run}")
         self.run, self.step, self.signal_number = run, step, signal_number
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int, int]]:
+        return Interrupted, (self.run, self.step, self.signal_number)
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known word, or the list of them all when none is close."""

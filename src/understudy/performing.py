@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from understudy.preparing import (
 from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
 from understudy.reporting import RunFacts, render, results_table
 from understudy.runs import Run
-from understudy.training import Loop, Member
+from understudy.training import Loop, Member, launch
 from understudy.training.progress import Metrics, Screen, Watchers
 
 _PARTS = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
@@ -56,7 +58,7 @@ def perform(recipe: AnyRecipe, run: Run, given: Given, command: Sequence[str] = 
         run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
     fabric = make_fabric(recipe)
     if recipe.devices * recipe.nodes > 1:
-        fabric.launch(_train, recipe, run, given)
+        launch(fabric, partial(_train, recipe=recipe, run=run, given=given))
     else:
         _train(fabric, recipe, run, given)
     if fabric.global_rank == 0:
@@ -115,8 +117,6 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
 
 
 def workers_of(recipe: AnyRecipe) -> int:
-    import os
-
     return min(os.cpu_count() or 1, 8) if recipe.workers is None else recipe.workers
 
 

@@ -2,5 +2,6 @@
 
 from understudy.training.cohort import Learner, Member
 from understudy.training.loop import Loop, Watcher
+from understudy.training.processes import launch
 
-__all__ = ["Learner", "Loop", "Member", "Watcher"]
+__all__ = ["Learner", "Loop", "Member", "Watcher", "launch"]
