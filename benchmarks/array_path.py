@@ -55,9 +55,7 @@ def main() -> None:
     classes = tuple("0123456789")
     source = ArraySource("random", classes, torch.arange(IMAGES), targets, (3, 32, 32), inputs=images)
     batches = Batches(source, ViewPlan(jitter=PAD, flip=True), BATCH, seed=0, device=torch.device("cpu"))
-    loader = DataLoader(
-        PerImage(images, targets), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True
-    )
+    loader = DataLoader(PerImage(images, targets), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
     ours: list[float] = []
     theirs: list[float] = []

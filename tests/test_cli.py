@@ -150,9 +150,7 @@ def test_flags_are_laid_over_a_file(calls: dict[str, Any]) -> None:
     assert calls["recipe"].data == "digits"
 
 
-def test_dry_run_prints_a_recipe_that_can_be_run(
-    calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_prints_a_recipe_that_can_be_run(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--lr", "0.5", "--dry-run"]) == 0
     assert "run" not in calls
     text, _, lines = capsys.readouterr().out.partition("\n\n")
@@ -239,9 +237,7 @@ def test_long_errors_stay_on_one_line(
     assert "the classes [0] of the teacher are" in fails(capsys, *TRAIN)
 
 
-def test_an_interrupted_run_says_how_to_go_on(
-    calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_says_how_to_go_on(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "runs/a", "--trust-code"]) == 128 + 15
     assert "understudy resume runs/a" in capsys.readouterr().err
     assert calls == {"run": Path("runs/a"), "trust_code": True}

@@ -34,9 +34,7 @@ def write_idx(path: Path, values: np.ndarray, *, packed: bool = False) -> None:
         path.write_bytes(data)
 
 
-def family(
-    raw: Path, stem: str = "", test: str = "t10k", *, first: int = 0, packed: bool = False
-) -> np.ndarray:
+def family(raw: Path, stem: str = "", test: str = "t10k", *, first: int = 0, packed: bool = False) -> np.ndarray:
     images = np.random.default_rng(1).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     for part in ("train", test):
         write_idx(raw / f"{stem}{part}-images-idx3-ubyte", images, packed=packed)

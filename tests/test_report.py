@@ -26,9 +26,7 @@ from understudy.reporting.wording import compact, count, duration, gap_share, he
 EVIL = '<script>alert("1")</script>'
 
 
-def row(
-    role: str, errors: list[int], model: str = "small", parameters: int | None = None, **more: Any
-) -> dict:
+def row(role: str, errors: list[int], model: str = "small", parameters: int | None = None, **more: Any) -> dict:
     seeds = [
         {"seed": i, "accuracy": 1 - e / 10_000, "errors": e, "nll": e / 3000, "ece": e / 20_000}
         for i, e in enumerate(errors)
@@ -37,9 +35,7 @@ def row(
     return {"name": name, "role": role, "model": model, "seeds": seeds, "parameters": parameters, **more}
 
 
-def compared(
-    alone: list[int], distilled: list[int], teacher: list[int] | None = None, **more: Any
-) -> RunFacts:
+def compared(alone: list[int], distilled: list[int], teacher: list[int] | None = None, **more: Any) -> RunFacts:
     rows = [row("alone", alone, parameters=530), row("distilled", distilled, parameters=530)]
     if teacher is not None:
         rows.append(row("teacher", teacher, "big", parameters=1000))
@@ -88,9 +84,7 @@ def whole(**changes: Any) -> dict[str, Any]:
                 latency_spread_ms=0.1,
             ),
             row("alone", [146, 150], parameters=1000, flops=2_000_000, bytes=4000, latency_ms=0.1),
-            row(
-                "distilled", [74, 70], parameters=1000, flops=2_000_000, bytes=4000, latency_ms=0.1, name=EVIL
-            ),
+            row("distilled", [74, 70], parameters=1000, flops=2_000_000, bytes=4000, latency_ms=0.1, name=EVIL),
         ],
         "curves": [
             {"name": name, "role": role, "seed": seed, **curve}
@@ -125,9 +119,7 @@ class Audit(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
-        ]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         self.ids += [value or "" for name, value in attrs if name == "id"]
         if tag not in self.VOID:

@@ -152,9 +152,7 @@ def test_different_sizes_become_records(tmp_path: Path) -> None:
     assert open_source(tmp_path, size=32).train.shape == (3, 32, 32)
 
 
-def test_size_and_limit_decide_between_arrays_and_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_and_limit_decide_between_arrays_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(3)), size=lambda i: (8, 8))
     assert open_source(tmp_path, size=8).train.shape == (3, 8, 8)
     assert isinstance(open_source(tmp_path, size=8).train, ArraySource)
@@ -201,9 +199,7 @@ def test_folders_that_cannot_be_opened(tmp_path: Path) -> None:
     refused(classes_of(tmp_path / "one", 2, "cat"), "only one class, 'cat'", "at least two")
     extra = classes_of(tmp_path / "extra", 1, "a", "b", part="train/")
     refused(classes_of(extra, 1, "a", "y", "z", part="val/"), "in val/ that train/ lacks: y, z")
-    refused(
-        plant(classes_of(tmp_path / "mixed", 1, "a", "b"), "x.png"), "beside its class folders", "'x.png'"
-    )
+    refused(plant(classes_of(tmp_path / "mixed", 1, "a", "b"), "x.png"), "beside its class folders", "'x.png'")
     both = classes_of(extra.parent / "both", 1, "a", "b", part="train/")
     refused(classes_of(classes_of(both, 1, "a", part="val/"), 1, "a", part="valid/"), "val/ and valid/")
     refused(plant(tmp_path / "flat", "train/1.png", "test/a/1.png"), "no class folders", "unlabelled")
@@ -394,9 +390,7 @@ def test_arrays_that_cannot_be_used() -> None:
 
 
 def test_datasets() -> None:
-    labelled = open_source(
-        Items([(torch.full((2,), float(i)), i % 2) for i in range(4)], ["no", "yes"])
-    ).train
+    labelled = open_source(Items([(torch.full((2,), float(i)), i % 2) for i in range(4)], ["no", "yes"])).train
     assert labelled.classes == ("no", "yes")
     assert targets(labelled).tolist() == [0, 1, 0, 1]
     bare = open_source(Items([np.zeros((4, 4, 3), np.uint8)] * 3)).train

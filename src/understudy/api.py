@@ -334,6 +334,7 @@ def _image_files(images: Sequence[str | Path]) -> list[Path]:
 
 
 def _confusion(network: Network, test: Source | None, bias: Tensor) -> Tensor:
-    assert test is not None and test.targets is not None
+    assert test is not None
+    assert test.targets is not None
     said = logits_of(network, test, device=torch.device("cpu"))
     return confusion(said.logits + bias, test.targets)

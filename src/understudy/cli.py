@@ -351,9 +351,7 @@ def models(pattern: str | None = None, /) -> None:
     print("\n".join(f"timm:{name}" for name in names))
 
 
-@command(
-    "understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits"
-)
+@command("understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits")
 def methods() -> None:
     """List the ways to distil, and the objectives they are made of."""
     from understudy.objectives import OBJECTIVES

@@ -144,9 +144,7 @@ def _validator(source: Source | None, device: torch.device) -> Any:
     return validate
 
 
-def _save_models(
-    recipe: AnyRecipe, run: Run, members: list[Member], material: Material, device: torch.device
-) -> None:
+def _save_models(recipe: AnyRecipe, run: Run, members: list[Member], material: Material, device: torch.device) -> None:
     """Write each member's result: the last epoch's weights, or the best on the validation part."""
     for member in members:
         network = member.network
@@ -267,5 +265,3 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
         curves.append({"name": member, "role": role, "seed": int(number)} | kept)
     return curves
-
-

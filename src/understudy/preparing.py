@@ -139,9 +139,7 @@ def contract_of(source: Source) -> InputContract:
     return InputContract(source.shape, tuple(mean.tolist()), tuple(std.tolist()), source.classes)
 
 
-def prepare_teachers(
-    recipe: AnyRecipe, given: Given, contract: InputContract
-) -> tuple[dict[str, Network], list[str]]:
+def prepare_teachers(recipe: AnyRecipe, given: Given, contract: InputContract) -> tuple[dict[str, Network], list[str]]:
     """The teachers' networks by name, and the files they were read from."""
     if not isinstance(recipe, DistillRecipe):
         return {}, []
@@ -230,5 +228,3 @@ def make_fabric(recipe: AnyRecipe) -> Fabric:
         strategy=("ddp" if launched else "ddp_spawn") if several else "auto",
         precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],  # type: ignore[arg-type]
     )
-
-

@@ -1,12 +1,12 @@
 """The run folder: what a run was asked, what it did, and what came of it.
 
-    recipe.yaml        the resolved recipe
-    run.json           versions, command, teachers with their hashes, how far it got
-    metrics.jsonl      one line for each member at each look
-    checkpoints/       what a resumed run goes on from
-    models/            one weights file for each member
-    evaluation.json    what report.html is made from
-    report.html
+recipe.yaml        the resolved recipe
+run.json           versions, command, teachers with their hashes, how far it got
+metrics.jsonl      one line for each member at each look
+checkpoints/       what a resumed run goes on from
+models/            one weights file for each member
+evaluation.json    what report.html is made from
+report.html
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         """The same batch cut to some rows, without copying."""
         inputs = (
-            {name: x[rows] for name, x in self.inputs.items()}
-            if isinstance(self.inputs, dict)
-            else self.inputs[rows]
+            {name: x[rows] for name, x in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[rows]
         )
         targets = None if self.targets is None else self.targets[rows]
         return Batch(self.ids[rows], self.view[rows], inputs, targets)

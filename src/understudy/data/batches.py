@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from understudy.data.source import ArraySource, RecordSource, Source, Unreadable
-from understudy.data.views import PLAIN, ViewPlan, place, to_unit, vary
+from understudy.data.views import ViewPlan, place, to_unit, vary
 from understudy.randomness import mix, permutation
 from understudy.signals import Batch
 
@@ -101,9 +101,7 @@ def in_order(
         stream = _decoded(source, list(parts), None, 1.0, workers, {} if set_aside is None else set_aside)
     for rows, view, images in stream:
         targets = None if source.targets is None else source.targets[rows]
-        yield Batch(
-            source.ids[rows].to(device), view.to(device), to_unit(images.to(device)), _to(targets, device)
-        )
+        yield Batch(source.ids[rows].to(device), view.to(device), to_unit(images.to(device)), _to(targets, device))
 
 
 def _share(rows: Tensor, rank: int, world: int) -> Tensor:

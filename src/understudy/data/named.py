@@ -228,12 +228,8 @@ def _make(name: str, named: NamedSet, below: Path, options: Mapping[str, object]
         raise UnderstudyError(f"{name} cannot be opened in {below} ({why}); {mend}") from fault
 
 
-def _torchvision(
-    name: str, named: NamedSet, below: Path, download: bool, size: int | None, seed: int
-) -> Splits:
-    sets = {
-        part: _make(name, named, below, options, download=download) for part, options in named.parts.items()
-    }
+def _torchvision(name: str, named: NamedSet, below: Path, download: bool, size: int | None, seed: int) -> Splits:
+    sets = {part: _make(name, named, below, options, download=download) for part, options in named.parts.items()}
     first = sets["train"]
     classes = named.names or getattr(first, "classes", None) or getattr(first, "categories", None)
     if not classes:
@@ -241,9 +237,7 @@ def _torchvision(
     if isinstance(getattr(first, "data", None), np.ndarray):
         splits = as_splits(
             {
-                part: array_source(
-                    name, made.data, listed_labels(made) if named.classes else None, classes, part=part
-                )
+                part: array_source(name, made.data, listed_labels(made) if named.classes else None, classes, part=part)
                 for part, made in sets.items()
             }
         )

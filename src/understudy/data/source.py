@@ -59,9 +59,7 @@ class Source:
         """The samples at these row numbers (int64), keeping their ids and classes."""
         if len(rows) == 0:
             raise UnderstudyError(f"no sample of {self.name} is left; choose fewer classes to omit")
-        return replace(
-            self, ids=self.ids[rows], targets=None if self.targets is None else self.targets[rows]
-        )
+        return replace(self, ids=self.ids[rows], targets=None if self.targets is None else self.targets[rows])
 
 
 @dataclass(frozen=True)

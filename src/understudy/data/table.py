@@ -39,9 +39,7 @@ def open_csv(path: Path, *, size: int | None, seed: int) -> Splits:
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         columns = {column.strip().lower(): column for column in reader.fieldnames or () if column}
-        path_column, label_column = (
-            column_of(name, columns, known) for known in (_PATH_COLUMNS, LABEL_COLUMNS)
-        )
+        path_column, label_column = (column_of(name, columns, known) for known in (_PATH_COLUMNS, LABEL_COLUMNS))
         try:
             rows = list(reader)
         except csv.Error as fault:
@@ -112,9 +110,7 @@ def open_parquet(path: Path, *, size: int | None, seed: int) -> Splits:
         raise UnderstudyError(f"{name} has no rows to train with; add one for each image")
     classes, targets = _targets(name, classes, labels)
     check_classes(name, classes)
-    parts = {
-        part: Records(cells, position_ids(len(cells), part), targets[part]) for part, cells in records.items()
-    }
+    parts = {part: Records(cells, position_ids(len(cells), part), targets[part]) for part, cells in records.items()}
     if len(parts) == 1 and part_of(re.split(r"[-_.]", path.name)[0]) is None and not path.is_dir():
         parts = _divide(name, parts["train"], None, seed)
     # Of a big table only a few images are read before they are used.
@@ -193,9 +189,7 @@ def _targets(
         words = sorted(set(train), key=str)
         _check_known(name, sorted({c for found in labels.values() for c in found} - set(words), key=str))
         index = {word: i for i, word in enumerate(words)}
-        return tuple(map(str, words)), {
-            part: torch.tensor([index[c] for c in found]) for part, found in labels.items()
-        }
+        return tuple(map(str, words)), {part: torch.tensor([index[c] for c in found]) for part, found in labels.items()}
     return label_targets(name, {part: torch.tensor(found) for part, found in labels.items()}, classes)
 
 

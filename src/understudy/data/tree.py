@@ -147,9 +147,7 @@ def _open(
     def records(prefix: str, part: Tree, classes: Sequence[str] | None) -> Records:
         paths = [prefix + path for path in part.images]
         index = None if classes is None else {c: i for i, c in enumerate(classes)}
-        targets = (
-            None if index is None else torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
-        )
+        targets = None if index is None else torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
         return Records([record(top + path) for path in paths], path_ids(name, paths), targets)
 
     parts = _parts(name, tree)
@@ -203,9 +201,7 @@ def _parts(name: str, tree: Tree) -> dict[Part, str]:
     for folder in tree.tops:
         part = part_of(folder)
         if part in found:
-            raise UnderstudyError(
-                f"{name} has both {found[part]}/ and {folder}/; keep one folder for the {part} part"
-            )
+            raise UnderstudyError(f"{name} has both {found[part]}/ and {folder}/; keep one folder for the {part} part")
         if part is not None:
             found[part] = folder
     # A class may be called "train": then it stands among other classes.
@@ -216,8 +212,7 @@ def _class_folders(name: str, tree: Tree, folder: str = "") -> list[str]:
     where = f"{name}/{folder}" if folder else name
     if tree.loose and not tree.tops:
         raise UnderstudyError(
-            f"{where} holds images but no class folders; {_LAYOUT}, or open {where} "
-            "itself to use it unlabelled"
+            f"{where} holds images but no class folders; {_LAYOUT}, or open {where} itself to use it unlabelled"
         )
     if tree.loose:
         raise UnderstudyError(

@@ -14,9 +14,7 @@ from understudy.recipe import parse_assignment
 _SUM = 1e-4  # by how much priors that were typed may miss a sum of 1
 
 
-def fit_class_bias(
-    logits: Tensor, priors: Tensor, *, tolerance: float = 1e-4, max_iterations: int = 1000
-) -> Tensor:
+def fit_class_bias(logits: Tensor, priors: Tensor, *, tolerance: float = 1e-4, max_iterations: int = 1000) -> Tensor:
     """The biases with which the mean prediction has the given priors; no labels are needed.
 
     They minimise mean(logsumexp(logits + b)) - priors . b, which is convex in b; its gradient is the mean

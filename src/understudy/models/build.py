@@ -21,7 +21,7 @@ from understudy.models.network import InputContract, Network, load_weights, read
 FAMILIES = {
     "mlp": "mlp:1200x2?dropout=0.5      fully connected: units x layers, or 300-100; options dropout, "
     "input_dropout, batchnorm",
-    "cnn": "cnn:32-64-128?depth=2       3x3 convolutions with BatchNorm, a stage for each width; options depth, dropout",
+    "cnn": "cnn:32-64-128?depth=2       3x3 convolutions with BatchNorm, a stage a width; options depth, dropout",
     "timm": "timm:resnet18               any model of timm; options go to it, pretrained=true loads its weights",
     "torchvision": "torchvision:mobilenet_v3_small   any classifier of torchvision; weights=DEFAULT loads its weights",
 }
@@ -60,9 +60,7 @@ def is_code(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", head)) and head.split(":")[0] not in FAMILIES
 
 
-def build(
-    spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False
-) -> Network:
+def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False) -> Network:
     """Make a network whose head fits `contract.classes`.
 
     Args:
@@ -79,7 +77,7 @@ def build(
         return spec if isinstance(spec, Network) else Network(spec, contract)
     parsed = parse_spec(spec)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.manual_seed(seed)
         if parsed.family in _BUILDERS:
             module, contract = _BUILDERS[parsed.family](parsed, contract)
         elif is_code(spec):
@@ -147,6 +145,7 @@ def _cnn(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]
 
 def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
     import timm
+    import timm.data
 
     if not timm.is_model(spec.name.partition(".")[0]):
         raise UnderstudyError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models())}")

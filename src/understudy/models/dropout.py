@@ -23,7 +23,8 @@ class _Mask(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grad_outputs
         (mask,) = ctx.saved_tensors
         return (grad * mask).mul_(ctx.scale), None, None
 

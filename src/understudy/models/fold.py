@@ -71,11 +71,12 @@ def _pairs(network: Network, probe: Tensor) -> list[tuple[nn.Module, nn.Module]]
 
 def _fold_pair(network: Network, layer: nn.Module, norm: nn.Module) -> None:
     assert isinstance(norm, _NORMS)
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(layer, _LAYERS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    weight, bias = layer.weight, layer.bias
-    layer.weight, layer.bias = fuse(  # type: ignore[assignment, arg-type]
-        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias  # type: ignore[arg-type]
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
     # timm's BatchNormAct2d carries its activation and drop inside; they stay.
     rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]

@@ -24,9 +24,7 @@ class Needs:
     targets: bool = False
 
     def __or__(self, other: Needs) -> Needs:
-        return Needs(
-            self.student | other.student, self.teacher | other.teacher, self.targets or other.targets
-        )
+        return Needs(self.student | other.student, self.teacher | other.teacher, self.targets or other.targets)
 
 
 class Objective(nn.Module):

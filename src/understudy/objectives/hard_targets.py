@@ -20,9 +20,7 @@ def hard_target_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float 
         targets: (B,) int64 in [0, C), or -1.
         label_smoothing: share of the target spread evenly over the classes.
     """
-    total = F.cross_entropy(
-        logits.float(), targets, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
-    )
+    total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
     return total / logits.shape[0]
 
 

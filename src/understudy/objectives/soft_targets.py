@@ -73,13 +73,12 @@ class SoftTargets(Objective):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0; it is {temperature}")
-        self.temperature, self.mean = temperature, mean
+        self.temperature = temperature
+        self.mean: Mean = mean
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         teacher = teacher_of(self, teacher)
-        logits = (
-            torch.stack([member.logits for member in teacher.members]) if teacher.members else teacher.logits
-        )
+        logits = torch.stack([member.logits for member in teacher.members]) if teacher.members else teacher.logits
         return soft_target_loss(student.logits, logits, self.temperature, mean=self.mean)
 
     def extra_repr(self) -> str:

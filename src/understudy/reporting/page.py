@@ -49,8 +49,7 @@ def render(facts: RunFacts) -> str:
             dashes=figures.DASHES,
             confusions=confusion_lists(facts.confusions) if facts.confusions else [],
             gallery=gallery,
-            longest_belief=max((max(b.shares.values()) for tile in gallery for b in tile.beliefs), default=1)
-            or 1,
+            longest_belief=max((max(b.shares.values()) for tile in gallery for b in tile.beliefs), default=1) or 1,
             command=command_line(facts.command),
             role_names=summary.ROLE_NAMES,
             definitions=definitions(facts),
@@ -138,9 +137,7 @@ def confusion_lists(facts: Confusions) -> list[ConfusionList]:
             text = f"{wording.plural(total, 'error')} over {wording.plural(len(those), 'kind')} of confusion"
             lists.append(_confusion_list(title, text, facts.classes, those))
     elif matrix := facts.distilled or facts.model or facts.alone:
-        single = sorted(
-            ((i, j, None, matrix[i][j]) for i, j in _off_diagonal(matrix)), key=lambda pair: -pair[3]
-        )
+        single = sorted(((i, j, None, matrix[i][j]) for i, j in _off_diagonal(matrix)), key=lambda pair: -pair[3])
         lists.append(_confusion_list("Most frequent", "", facts.classes, single))
     return [one for one in lists if one.items]
 
@@ -158,9 +155,7 @@ def _confusion_list(
         title,
         total,
         [
-            Confusion(
-                classes[i], classes[j], before, after, 100 * (before or 0) / longest, 100 * after / longest
-            )
+            Confusion(classes[i], classes[j], before, after, 100 * (before or 0) / longest, 100 * after / longest)
             for i, j, before, after in top
         ],
         any(not value.is_integer() for _, _, *values in top for value in values if value is not None),
@@ -197,8 +192,7 @@ def _tile(picture: Picture, classes: Sequence[str]) -> Tile:
     }
     top = sorted(range(len(picture.teacher)), key=lambda i: -picture.teacher[i])[:_TOP_CLASSES]
     beliefs = [
-        Belief(name(i), name(i) == label, {role: p[i] for role, p in models.items() if p is not None})
-        for i in top
+        Belief(name(i), name(i) == label, {role: p[i] for role, p in models.items() if p is not None}) for i in top
     ]
     source, tiny = _image(picture.png)
     return Tile(source, tiny, label, f"{picture.temperature:g}", beliefs)
@@ -224,9 +218,7 @@ def command_line(words: Sequence[str]) -> str:
     line = shlex.join(words)
     if len(line) <= _LINE:
         return line
-    return "".join(
-        f" \\\n  {word}" if word.startswith("--") else f" {word}" for word in map(shlex.quote, words)
-    )[1:]
+    return "".join(f" \\\n  {word}" if word.startswith("--") else f" {word}" for word in map(shlex.quote, words))[1:]
 
 
 def definitions(facts: RunFacts) -> dict[str, str]:

@@ -136,11 +136,7 @@ def _outcome(found: Gain) -> tuple[Tone, str, str]:
         return "open", "No gain", "no difference"
     if found.mean < 0:
         more = f"{count(-found.mean)} more with distillation than without"
-        return (
-            ("bad", "A clear loss", more)
-            if found.verdict == "loss"
-            else ("open", _unproven("A loss", one), more)
-        )
+        return ("bad", "A clear loss", more) if found.verdict == "loss" else ("open", _unproven("A loss", one), more)
     if found.verdict == "gain":
         return "good", "A clear gain", _gained(found)
     return "open", _unproven("A gain", one), _gained(found)
@@ -168,9 +164,7 @@ def evidence(found: Gain) -> str:
     if len(found.seeds) == 1:
         return "One seed: no error bar."
     if found.interval is None:
-        return (
-            f"All {len(found.seeds)} seeds differ by the same {count(found.mean)}: no error bar can be given."
-        )
+        return f"All {len(found.seeds)} seeds differ by the same {count(found.mean)}: no error bar can be given."
     low, high = found.interval
     return (
         f"Errors removed, paired over {len(found.seeds)} seeds: {count(found.mean)} on average, "
@@ -183,9 +177,7 @@ def _out_of(facts: RunFacts) -> str:
 
 
 def _student(facts: RunFacts, row: Row) -> str:
-    return (
-        f"The distilled student ({row.name})" if len(facts.of("distilled")) > 1 else "The distilled student"
-    )
+    return f"The distilled student ({row.name})" if len(facts.of("distilled")) > 1 else "The distilled student"
 
 
 def _accuracy(row: Row) -> str:

@@ -40,7 +40,8 @@ class Ensemble:
     """
 
     def __init__(self, teachers: Sequence[Teacher], mean: Mean = "arithmetic") -> None:
-        self.teachers, self.mean = tuple(teachers), mean
+        self.teachers = tuple(teachers)
+        self.mean: Mean = mean
         self.networks = tuple(teacher.network for teacher in teachers)
 
     def watch(self, signals: Iterable[str]) -> None:

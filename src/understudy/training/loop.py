@@ -148,8 +148,7 @@ class Loop:
         rate = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
         place = {"step": step, "epoch": step / self.batches.steps, "lr": rate}
         return [
-            place | {"member": m.name, "part": "train"} | m.totals.means(self.teacher is not None)
-            for m in self.members
+            place | {"member": m.name, "part": "train"} | m.totals.means(self.teacher is not None) for m in self.members
         ]
 
     def _end_epoch(self) -> None:
