@@ -82,10 +82,10 @@ def test_high_temperature_is_logit_matching(seed: int) -> None:
     z, v = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
     z.requires_grad_(True)
     soft, match = soft_target_loss(z, v, 1e4), logit_matching_loss(z, v)
-    assert float(match) == pytest.approx(float(0.5 * ((z - v) ** 2).sum(1).mean() / 10), rel=1e-5)
+    assert match.item() == pytest.approx((0.5 * ((z - v) ** 2).sum(1).mean() / 10).item(), rel=1e-5)
     torch.testing.assert_close(grad_of(match, z), (z - v).detach() / 10 / 4, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad_of(soft, z), (z - v).detach() / 10 / 4, rtol=1e-2, atol=1e-3)
-    assert float(soft) == pytest.approx(float(match), rel=1e-2)
+    assert soft.item() == pytest.approx(match.item(), rel=1e-2)
 
 
 def test_logit_matching_ignores_a_shift_of_all_logits() -> None:
@@ -103,7 +103,7 @@ def test_soft_targets_finite_for_huge_gaps(t: float) -> None:
     assert float(loss.detach()) == pytest.approx(t**2 * 1e4 / t, rel=1e-4)  # each row is wrong by a gap of 1e4
 
 
-def test_half_precision_logits_are_computed_in_float32() -> None:
+def test_half_precision_logits_are_computed_in_full_precision() -> None:
     z, v = randn(8, 10).bfloat16(), randn(8, 10, seed=1).bfloat16()
     found = soft_target_loss(z, v, 4.0)
     assert found.dtype == torch.float32
