@@ -171,7 +171,7 @@ def test_label_smoothing_and_gradient_of_unlabelled_rows() -> None:
     log_q = np.log(softmax(z.detach().double().numpy()))
     expected = sum(-0.9 * log_q[i, y] - 0.1 * log_q[i].mean() for i, y in ((0, 2), (2, 0))) / 3
     loss = hard_target_loss(z, targets, label_smoothing=0.1)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
     gradient = grad_of(loss, z)
     assert not gradient[1].any()
     assert gradient[0].any()
@@ -180,7 +180,7 @@ def test_label_smoothing_and_gradient_of_unlabelled_rows() -> None:
 def test_no_labels_at_all() -> None:
     z = randn(3, 4).requires_grad_(True)
     loss = hard_target_loss(z, torch.full((3,), -1))
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert not grad_of(loss, z).any()
     none = Batch(torch.arange(3), torch.arange(3), torch.zeros(3, 1))
     assert float(OBJECTIVES["hard"]()(Signals(z), None, none)) == 0
