@@ -183,7 +183,7 @@ def test_no_labels_at_all() -> None:
     assert loss.item() == 0
     assert not grad_of(loss, z).any()
     none = Batch(torch.arange(3), torch.arange(3), torch.zeros(3, 1))
-    assert float(OBJECTIVES["hard"]()(Signals(z), None, none)) == 0
+    assert OBJECTIVES["hard"]()(Signals(z), None, none).item() == 0
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])

@@ -76,7 +76,8 @@ class SoftTargets(Objective):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0; it is {temperature}")
-        self.temperature, self.mean = temperature, mean
+        self.temperature = temperature
+        self.mean: Mean = mean
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         teacher = teacher_of(self, teacher)
