@@ -291,7 +291,7 @@ def test_every_objective_falls(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert math.isfinite(losses[-1])
     assert losses[-1] < 0.5 * losses[0]
 
