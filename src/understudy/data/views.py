@@ -94,8 +94,12 @@ def _warp(images: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
     across = (integers(seeds, _SHIFT_X, 0, 2 * plan.jitter + 1) - plan.jitter) * (2.0 / width)
     down = (integers(seeds, _SHIFT_Y, 0, 2 * plan.jitter + 1) - plan.jitter) * (2.0 / height)
     cos, sin = angle.cos(), angle.sin()
+    tall = height / width  # a grid unit is another number of pixels on each axis: without it a turn would shear
     theta = torch.stack(
-        [torch.stack([cos / zoom_x, -sin / zoom_y, across], 1), torch.stack([sin / zoom_x, cos / zoom_y, down], 1)],
+        [
+            torch.stack([cos / zoom_x, -sin / zoom_y * tall, across], 1),
+            torch.stack([sin / zoom_x / tall, cos / zoom_y, down], 1),
+        ],
         1,
     )
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,9 +129,17 @@ def _widths(spec: Spec) -> list[int]:
 
 def _call(make: Callable[..., nn.Module], spec: Spec, *args: Any, **options: Any) -> nn.Module:
     """Call a model's constructor; an option it does not take is the user's mistake."""
+    parameters = inspect.signature(make).parameters.values()
+    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+        known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+        for name in options:
+            if known and name not in {one.name for one in parameters}:
+                raise UnderstudyError(f"{spec.family}:{spec.name} has no option {name!r}{nearest(name, known)}")
     try:
         return make(*args, **options)
-    except TypeError as error:
+    except UnderstudyError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UnderstudyError(f"{spec.family}:{spec.name} does not take these options: {error}") from error
 
 
@@ -138,15 +148,20 @@ def _mlp(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]
 
 
 def _cnn(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    if len(contract.shape) != 3:
-        raise UnderstudyError(f"cnn:{spec.name} reads images; the data is vectors of {contract.shape[0]}")
+    _needs_images(spec, contract)
     return _call(cnn, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+
+
+def _needs_images(spec: Spec, contract: InputContract) -> None:
+    if len(contract.shape) != 3:
+        raise UnderstudyError(f"{spec.family}:{spec.name} reads images; the data is vectors of {contract.shape[0]}")
 
 
 def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
     import timm
     import timm.data
 
+    _needs_images(spec, contract)
     if not timm.is_model(spec.name.partition(".")[0]):
         raise UnderstudyError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models())}")
     options = dict(spec.options)
@@ -183,6 +198,7 @@ def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract
 def _torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
     from torchvision import models
 
+    _needs_images(spec, contract)
     names = models.list_models(module=models)
     if spec.name not in names:
         raise UnderstudyError(f"torchvision has no classifier {spec.name!r}{nearest(spec.name, names)}")
@@ -218,8 +234,9 @@ def _replace_head(module: nn.Module, classes: int) -> None:
 def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
     text = f"{spec.family}:{spec.name}"
     if not trusted:
+        hint = nearest(spec.family, FAMILIES) if difflib.get_close_matches(spec.family, FAMILIES, n=1) else ""
         raise UnderstudyError(
-            f"{text} is code, and code is run only where you name it yourself: pass it on the command line"
+            f"{text} is code, and code is run only where you name it yourself: pass it on the command line{hint}"
         )
     try:
         function = getattr(importlib.import_module(spec.family), spec.name)

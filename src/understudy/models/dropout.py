@@ -45,9 +45,12 @@ class CounterDropout(nn.Dropout):
             return input
         if self.rows is None:
             return F.dropout(input, self.p, training=True)
-        bits = unit_bits(self.rows, input[0].numel()).reshape(input.shape)
         drop = round(self.p * 65536)
-        return _Mask.apply(input, bits >= drop - 32768, 65536 / max(65536 - drop, 1))
+        if drop == 65536:
+            return input * 0.0
+        # a layer may see several windows or tokens of each sample as rows of its own
+        bits = unit_bits(self.rows, input.numel() // max(len(self.rows), 1)).reshape(input.shape)
+        return _Mask.apply(input, bits >= drop - 32768, 65536 / (65536 - drop))
 
 
 def count_dropouts(module: nn.Module) -> list[CounterDropout]:
@@ -59,7 +62,10 @@ def count_dropouts(module: nn.Module) -> list[CounterDropout]:
     return [layer for layer in module.modules() if isinstance(layer, CounterDropout)]
 
 
-def seed_dropouts(layers: list[CounterDropout], noise: int, view: Tensor) -> None:
-    """Give each layer its rows' seeds for the next forward: a function of the member's seed, the view, the layer."""
+def seed_dropouts(layers: list[CounterDropout], noise: int, view: Tensor | None) -> None:
+    """Give each layer its rows' seeds for the next forward: a function of the member's seed, the view, the layer.
+
+    Without a view the layers become plain dropout again.
+    """
     for index, layer in enumerate(layers):
-        layer.rows = mix(noise, index, view)
+        layer.rows = None if view is None else mix(noise, index, view)

@@ -19,7 +19,7 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
 
     Which layer feeds which norm is seen by running the network once, not read from its code, so any module can
     be folded; the copy is kept only if its logits agree with the original's to `tolerance` (relative to their
-    largest), otherwise the unfolded copy is returned.
+    largest), otherwise the unfolded copy is returned. A tapped layer is not folded, so every tap stays what it was.
     """
     signals = network.signals
     network.watch(())  # a copied hook would report to the network it was copied from
@@ -29,11 +29,18 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     probe = _probe(network)
     with torch.inference_mode():
         for layer, norm in _pairs(folded, probe):
-            _fold_pair(folded, layer, norm)
+            if not _tapped(folded, layer, norm, signals):
+                _fold_pair(folded, layer, norm)
         expected, found = original(probe).logits, folded(probe).logits
     scale = expected.abs().max().clamp_min(1.0)
     exact = bool(((found - expected).abs().max() / scale) <= tolerance)
     return (folded if exact else original).watch(signals)
+
+
+def _tapped(network: Network, layer: nn.Module, norm: nn.Module, signals: frozenset[str]) -> bool:
+    """Whether folding this pair would change or remove a tap: the layer's output, or a part of the norm."""
+    names = {module: name for name, module in network.module.named_modules()}
+    return names[layer] in signals or any(tap.startswith(f"{names[norm]}.") for tap in signals)
 
 
 def _probe(network: Network) -> Tensor:

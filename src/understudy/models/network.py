@@ -134,10 +134,10 @@ class Network(nn.Module):
         if isinstance(batch, Batch):
             inputs = batch.inputs
             assert isinstance(inputs, Tensor), "networks of one modality read one tensor"
-            if self.training and self.dropouts:
-                seed_dropouts(self.dropouts, self.noise, batch.view)
         else:
             inputs = batch
+        if self.training and self.dropouts:
+            seed_dropouts(self.dropouts, self.noise, batch.view if isinstance(batch, Batch) else None)
         logits = self.module(self.prepare(inputs))
         if self.class_bias is not None:
             logits = logits + self.class_bias
