@@ -16,7 +16,7 @@ Mean = Literal["arithmetic", "geometric"]
 
 
 def ensemble_log_probs(logits: Tensor, temperature: float = 1.0, mean: Mean = "arithmetic") -> Tensor:
-    """Log of an ensemble's distribution at a temperature, in float32 (float64 for float64 logits).
+    """Log of an ensemble's distribution at a temperature, in float32.
 
     Args:
         logits: (M, B, C), one slice for each of M members.
@@ -26,7 +26,7 @@ def ensemble_log_probs(logits: Tensor, temperature: float = 1.0, mean: Mean = "a
     Returns:
         (B, C) log-probabilities.
     """
-    scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+    scaled = logits.float() / temperature
     if mean == "geometric":
         return F.log_softmax(F.log_softmax(scaled, dim=-1).mean(0), dim=-1)
     return torch.logsumexp(F.log_softmax(scaled, dim=-1), dim=0) - math.log(logits.shape[0])
@@ -39,8 +39,7 @@ def soft_target_loss(
 
     The KL divergence has the gradient of the paper's cross-entropy with soft targets, equation (2):
     `dC/dz_i = (q_i - p_i) / T`; the factor T^2 keeps its size comparable with the hard targets' as T changes.
-    Computed in float64 in log space (float32 on devices without it): finite for any finite logits, and exact at
-    high temperatures too, where float32 would lose a KL of order 1/T^2 among probabilities of order 1.
+    Computed in float32 in log space: finite for any finite logits.
 
     Args:
         student_logits: (B, C).
@@ -49,16 +48,14 @@ def soft_target_loss(
         mean: how an ensemble's distributions are joined.
 
     Returns:
-        A float32 scalar, the mean over the batch.
+        A scalar, the mean over the batch.
     """
-    wide = torch.float32 if student_logits.device.type == "mps" else torch.float64
-    student_logits, teacher_logits = student_logits.to(wide), teacher_logits.to(wide)
     if teacher_logits.dim() == 2:
-        log_p = F.log_softmax(teacher_logits / temperature, dim=-1)
+        log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     else:
         log_p = ensemble_log_probs(teacher_logits, temperature, mean)
-    log_q = F.log_softmax(student_logits / temperature, dim=-1)
-    return (temperature**2 * F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")).float()
+    log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
 
 
 class SoftTargets(Objective):
