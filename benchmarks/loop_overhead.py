@@ -14,10 +14,18 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from understudy.data import ArraySource, open_source
+from understudy.data.batches import Batches
+from understudy.data.views import PLAIN
 from understudy.errors import UnderstudyError
+from understudy.models import build
+from understudy.objectives import HardTargets
+from understudy.preparing import contract_of
+from understudy.recipe import Optimizer, TrainRecipe
+from understudy.training import Learner, Loop, Member
 
 BATCH, STEPS, ROUNDS, LR = 256, 235, 7, 1e-3
 
@@ -59,10 +67,20 @@ def bare(images: Tensor, targets: Tensor) -> Callable[[int], None]:
 
 
 def ours(images: Tensor, targets: Tensor) -> Callable[[int], None]:
-    """The same training through the package's own loop."""
-    from understudy.training.loop import Trainer
+    """The same training through the package's own loop, with its watch for stops and losses that are not finite."""
+    classes = tuple(str(label) for label in range(10))
+    source = ArraySource("mnist", classes, torch.arange(len(images)), targets, (1, 28, 28), inputs=images)
+    recipe = Optimizer(lr=LR, schedule="linear", warmup=0.0)
+    network = build("mlp:800x2", contract_of(source))
+    member = Member("model-0", "model", 0, Learner(network, HardTargets()), recipe, False)
+    fabric = Fabric(accelerator="cpu", devices=1)
 
-    raise NotImplementedError(Trainer)
+    def run(steps: int) -> None:
+        part = source.subset(torch.arange(min(steps * BATCH, len(source))))
+        batches = Batches(part, PLAIN, BATCH, 0, fabric.device)
+        Loop(fabric, [member], batches, TrainRecipe(epochs=1, batch_size=BATCH, optimizer=recipe)).run()
+
+    return run
 
 
 def seconds(run: Callable[[int], None]) -> float:

@@ -60,10 +60,6 @@ class MadeUpRun:
             ]
         return RunFacts(name=self.path.name, kind=recipe.kind, rows=rows)
 
-    def confusion(self, name: str) -> Tensor:
-        assert name in {"distilled-0", "distilled-1", "distilled-2"}
-        return confusion(130, 70)
-
 
 @dataclass
 class MadeUpApi:
@@ -74,6 +70,10 @@ class MadeUpApi:
     def ensure_run(self, recipe: AnyRecipe, run: Path) -> MadeUpRun:
         assert self.runs.setdefault(run, recipe) == recipe, "one folder, one recipe"
         return MadeUpRun(run, recipe)
+
+    def confusion_of(self, run: MadeUpRun, name: str) -> Tensor:
+        assert name in {"distilled-0", "distilled-1", "distilled-2"}
+        return confusion(130, 70)
 
     def with_class_priors(self, run: MadeUpRun, name: str, priors: tuple[str, ...]) -> Tensor:
         assert priors == ("uniform",)

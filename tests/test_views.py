@@ -26,9 +26,7 @@ def windows(image: Tensor, by: int) -> dict[tuple[int, int], np.ndarray]:
     """Every crop of the zero-padded image, by (down, across)."""
     padded = np.pad(image.numpy(), ((0, 0), (by, by), (by, by)))
     height, width = image.shape[1:]
-    return {
-        (y, x): padded[:, y : y + height, x : x + width] for y in range(2 * by + 1) for x in range(2 * by + 1)
-    }
+    return {(y, x): padded[:, y : y + height, x : x + width] for y in range(2 * by + 1) for x in range(2 * by + 1)}
 
 
 @pytest.mark.parametrize("by", [1, 2])

@@ -159,7 +159,7 @@ def _needs_images(spec: Spec, contract: InputContract) -> None:
 
 def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
     import timm
-    import timm.data
+    from timm.data.config import resolve_model_data_config
 
     _needs_images(spec, contract)
     if not timm.is_model(spec.name.partition(".")[0]):
@@ -179,7 +179,7 @@ def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract
         in_chans=channels,
         **options,
     )
-    config = timm.data.resolve_model_data_config(module)
+    config = resolve_model_data_config(module)
     size = tuple(config["input_size"][1:])
     if "img_size" in options:
         size = (options["img_size"],) * 2

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from understudy.randomness import mix, unit_bits
 
@@ -22,7 +21,6 @@ class _Mask(torch.autograd.Function):
         return (x * mask).mul_(scale)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grad_outputs
         (mask,) = ctx.saved_tensors
