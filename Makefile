@@ -6,9 +6,9 @@ STAMP := .venv/installed
 
 # The demo's numbers, as in: make demo STUDENT=mlp:32x1
 SEEDS ?= 3
-TEACHER ?= mlp:256x2?dropout=0.3
-TEACHER_EPOCHS ?= 40
-STUDENT ?= mlp:16x1
+TEACHER ?= cnn:16-32
+TEACHER_EPOCHS ?= 20
+STUDENT ?= mlp:32x1
 STUDENT_EPOCHS ?= 60
 # How many processes run the tests.
 JOBS ?= 2
@@ -16,11 +16,11 @@ JOBS ?= 2
 .PHONY: demo test lint format clean
 
 demo: $(STAMP)
-	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --run runs/demo/teachers --overwrite
-	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --run runs/demo --overwrite
+	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --jitter 1 --run runs/demo/teachers --overwrite
+	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --lr 0.01 --run runs/demo --overwrite
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ from understudy.preparing import (
     prepare_teachers,
 )
 from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
-from understudy.reporting import RunFacts, render, results_table
+from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
 from understudy.training.progress import Metrics, Screen, Watchers
@@ -188,9 +188,6 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
     write_whole(run.path / "evaluation.json", json.dumps(facts) + "\n")
     checked = RunFacts.from_json(facts)
     write_whole(run.report, render(checked))
-    console = Console()
-    console.print(results_table(checked))
-    console.print(f"[dim]{run.report}[/dim]", highlight=False)
     return checked
 
 
