@@ -208,7 +208,6 @@ def score_models(
 ) -> dict[str, Any]:
     """Rows, confusions and gallery of some models (by names as "distilled-0") and their teacher on a source."""
     device = torch.device("cpu")
-    assert test.targets is not None
     said = {name: logits_of(network, test, device=device) for name, network in models.items()}
     taught_said = logits_of(taught, test, device=device) if taught is not None else None
     hint = None if taught_said is None else taught_said.logits
@@ -217,18 +216,16 @@ def score_models(
         spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
         title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
         rows.append(_row("teacher", "teacher", title, [(0, taught_said, None)]) | cost_of_all(teachers))
-    for role in ("alone", "distilled", "model"):
-        names = [name for name in models if name.rpartition("-")[0] == role]
-        if names:
-            network = models[names[0]]
-            seeds = [(int(name.rpartition("-")[2]), said[name], hint) for name in names]
-            rows.append(_row({"alone": "student alone", "distilled": "distilled student"}.get(role, "model"),
-                             role, network.spec, seeds) | cost(network))  # fmt: skip
-    mean = {}
-    for role in ("alone", "distilled", "model"):
-        tables = [confusion(s.logits, test.targets) for n, s in said.items() if n.rpartition("-")[0] == role]
-        if tables:
-            mean[role] = torch.stack(tables).double().mean(0).tolist()
+    mean: dict[str, Any] = {}
+    for role, title in (("alone", "student alone"), ("distilled", "distilled"), ("model", "model")):
+        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == role}
+        if not own:
+            continue
+        network = models[next(iter(own))]
+        seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
+        rows.append(_row(title, role, network.spec, seeds) | cost(network))
+        tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
+        mean[role] = torch.stack(tables).double().mean(0).tolist()
     first = {role: said[f"{role}-0"] for role in ("alone", "distilled") if f"{role}-0" in said}
     pictures = []
     if taught_said is not None and isinstance(recipe, DistillRecipe):

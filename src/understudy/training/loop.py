@@ -147,9 +147,7 @@ class Loop:
     def _rows(self, step: int) -> list[dict[str, Any]]:
         rate = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
         place = {"step": step, "epoch": step / self.batches.steps, "lr": rate}
-        return [
-            place | {"member": m.name, "part": "train"} | m.totals.means(self.teacher is not None) for m in self.members
-        ]
+        return [place | {"member": m.name, "part": "train"} | m.totals.means(m.taught) for m in self.members]
 
     def _end_epoch(self) -> None:
         self._check()
