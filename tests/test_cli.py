@@ -19,6 +19,7 @@ import understudy
 from understudy.cli import app, main
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.recipe import METHODS, DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
+from understudy.runs import fresh_run
 
 VERBS = ("train", "distill", "evaluate", "predict", "reproduce", "models", "methods", "datasets", "resume")
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
@@ -131,10 +132,8 @@ def test_every_field_of_a_recipe_is_a_flag(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_run_folder_is_chosen(calls: dict[str, Any]) -> None:
     Path("runs/train-digits-1").mkdir(parents=True)
-    assert main(TRAIN) == 0
-    assert calls["run"] == Path("runs/train-digits-2")
-    assert main(["train", "../my photos/", "--model", "m:x"]) == 0
-    assert calls["run"] == Path("runs/train-my-photos-1")
+    assert fresh_run(TrainRecipe(data="digits")) == Path("runs/train-digits-2")
+    assert fresh_run(TrainRecipe(data="../my photos/")) == Path("runs/train-my-photos-1")
 
 
 def test_flags_are_laid_over_a_file(calls: dict[str, Any]) -> None:

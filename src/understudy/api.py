@@ -34,7 +34,7 @@ from understudy.preparing import (
 )
 from understudy.recipe import AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views, checked
 from understudy.reporting import RunFacts
-from understudy.runs import Run, find_run, free_folder
+from understudy.runs import Run, find_run, fresh_run
 from understudy.teachers import check_classes
 from understudy.training import Loop
 
@@ -283,7 +283,7 @@ def _start(
     recipe: AnyRecipe, run: str | Path | None, given: Given, overwrite: bool, command: Sequence[str] = ()
 ) -> Run:
     check_recipe(recipe, given)
-    folder = Path(run) if run is not None else free_folder(f"{recipe.kind}-{Path(recipe.data).stem}")
+    folder = Path(run) if run is not None else fresh_run(recipe)
     found = Run(folder)
     found.open(recipe, overwrite=overwrite)
     return perform(recipe, found, given, command)

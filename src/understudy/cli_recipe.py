@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -144,16 +142,9 @@ def _carry_out(schema: type[AnyRecipe], data: str, flags: AnyRecipe | None, plac
     show_run(
         api.run_recipe(
             recipe,
-            run=place.run or fresh_run(recipe),
+            run=place.run,
             overwrite=place.overwrite,
             trust_code=trust_code,
             command=["understudy", *sys.argv[1:]],
         )
     )
-
-
-def fresh_run(recipe: AnyRecipe) -> Path:
-    """The first of runs/VERB-DATA-1, -2, ... that is not there."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(recipe.data).stem).strip("-.") or "data"
-    folders = (Path("runs") / f"{recipe.kind}-{name}-{number}" for number in count(1))
-    return next(folder for folder in folders if not folder.exists())

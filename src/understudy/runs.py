@@ -12,7 +12,9 @@ report.html
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +116,11 @@ class Run:
         return [row for row in rows if row.get("end_of_epoch")]
 
 
-def free_folder(stem: str) -> Path:
-    """`runs/STEM`, or the first of `runs/STEM-2`, `-3`, ... that holds no run."""
-    folder, number = Path("runs") / stem, 1
-    while Run(folder).exists:
-        number += 1
-        folder = Path("runs") / f"{stem}-{number}"
-    return folder
+def fresh_run(recipe: AnyRecipe) -> Path:
+    """The first of runs/VERB-DATA-1, -2, ... that is not there."""
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(recipe.data).stem).strip("-.") or "data"
+    folders = (Path("runs") / f"{recipe.kind}-{name}-{number}" for number in count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def find_run(path: Path) -> Run:
