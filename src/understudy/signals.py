@@ -1,4 +1,4 @@
-"""The two things that travel: a `Batch` of samples, and the `Signals` that a network gives for it."""
+"""What travels: a `Batch` of samples, the `Signals` that a network gives for it, and their `Shapes`."""
 
 from __future__ import annotations
 
@@ -60,3 +60,18 @@ class Signals:
             {name: x[rows] for name, x in self.features.items()},
             tuple(member[rows] for member in self.members),
         )
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What one sample's signals look like, without the batch's dimension.
+
+    Attributes:
+        classes: C, the number of logits.
+        embedding: D, the width of the penultimate layer.
+        features: tap name -> shape, (C, H, W) of an image net's layer or (D,), from the input to the output.
+    """
+
+    classes: int
+    embedding: int
+    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What to minimise: each objective a module with a functional twin, usable in any training loop."""
 
-from understudy.objectives.base import Needs, Objective, WeightedSum
+from understudy.objectives.base import Needs, Objective, Setting, WeightedSum
 from understudy.objectives.hard_targets import HardTargets, hard_target_loss
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
 from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
@@ -18,6 +18,7 @@ __all__ = [
     "LogitMatching",
     "Needs",
     "Objective",
+    "Setting",
     "SoftTargets",
     "WeightedSum",
     "ensemble_log_probs",

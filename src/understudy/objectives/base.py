@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from understudy.signals import Batch, Signals
+from understudy.signals import Batch, Shapes, Signals
 
 LOGITS = frozenset({"logits"})
 NOTHING: frozenset[str] = frozenset()
@@ -27,16 +27,47 @@ class Needs:
         return Needs(self.student | other.student, self.teacher | other.teacher, self.targets or other.targets)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What an objective is fitted to: the shapes of both sides' signals, and the samples it will meet.
+
+    Attributes:
+        ids: (M,) int64, the stable ids of the samples of the whole set.
+        targets: (M,) int64, their classes, -1 where one is unlabelled; None where all are.
+    """
+
+    student: Shapes
+    teacher: Shapes
+    ids: Tensor
+    targets: Tensor | None = None
+
+
 class Objective(nn.Module):
     """A quantity to minimise: `forward(student, teacher, batch)` gives a float32 scalar, a mean over the batch.
 
     A subclass sets `needs` (on the class, or on the instance where its arguments decide) and is built from
     shapes alone, so that it works in any training loop. Parameters and buffers of its own are trained, saved
     and synchronised with the student's.
+
+    Attributes:
+        weight: what the paper multiplies it by, beside hard targets of weight 1.
+        rowwise: whether it is a mean over the batch's rows, so that micro-batches add up to the batch; false
+            where it compares the samples of a batch with one another.
     """
 
     needs: Needs = Needs()
     summary: ClassVar[str] = ""
+    weight: ClassVar[float] = 1.0
+    rowwise: ClassVar[bool] = True
+
+    @classmethod
+    def suited(cls, setting: Setting, **options: Any) -> Self:
+        """One that fits the setting: its taps, projectors and banks. `options` are the constructor's own.
+
+        Raises:
+            ValueError: the setting has nothing that this objective could compare.
+        """
+        return cls(**options)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
