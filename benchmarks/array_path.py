@@ -60,7 +60,7 @@ def main() -> None:
     ours: list[float] = []
     theirs: list[float] = []
     for number in range(ROUNDS + 1):  # the first round starts the workers and is not counted
-        a = images_per_second(lambda number=number: batches.epoch(number), lambda pair: pair[0].inputs)
+        a = images_per_second(lambda number=number: batches.epoch(number), lambda batch: batch.inputs)
         b = images_per_second(lambda: loader, lambda pair: pair[0])
         if number:
             ours.append(a)

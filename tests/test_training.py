@@ -61,12 +61,12 @@ def test_the_loop_is_the_plain_loop() -> None:
     batches = Batches(source, PLAIN, 50, 0, CPU)
     total = 3 * 5
     for epoch in range(3):
-        for step in range(5):
-            rows = batches.rows(epoch, step)
+        for step, batch in enumerate(batches.epoch(epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = 0.1 * (1 - (epoch * 5 + step) / total)
-            assert source.targets is not None
-            loss = nn.functional.cross_entropy(network.module(source.inputs[rows]), source.targets[rows])
+            assert isinstance(batch.inputs, Tensor)
+            assert batch.targets is not None
+            loss = nn.functional.cross_entropy(network.module(batch.inputs), batch.targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -126,13 +126,26 @@ def test_members_do_not_touch_each_other(tmp_path: Path) -> None:
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     """Half of each batch in each process, dropout and ragged last batch included."""
     recipe = TrainRecipe(
-        data="digits", model="mlp:24x2?dropout=0.4", epochs=2, batch_size=100, optimizer=SGD, accelerator="cpu"
+        data="digits",
+        model="mlp:24x2?dropout=0.4",
+        epochs=2,
+        batch_size=100,
+        optimizer=SGD,
+        accelerator="cpu",
+        precision="32",
     )
     one = api.run_recipe(recipe, run=tmp_path / "one")
     two = api.run_recipe(recipe.model_copy(update={"devices": 2}), run=tmp_path / "two")
     a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
+
+
+def test_two_processes_leave_out_a_last_sample_that_only_one_could_have(tmp_path: Path) -> None:
+    source = blobs(41)
+    run = api.train(source, "mlp:8", epochs=2, batch_size=20, devices=2, accelerator="cpu", run=tmp_path)
+    assert run.finished
+    assert [row["step"] for row in run.epochs()] == [3, 6]
 
 
 def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) -> None:

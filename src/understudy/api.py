@@ -18,10 +18,10 @@ from understudy.data.batches import Batches
 from understudy.data.decode import decode
 from understudy.data.views import place
 from understudy.errors import UnderstudyError
-from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters
+from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
 from understudy.models import Network, fold, load_network
-from understudy.performing import perform, score_models
+from understudy.performing import perform
 from understudy.preparing import (
     Given,
     check_recipe,
@@ -311,9 +311,8 @@ def _name(data: object) -> str:
 def _networks(target: str | Path) -> dict[str, Network]:
     path = Path(target)
     if path.is_dir():
-        return {name: find_run(path).network(name) for name in find_run(path).models} or {
-            "": load_network(weights_of(str(path))[0])
-        }
+        weights_of(str(path))  # complains of a run without a trained model
+        return {name: load_network(file) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -21,15 +22,13 @@ from understudy import __version__
 from understudy.data import Source
 from understudy.data.batches import Batches, count_reasons
 from understudy.errors import UnderstudyError
-from understudy.evaluation import confusion, cost, cost_of_all, fit_class_bias, gallery, logits_of, scores
+from understudy.evaluation import fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
-from understudy.evaluation.logits import Predictions
 from understudy.files import sha256, write_whole
-from understudy.models import Network, load_network
+from understudy.models import Network, build, load_network, read_weights
 from understudy.preparing import (
     Given,
     Material,
-    check_recipe,
     join,
     make_fabric,
     prepare_data,
@@ -53,7 +52,6 @@ def perform(recipe: AnyRecipe, run: Run, given: Given, command: Sequence[str] = 
         Diverged: a loss became NaN or infinite.
         UnderstudyError: something the caller can mend.
     """
-    check_recipe(recipe, given)
     if not run.record:
         run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
     fabric = make_fabric(recipe)
@@ -179,7 +177,9 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
         "curves": _curves(run),
     }
     if material.test is not None and material.test.targets is not None:
-        facts |= score_models(material.test, models, taught, list(teachers.values()), recipe)
+        facts |= score_models(
+            material.test, models, taught, list(teachers.values()), getattr(recipe, "temperature", None)
+        )
         facts["data"] |= {"train_examples": len(material.labelled)}
         if taught is not None:
             facts["data"]["transfer_examples"] = len(material.train)
@@ -194,56 +194,9 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
 def _load(path: Path, given: Given, material: Material) -> Network:
     if given.model is None:
         return load_network(path, trust_code=given.trust_code).eval()
-    import copy
-
-    from understudy.models import build, read_weights
-
     network = build(copy.deepcopy(given.model), material.contract)
     network.load_state_dict(read_weights(path)[0])
     return network.eval()
-
-
-def score_models(
-    test: Source, models: dict[str, Network], taught: Any, teachers: list[Network], recipe: AnyRecipe | None
-) -> dict[str, Any]:
-    """Rows, confusions and gallery of some models (by names as "distilled-0") and their teacher on a source."""
-    device = torch.device("cpu")
-    said = {name: logits_of(network, test, device=device) for name, network in models.items()}
-    taught_said = logits_of(taught, test, device=device) if taught is not None else None
-    hint = None if taught_said is None else taught_said.logits
-    rows: list[dict[str, Any]] = []
-    if taught_said is not None:
-        spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
-        title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
-        rows.append(_row("teacher", "teacher", title, [(0, taught_said, None)]) | cost_of_all(teachers))
-    mean: dict[str, Any] = {}
-    for role, title in (("alone", "student alone"), ("distilled", "distilled"), ("model", "model")):
-        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == role}
-        if not own:
-            continue
-        network = models[next(iter(own))]
-        seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
-        rows.append(_row(title, role, network.spec, seeds) | cost(network))
-        tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
-        mean[role] = torch.stack(tables).double().mean(0).tolist()
-    first = {role: said[f"{role}-0"] for role in ("alone", "distilled") if f"{role}-0" in said}
-    pictures = []
-    if taught_said is not None and isinstance(recipe, DistillRecipe):
-        pictures = gallery(test, {"teacher": taught_said} | first, test.classes, recipe.temperature)
-    return {
-        "data": {"name": test.name, "split": "test", "examples": len(test), "classes": list(test.classes)},
-        "rows": rows,
-        "confusions": {"classes": list(test.classes)} | mean,
-        "gallery": pictures,
-    }
-
-
-def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any]]) -> dict[str, Any]:
-    measured = []
-    for seed, said, hint in seeds:
-        assert said.targets is not None
-        measured.append({"seed": seed} | scores(said.logits, said.targets, hint))
-    return {"name": name, "role": role, "model": spec or "module", "seeds": measured}
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:

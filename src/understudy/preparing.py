@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -168,7 +169,7 @@ def weights_of(name: str) -> list[Path]:
     return [path]
 
 
-def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble | None:
+def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble:
     """One teacher, or an ensemble of several."""
     frozen = [Teacher(network, device) for network in teachers]
     return Ensemble(frozen, recipe.mean) if len(frozen) > 1 else frozen[0]
@@ -177,11 +178,11 @@ def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.devic
 def prepare_members(recipe: AnyRecipe, given: Given, material: Material) -> list[Member]:
     """The cohort: for `distill` each initialisation twice, alone and distilled, unless there is no baseline."""
     if isinstance(recipe, TrainRecipe):
-        jobs = [("model", recipe.model, lambda: hard_objective(recipe.label_smoothing))]
+        jobs = [("model", recipe.model, lambda: HardTargets(recipe.label_smoothing))]
     else:
         jobs = [("distilled", recipe.student, lambda: soft_objective(recipe))]
         if recipe.baseline and material.train.targets is not None:
-            jobs.insert(0, ("alone", recipe.student, lambda: hard_objective(0.0)))
+            jobs.insert(0, ("alone", recipe.student, HardTargets))
     members = []
     for number in range(recipe.seeds):
         seed = recipe.seed + number
@@ -196,19 +197,20 @@ def build_student(spec: str, given: Given, contract: InputContract, seed: int, s
     """A fresh network. A module from Python is copied where the cohort needs several; each starts as given."""
     if given.model is None:
         return build(spec, contract, seed=seed, trust_code=given.trust_code and is_code(spec))
-    import copy
-
     return build(copy.deepcopy(given.model) if several else given.model, contract)
-
-
-def hard_objective(label_smoothing: float) -> Objective:
-    return HardTargets(label_smoothing)
 
 
 def soft_objective(recipe: DistillRecipe) -> Objective:
     """The weighted sum of Hinton et al. 2015; a batch without labels uses the soft term alone."""
     soft = LogitMatching() if recipe.method == "logits" else SoftTargets(recipe.temperature, recipe.mean)
     return WeightedSum({"soft": (1 - recipe.hard_weight, soft), "hard": (recipe.hard_weight, HardTargets())})
+
+
+def multiplies_bf16(accelerator: str) -> bool:
+    """Whether the processor has units for bf16 matrix products; without them autocast is slower than float32."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return accelerator == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def make_fabric(recipe: AnyRecipe) -> Fabric:
@@ -218,7 +220,7 @@ def make_fabric(recipe: AnyRecipe) -> Fabric:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     precision = recipe.precision
     if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32"
+        precision = "bf16" if multiplies_bf16(accelerator) else "32"
     several = recipe.devices * recipe.nodes > 1
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
     return Fabric(

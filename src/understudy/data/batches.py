@@ -53,28 +53,21 @@ class Batches:
         """Steps of an epoch; the last one may be ragged."""
         return -(-len(self.source) // self.batch_size)
 
-    def rows(self, epoch: int, step: int) -> Tensor:
-        """The samples of this rank at a step, as rows of the source."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's batch for each step of an epoch from `start` on; without samples where none could be read."""
         order = permutation(len(self.source), self.seed, _ORDER, epoch)
-        return _share(order[step * self.batch_size : (step + 1) * self.batch_size], self.rank, self.world)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, int]]:
-        """(batch of this rank, samples of all ranks) for each step of an epoch from `start` on."""
-        order = permutation(len(self.source), self.seed, _ORDER, epoch)
-        chunks = order.split(self.batch_size)[start:]
-        parts = [_share(chunk, self.rank, self.world) for chunk in chunks]
+        parts = [_share(chunk, self.rank, self.world) for chunk in order.split(self.batch_size)[start:]]
         if isinstance(self.source, ArraySource):
-            for chunk, rows in zip(chunks, parts, strict=True):
-                yield self._array_batch(rows.to(self.device), epoch), len(chunk)
+            for rows in parts:
+                yield self._array_batch(rows.to(self.device), epoch)
         else:
             views = [mix(self.seed, _VIEW, epoch, self.source.ids[rows]) for rows in parts]
-            stream = _decoded(self.source, parts, views, self.plan.crop, self.workers, self.set_aside)
-            for chunk, (kept, view, images) in zip(chunks, stream, strict=True):
+            for kept, view, images in _decoded(self.source, parts, views, self.plan.crop, self.workers, self.set_aside):
                 images = images.to(self.device, non_blocking=True)
                 plan = ViewPlan(**{**vars(self.plan), "crop": 1.0})
                 view = view.to(self.device)
                 inputs = vary(images, torch.arange(len(kept), device=self.device), view, plan)
-                yield self._batch(kept.to(self.device), view, inputs), len(chunk)
+                yield self._batch(kept.to(self.device), view, inputs)
 
     def _array_batch(self, rows: Tensor, epoch: int) -> Batch:
         view = mix(self.seed, _VIEW, epoch, self._ids[rows])

@@ -5,6 +5,7 @@ from understudy.evaluation.cost import cost, cost_of_all, file_size, flops, late
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, evaluating, logits_of
 from understudy.evaluation.metrics import accuracy, agreement, brier, confusion, ece, nll, scores, top_k
+from understudy.evaluation.score import score_models
 
 __all__ = [
     "Predictions",
@@ -26,6 +27,7 @@ __all__ = [
     "parameters",
     "parse_bias",
     "parse_priors",
+    "score_models",
     "scores",
     "top_k",
 ]

@@ -87,8 +87,8 @@ class Loop:
     def _epochs(self, flag: StopFlag) -> None:
         saved = time.monotonic()
         while self._epoch < self.recipe.epochs and not self._exhausted:
-            for batch, samples in self.batches.epoch(self._epoch, self._in_epoch):
-                asked, samples = self._agree(flag.number, len(batch), samples)
+            for batch in self.batches.epoch(self._epoch, self._in_epoch):
+                asked, samples = self._agree(flag.number, len(batch))
                 self._update(batch, samples)
                 self._in_epoch += 1
                 if self._in_epoch == self.batches.steps:
@@ -108,19 +108,25 @@ class Loop:
     def _exhausted(self) -> bool:
         return self.recipe.patience is not None and self._stale >= self.recipe.patience
 
-    def _agree(self, asked: int, here: int, planned: int) -> tuple[int, int]:
-        """Whether any rank was asked to stop, and how many samples the ranks really hold together."""
+    def _agree(self, asked: int, here: int) -> tuple[int, int]:
+        """Whether any rank was asked to stop, and how many samples the ranks hold together.
+
+        None where one rank has nothing to add (fewer samples are left than there are ranks, or all of its own
+        were unreadable): ranks make an update together or not at all.
+        """
         if self.fabric.world_size == 1:
             return asked, here
-        shared = torch.tensor([asked, here], device=self.fabric.device)
+        shared = torch.tensor([asked, here, here == 0], device=self.fabric.device)
         dist.all_reduce(shared)
-        return int(shared[0]), int(shared[1])
+        stop, samples, empty = shared.tolist()
+        return stop, 0 if empty else samples
 
     def _update(self, batch: Batch, samples: int) -> None:
         if samples == 0:
-            return  # every record of this step was unreadable
+            return
         step = self._step
-        hints = self.teacher(batch) if self.teacher is not None else None
+        with self.fabric.autocast():
+            hints = self.teacher(batch) if self.teacher is not None else None
         losses = []
         for member in self.members:
             torch.manual_seed(seed_of(member.seed, step))

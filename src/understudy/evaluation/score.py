@@ -1,0 +1,69 @@
+"""Everything that is said of a run's models on a source: the rows, confusions and pictures of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from understudy.data.source import Source
+from understudy.evaluation.cost import cost, cost_of_all
+from understudy.evaluation.gallery import gallery
+from understudy.evaluation.logits import Predictions, logits_of
+from understudy.evaluation.metrics import confusion, scores
+from understudy.models import Network
+from understudy.signals import Batch, Signals
+
+
+def score_models(
+    test: Source,
+    models: Mapping[str, Network],
+    teacher: Callable[[Batch], Signals] | None,
+    teachers: Sequence[Network],
+    temperature: float | None,
+) -> dict[str, Any]:
+    """Rows, confusions and gallery of some models and their teacher on a source, as `RunFacts` reads them.
+
+    Args:
+        models: by role and number, as "distilled-0".
+        teacher: answers for all of its networks, `teachers`, together.
+        temperature: of the soft targets that the gallery shows; None for no gallery.
+    """
+    device = torch.device("cpu")
+    said = {name: logits_of(network, test, device=device) for name, network in models.items()}
+    taught = logits_of(teacher, test, device=device) if teacher is not None else None
+    hint = None if taught is None else taught.logits
+    rows: list[dict[str, Any]] = []
+    if taught is not None:
+        spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
+        title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
+        rows.append(_row("teacher", "teacher", title, [(0, taught, None)]) | cost_of_all(teachers))
+    mean: dict[str, Any] = {}
+    for role, title in (("alone", "student alone"), ("distilled", "distilled"), ("model", "model")):
+        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == role}
+        if not own:
+            continue
+        network = models[next(iter(own))]
+        seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
+        rows.append(_row(title, role, network.spec, seeds) | cost(network))
+        tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
+        mean[role] = torch.stack(tables).double().mean(0).tolist()
+    first = {role: said[f"{role}-0"] for role in ("alone", "distilled") if f"{role}-0" in said}
+    pictures = []
+    if taught is not None and temperature is not None:
+        pictures = gallery(test, {"teacher": taught} | first, test.classes, temperature)
+    return {
+        "data": {"name": test.name, "split": "test", "examples": len(test), "classes": list(test.classes)},
+        "rows": rows,
+        "confusions": {"classes": list(test.classes)} | mean,
+        "gallery": pictures,
+    }
+
+
+def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any]]) -> dict[str, Any]:
+    measured = []
+    for seed, said, hint in seeds:
+        assert said.targets is not None
+        measured.append({"seed": seed} | scores(said.logits, said.targets, hint))
+    return {"name": name, "role": role, "model": spec or "module", "seeds": measured}
