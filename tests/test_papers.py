@@ -121,11 +121,12 @@ def test_every_recipe_is_valid_and_the_results_are_written(
         model = recipe.student if isinstance(recipe, DistillRecipe) else recipe.model
         assert parse_spec(model).family in {"mlp", "cnn"}
     command = f"understudy reproduce {name}" + " --quick" * quick
-    results = json.loads((tmp_path / name / "results.json").read_text())
+    found_in = "results" + "-quick" * quick
+    results = json.loads((tmp_path / name / f"{found_in}.json").read_text())
     assert results["command"] == command
     assert results["quick"] is quick
     assert results["lines"]
-    assert command in (tmp_path / name / "results.md").read_text()
+    assert command in (tmp_path / name / f"{found_in}.md").read_text()
     assert name in capsys.readouterr().out
 
 

@@ -316,7 +316,7 @@ def reproduce(
         return
     if name not in EXPERIMENTS:
         raise UnderstudyError(f"no experiment is called {name!r}{nearest(name, EXPERIMENTS)}")
-    folder = run or Path("runs") / (f"{name}-quick" if quick else name)
+    folder = run or Path("runs") / name
     EXPERIMENTS[name].run(folder, quick, data_root)
 
 

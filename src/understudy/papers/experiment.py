@@ -95,7 +95,7 @@ class Bench:
         return quick if self.quick else full
 
     def place(self, name: str) -> Path:
-        """The folder of a run; a quick run never stands in for a full one."""
+        """Where something is kept; what is quick never stands in for what is full."""
         return self.folder / (f"{name}-quick" if self.quick else name)
 
     def beside(self, experiment: str) -> Bench:
@@ -130,15 +130,17 @@ class Experiment:
     compare: Callable[[Bench], Comparison]
 
     def run(self, folder: Path, quick: bool = False, data_root: str | None = None) -> None:
-        """Run what is not there yet, print the table, and write results.json and results.md in the folder."""
-        outcome = self.compare(Bench(folder, quick, data_root))
+        """Run what is not there yet, print the table, and write results[-quick].json and .md in the folder."""
+        bench = Bench(folder, quick, data_root)
+        outcome = self.compare(bench)
         title = f"{self.name}, quick" if quick else self.name
         outcome.show(title)
         command = f"understudy reproduce {self.name}" + (" --quick" if quick else "")
         facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": quick}
         record = json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False)
-        write_whole(folder / "results.json", record + "\n")
-        write_whole(folder / "results.md", f"# {title}\n\n{self.paper}. `{command}`\n\n{outcome.markdown()}")
+        results = bench.place("results")
+        write_whole(results.with_suffix(".json"), record + "\n")
+        write_whole(results.with_suffix(".md"), f"# {title}\n\n{self.paper}. `{command}`\n\n{outcome.markdown()}")
 
 
 def row(facts: RunFacts, *roles: Role) -> Row:

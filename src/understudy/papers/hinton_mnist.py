@@ -36,9 +36,9 @@ def teacher(bench: Bench) -> Run:
         data="mnist",
         data_root=bench.data_root,
         model="mlp:1200x2?dropout=0.5",
-        epochs=bench.epochs(60, quick=8),
+        epochs=bench.epochs(120, quick=20),
         batch_size=256,
-        optimizer=Optimizer(optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear", max_norm=2),
+        optimizer=_ADAMW.model_copy(update={"max_norm": 2}),
         views=_JITTERED,
     )
     return bench.beside("hinton-mnist").ensure("teacher", recipe)
@@ -50,7 +50,7 @@ def alone(bench: Bench, **changes: Any) -> TrainRecipe:
         data="mnist",
         data_root=bench.data_root,
         model="mlp:800x2",
-        epochs=bench.epochs(20, quick=4),
+        epochs=bench.epochs(20, quick=5),
         batch_size=256,
         seeds=SEEDS,
         optimizer=_ADAMW,
@@ -69,7 +69,7 @@ def distilled(bench: Bench, source: Run, **changes: Any) -> DistillRecipe:
         temperature=20,
         hard_weight=0.1,
         baseline=False,
-        epochs=bench.epochs(40, quick=6),
+        epochs=bench.epochs(100, quick=15),
         batch_size=256,
         seeds=SEEDS,
         optimizer=_ADAMW,
@@ -157,11 +157,11 @@ def temperature(bench: Bench) -> Comparison:
                 cumbersome,
                 student=f"mlp:{width}x2",
                 temperature=t,
-                epochs=bench.epochs(10, quick=3),
+                epochs=bench.epochs(20, quick=4),
                 seeds=1,
             )
             found[width][t] = errors(bench.ensure(f"{width}-T{t:g}", recipe).facts, "distilled")
-    write_whole(bench.folder / "temperature.svg", _plot(found))
+    write_whole(bench.place("temperature").with_suffix(".svg"), _plot(found))
     temperatures = sorted({t for by_temperature in found.values() for t in by_temperature})
     return Comparison(
         ("T", *(f"{width}-{width}, errors" for width in found)),
@@ -214,8 +214,8 @@ def best(bench: Bench) -> Comparison:
     convolutional = TrainRecipe(
         data="mnist",
         data_root=bench.data_root,
-        model="cnn:32-64-128?dropout=0.3",
-        epochs=bench.epochs(12, quick=2),
+        model="cnn:16-32-64",
+        epochs=bench.epochs(15, quick=2),
         fraction=share,
         batch_size=256,
         seeds=SEEDS,
