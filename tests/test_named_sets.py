@@ -47,7 +47,6 @@ def test_the_table_agrees_with_torchvision() -> None:
     assert sum(named.classes > 1 for named in NAMED.values()) >= 20
     for name, named in NAMED.items():
         assert named.about
-        assert named.licence
         assert name == "digits" or hasattr(datasets, named.kind)
         assert len(named.names) in (0, named.classes)
         assert len(set(named.names)) == len(named.names)

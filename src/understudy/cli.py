@@ -378,8 +378,8 @@ def datasets(*, data_root: Path | None = None) -> None:
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
-        rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about, named.licence))
-    print_rows(rows, ("name", "classes", "here", "what", "licence"))
+        rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about))
+    print_rows(rows, ("name", "classes", "here", "what"))
 
 
 def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:

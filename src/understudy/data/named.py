@@ -33,7 +33,6 @@ class NamedSet:
     Attributes:
         about: what it shows, in a few words.
         classes: the number of classes, 0 where it is unlabelled.
-        licence: what its authors ask; "not stated" where they say nothing.
         kind: the class in `torchvision.datasets`; empty for scikit-learn's digits.
         folder: the file or folder that torchvision looks for below the root.
         parts: part -> the keyword arguments that make it; one part alone is split 80 to 20.
@@ -43,7 +42,6 @@ class NamedSet:
 
     about: str
     classes: int
-    licence: str
     kind: str = ""
     folder: str = ""
     parts: Mapping[Part, Mapping[str, object]] = field(default_factory=lambda: _SPLIT)
@@ -51,8 +49,6 @@ class NamedSet:
     stem: str = ""
 
 
-_CC0, _CCBY, _CCBYSA, _NC = "CC0", "CC BY 4.0", "CC BY-SA 4.0", "research only"
-_UNSTATED = "not stated"
 _DIGITS = tuple(string.digits)
 _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -61,72 +57,72 @@ _CLOTHES = (
 _BALANCED = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
 
 NAMED: Mapping[str, NamedSet] = {
-    "digits": NamedSet("handwritten digits, 8x8, inside scikit-learn", 10, _CCBY),
+    "digits": NamedSet("handwritten digits, 8x8, inside scikit-learn", 10),
     "mnist": NamedSet(
-        "handwritten digits, 28x28", 10, "CC BY-SA 3.0", "MNIST", "MNIST/raw", _FLAG, _DIGITS
+        "handwritten digits, 28x28", 10, "MNIST", "MNIST/raw", _FLAG, _DIGITS
     ),
     "fashion-mnist": NamedSet(
-        "clothes, 28x28", 10, "MIT", "FashionMNIST", "FashionMNIST/raw", _FLAG,
+        "clothes, 28x28", 10, "FashionMNIST", "FashionMNIST/raw", _FLAG,
         _CLOTHES,
     ),
     "kmnist": NamedSet(
-        "cursive Japanese characters, 28x28", 10, _CCBYSA, "KMNIST", "KMNIST/raw", _FLAG,
+        "cursive Japanese characters, 28x28", 10, "KMNIST", "KMNIST/raw", _FLAG,
         ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     ),
     "emnist": NamedSet(
-        "handwritten digits and letters, balanced, 28x28", 47, "public domain", "EMNIST", "EMNIST/raw",
+        "handwritten digits and letters, balanced, 28x28", 47, "EMNIST", "EMNIST/raw",
         {part: {**flag, "split": "balanced"} for part, flag in _FLAG.items()}, _BALANCED, "emnist-balanced-",
     ),
     "emnist-letters": NamedSet(
-        "handwritten letters, 28x28", 26, "public domain", "EMNIST", "EMNIST/raw",
+        "handwritten letters, 28x28", 26, "EMNIST", "EMNIST/raw",
         {part: {**flag, "split": "letters"} for part, flag in _FLAG.items()},
         tuple(string.ascii_lowercase), "emnist-letters-",
     ),
-    "usps": NamedSet("digits from envelopes, 16x16", 10, _UNSTATED, "USPS", "usps.bz2", _FLAG, _DIGITS),
+    "usps": NamedSet("digits from envelopes, 16x16", 10, "USPS", "usps.bz2", _FLAG, _DIGITS),
     "semeion": NamedSet(
-        "handwritten digits, 16x16", 10, _CCBY, "SEMEION", "semeion.data", _WHOLE, _DIGITS
+        "handwritten digits, 16x16", 10, "SEMEION", "semeion.data", _WHOLE, _DIGITS
     ),
-    "cifar10": NamedSet("objects, 32x32", 10, _UNSTATED, "CIFAR10", "cifar-10-batches-py", _FLAG),
-    "cifar100": NamedSet("objects, 32x32", 100, _UNSTATED, "CIFAR100", "cifar-100-python", _FLAG),
+    "cifar10": NamedSet("objects, 32x32", 10, "CIFAR10", "cifar-10-batches-py", _FLAG),
+    "cifar100": NamedSet("objects, 32x32", 100, "CIFAR100", "cifar-100-python", _FLAG),
     "svhn": NamedSet(
-        "house numbers in the street, 32x32", 10, "non-commercial", "SVHN", "train_32x32.mat", names=_DIGITS
+        "house numbers in the street, 32x32", 10, "SVHN", "train_32x32.mat", names=_DIGITS
     ),
-    "stl10": NamedSet("objects, 96x96", 10, _UNSTATED, "STL10", "stl10_binary"),
+    "stl10": NamedSet("objects, 96x96", 10, "STL10", "stl10_binary"),
     "stl10-unlabelled": NamedSet(
-        "objects, 96x96, 100,000 without labels", 0, _UNSTATED, "STL10", "stl10_binary",
+        "objects, 96x96, 100,000 without labels", 0, "STL10", "stl10_binary",
         {"train": {"split": "unlabeled"}},
     ),
-    "flowers102": NamedSet("flowers", 102, _UNSTATED, "Flowers102", "flowers-102", _THREE),
+    "flowers102": NamedSet("flowers", 102, "Flowers102", "flowers-102", _THREE),
     "pets": NamedSet(
-        "breeds of cats and dogs", 37, _CCBYSA, "OxfordIIITPet", "oxford-iiit-pet",
+        "breeds of cats and dogs", 37, "OxfordIIITPet", "oxford-iiit-pet",
         {"train": {"split": "trainval"}, "test": {"split": "test"}},
     ),
-    "food101": NamedSet("dishes", 101, _UNSTATED, "Food101", "food-101"),
-    "dtd": NamedSet("textures", 47, _NC, "DTD", "dtd", _THREE),
-    "eurosat": NamedSet("land use from a satellite, 64x64", 10, "MIT", "EuroSAT", "eurosat", _WHOLE),
-    "gtsrb": NamedSet("German traffic signs", 43, _UNSTATED, "GTSRB", "gtsrb"),
+    "food101": NamedSet("dishes", 101, "Food101", "food-101"),
+    "dtd": NamedSet("textures", 47, "DTD", "dtd", _THREE),
+    "eurosat": NamedSet("land use from a satellite, 64x64", 10, "EuroSAT", "eurosat", _WHOLE),
+    "gtsrb": NamedSet("German traffic signs", 43, "GTSRB", "gtsrb"),
     "aircraft": NamedSet(
-        "variants of aircraft", 100, _NC, "FGVCAircraft", "fgvc-aircraft-2013b", _THREE
+        "variants of aircraft", 100, "FGVCAircraft", "fgvc-aircraft-2013b", _THREE
     ),
-    "cars": NamedSet("makes of cars", 196, _NC, "StanfordCars", "stanford_cars"),
-    "caltech101": NamedSet("objects", 101, _CCBY, "Caltech101", "caltech101", _WHOLE),
+    "cars": NamedSet("makes of cars", 196, "StanfordCars", "stanford_cars"),
+    "caltech101": NamedSet("objects", 101, "Caltech101", "caltech101", _WHOLE),
     "country211": NamedSet(
-        "the country of a photograph", 211, "as each photograph", "Country211", "country211",
+        "the country of a photograph", 211, "Country211", "country211",
         {**_SPLIT, "validation": {"split": "valid"}},
     ),
-    "sun397": NamedSet("scenes", 397, _NC, "SUN397", "SUN397", _WHOLE),
+    "sun397": NamedSet("scenes", 397, "SUN397", "SUN397", _WHOLE),
     "pcam": NamedSet(
-        "lymph nodes with and without tumour, 96x96", 2, _CC0, "PCAM", "pcam", _THREE, ("normal", "tumour")
+        "lymph nodes with and without tumour, 96x96", 2, "PCAM", "pcam", _THREE, ("normal", "tumour")
     ),
     "rendered-sst2": NamedSet(
-        "sentiment of sentences drawn as images", 2, _UNSTATED, "RenderedSST2", "rendered-sst2", _THREE
+        "sentiment of sentences drawn as images", 2, "RenderedSST2", "rendered-sst2", _THREE
     ),
     "places365": NamedSet(
-        "scenes, 256x256", 365, _NC, "Places365", "data_256_standard",
+        "scenes, 256x256", 365, "Places365", "data_256_standard",
         {"train": {"split": "train-standard", "small": True}, "test": {"split": "val", "small": True}},
     ),
     "imagenette": NamedSet(
-        "ten easy classes of ImageNet, 160 pixels", 10, "Apache 2.0", "Imagenette", "imagenette2-160",
+        "ten easy classes of ImageNet, 160 pixels", 10, "Imagenette", "imagenette2-160",
         {"train": {"split": "train", "size": "160px"}, "test": {"split": "val", "size": "160px"}},
     ),
 }  # fmt: skip
