@@ -65,7 +65,7 @@ class LogitStandardised(Objective):
         from understudy.objectives import OBJECTIVES  # which lists this one too
 
         if inner is None:
-            return cls(SoftTargets(**{"temperature": 2.0} | options))
+            return cls(SoftTargets(**{"temperature": 2.0, **options}))
         if inner not in OBJECTIVES:
             raise ValueError(f"inner={inner!r} is no objective; there are {', '.join(sorted(OBJECTIVES))}")
         return cls(OBJECTIVES[inner].suited(setting, **options))
