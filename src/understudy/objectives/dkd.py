@@ -74,7 +74,7 @@ class DKD(Objective):
     The released code raises the loss linearly over the first 20 epochs; a schedule of weights is the loop's.
 
     Args:
-        alpha, beta: weights of TCKD and NCKD; the paper's beta is 8 for the wide teachers, 6 for the VGGs and
+        alpha, beta: weights of TCKD and NCKD; the paper's beta is 8 for wide ResNet teachers, 6 for most VGGs and
             WRNs, 2 for the narrow ResNets.
         temperature: T > 0.
     """
