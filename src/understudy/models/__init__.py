@@ -2,7 +2,8 @@
 
 from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec
 from understudy.models.fold import fold
-from understudy.models.network import InputContract, Network, find_head, read_weights
+from understudy.models.network import InputContract, Network, read_weights
+from understudy.models.stages import find_head, stages
 
 __all__ = [
     "FAMILIES",
@@ -15,4 +16,5 @@ __all__ = [
     "load_network",
     "parse_spec",
     "read_weights",
+    "stages",
 ]

@@ -1,4 +1,4 @@
-"""From a name to a network: `mlp:1200x2?dropout=0.5`, `timm:resnet18`, `torchvision:...`, `pkg.mod:fn`, a file."""
+"""From a name to a network: `mlp:1200x2?dropout=0.5`, `cifar:wrn_16_2`, `timm:resnet18`, `pkg.mod:fn`, a file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ import yaml
 from torch import nn
 
 from understudy.errors import UnderstudyError, nearest
+from understudy.models.cifar import NETS
 from understudy.models.cnn import cnn
 from understudy.models.mlp import mlp
 from understudy.models.network import InputContract, Network, load_weights, read_weights
+from understudy.models.stages import find_head
 
 FAMILIES = {
     "mlp": "mlp:1200x2?dropout=0.5      fully connected: units x layers, or 300-100; options dropout, "
     "input_dropout, batchnorm",
     "cnn": "cnn:32-64-128?depth=2       3x3 convolutions with BatchNorm, a stage a width; options depth, dropout",
+    "cifar": "cifar:wrn_40_2              the nets of the CIFAR-100 distillation tables: resnet8x4, vgg8, ...",
     "timm": "timm:resnet18               any model of timm; options go to it, pretrained=true loads its weights",
     "torchvision": "torchvision:mobilenet_v3_small   any classifier of torchvision; weights=DEFAULT loads its weights",
 }
@@ -152,6 +155,13 @@ def _cnn(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]
     return _call(cnn, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
 
 
+def _cifar(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    _needs_images(spec, contract)
+    if spec.name not in NETS:
+        raise UnderstudyError(f"the cifar family has no net {spec.name!r}{nearest(spec.name, NETS)}")
+    return _call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract
+
+
 def _needs_images(spec: Spec, contract: InputContract) -> None:
     if len(contract.shape) != 3:
         raise UnderstudyError(f"{spec.family}:{spec.name} reads images; the data is vectors of {contract.shape[0]}")
@@ -222,8 +232,6 @@ def _torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputC
 
 
 def _replace_head(module: nn.Module, classes: int) -> None:
-    from understudy.models.network import find_head
-
     path = find_head(module)
     parent, _, name = path.rpartition(".")
     old = module.get_submodule(path)
@@ -245,4 +253,4 @@ def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
     return _call(function, spec, num_classes=len(contract.classes), **spec.options)
 
 
-_BUILDERS = {"mlp": _mlp, "cnn": _cnn, "timm": _timm, "torchvision": _torchvision}
+_BUILDERS = {"mlp": _mlp, "cnn": _cnn, "cifar": _cifar, "timm": _timm, "torchvision": _torchvision}

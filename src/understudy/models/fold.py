@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.overrides import TorchFunctionMode
 
 from understudy.models.network import Network
 
@@ -17,9 +20,11 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     """A copy in eval mode, without gradients, with every BatchNorm that directly follows a layer folded into it.
 
-    Which layer feeds which norm is seen by running the network once, not read from its code, so any module can
-    be folded; the copy is kept only if its logits agree with the original's to `tolerance` (relative to their
-    largest), otherwise the unfolded copy is returned. A tapped layer is not folded, so every tap stays what it was.
+    Which layer feeds which norm, and nothing else, is seen by running the network once, not read from its code, so
+    any module can be folded; a norm that reads an activation, or a sum, or shares its input with a shortcut, as in
+    pre-activation nets, stays. The copy is kept only if its logits agree with the original's to `tolerance`
+    (relative to their largest), otherwise the unfolded copy is returned. All layers keep their paths, and a tapped
+    layer is not folded, so every tap stays what it was.
     """
     signals = network.signals
     network.watch(())  # a copied hook would report to the network it was copied from
@@ -28,19 +33,12 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     network.watch(signals)
     probe = _probe(network)
     with torch.inference_mode():
-        for layer, norm in _pairs(folded, probe):
-            if not _tapped(folded, layer, norm, signals):
-                _fold_pair(folded, layer, norm)
+        for layer, norm in _pairs(folded, probe, signals):
+            _fold_pair(folded, layer, norm)
         expected, found = original(probe).logits, folded(probe).logits
     scale = expected.abs().max().clamp_min(1.0)
     exact = bool(((found - expected).abs().max() / scale) <= tolerance)
     return (folded if exact else original).watch(signals)
-
-
-def _tapped(network: Network, layer: nn.Module, norm: nn.Module, signals: frozenset[str]) -> bool:
-    """Whether folding this pair would change or remove a tap: the layer's output, or a part of the norm."""
-    names = {module: name for name, module in network.module.named_modules()}
-    return names[layer] in signals or any(tap.startswith(f"{names[norm]}.") for tap in signals)
 
 
 def _probe(network: Network) -> Tensor:
@@ -49,31 +47,63 @@ def _probe(network: Network) -> Tensor:
     return torch.rand((2, *network.contract.shape), generator=generator).to(device)
 
 
-def _pairs(network: Network, probe: Tensor) -> list[tuple[nn.Module, nn.Module]]:
-    """(layer, norm) for each norm that reads exactly what a layer, used once, has written."""
+class _Readers(TorchFunctionMode):
+    """Counts how many operations read each tensor, by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor | tuple | list):  # neither x.dim() nor x.shape reads its values
+            flat = [y for x in [*args, *(kwargs or {}).values()] for y in (x if isinstance(x, tuple | list) else [x])]
+            self.count.update({id(x) for x in flat if isinstance(x, Tensor)})
+        return result
+
+
+def _pairs(network: Network, probe: Tensor, signals: frozenset[str]) -> list[tuple[nn.Module, nn.Module]]:
+    """(layer, norm) for each norm that reads what a layer, used once, has written for nothing else, taps included."""
     wrote: dict[int, tuple[nn.Module, Tensor]] = {}
-    calls: dict[nn.Module, int] = {}
-    pairs: list[tuple[nn.Module, nn.Module]] = []
+    calls: Counter[nn.Module] = Counter()
+    tapped: set[int] = set()
+    pairs: list[tuple[nn.Module, nn.Module, Tensor]] = []
+    readers = _Readers()
 
     def after_layer(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[module] = calls.get(module, 0) + 1
+        calls[module] += 1
         wrote[id(output)] = (module, output)  # kept, so that no later tensor gets the same id
+        readers.count[id(output)] = 0  # an earlier one may have had it
 
     def before_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
+        calls[module] += 1
         if id(args[0]) in wrote:
-            pairs.append((wrote[id(args[0])][0], module))
+            pairs.append((wrote[id(args[0])][0], module, args[0]))
+
+    def after_tap(module: nn.Module, args: Any, output: Any) -> None:
+        if id(output) in wrote:
+            tapped.add(id(output))
 
     hooks = []
-    for module in network.modules():
+    inside: set[nn.Module] = set()  # norms with a tap on a part of theirs, which folding would remove
+    for name, module in network.module.named_modules():
         if isinstance(module, _LAYERS):
             hooks.append(module.register_forward_hook(after_layer))
         elif isinstance(module, _NORMS) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(before_norm))
-    network(probe)
+            if any(tap.startswith(f"{name}.") for tap in signals):
+                inside.add(module)
+        if name in signals:
+            hooks.append(module.register_forward_hook(after_tap))
+    with readers:
+        network(probe)
     for hook in hooks:
         hook.remove()
-    return [(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1]
+    return [
+        (layer, norm)
+        for layer, norm, x in pairs
+        if calls[layer] == calls[norm] == readers.count[id(x)] == 1 and id(x) not in tapped and norm not in inside
+    ]
 
 
 def _fold_pair(network: Network, layer: nn.Module, norm: nn.Module) -> None:

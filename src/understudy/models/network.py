@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.dropout import count_dropouts, seed_dropouts
-from understudy.signals import Batch, Signals
+from understudy.models.stages import find_head, stages
+from understudy.signals import Batch, Shapes, Signals
 
 # Rec. 601 luma: what PIL's convert("L") uses.
 _LUMA = (0.299, 0.587, 0.114)
@@ -105,10 +107,36 @@ class Network(nn.Module):
         self._watched["embedding"] = args[0].flatten(1)
 
     def _keeper(self, name: str) -> Any:
-        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._watched[name] = output
+        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+            # a copy, as many nets go on in place (`relu_`, `out += shortcut`) and would write over what was tapped
+            self._watched[name] = output.clone() if isinstance(output, Tensor) else output
 
         return keep
+
+    def shapes(self, taps: Sequence[str] | None = None) -> Shapes:
+        """The shapes of its signals, measured by one forward pass that leaves no trace.
+
+        Args:
+            taps: paths of layers; None takes the ends of the net's stages (see `stages`).
+
+        Returns:
+            `features` are in the order in which the taps ran, from the input to the output.
+        """
+        with at_rest(self), torch.inference_mode():
+            blank = torch.zeros(1, *self.contract.shape, dtype=self.mean.dtype, device=self.mean.device)
+            if taps is None:
+                taps = stages(self.module, self.prepare(blank))
+            watched = self.signals
+            try:
+                signals = self.watch({"embedding", *taps})(blank)
+            finally:
+                self.watch(watched)
+        assert signals.embedding is not None
+        for tap in taps:
+            if not isinstance(signals.features.get(tap), Tensor):
+                raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} puts out no tensor to tap")
+        features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
+        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Canonical inputs (B, C, H, W) or (B, D) as the module wants them: channels, size, scale."""
@@ -157,6 +185,18 @@ class Network(nn.Module):
         self.class_bias = bias.to(self.mean) + previous
 
 
+@contextmanager
+def at_rest(network: Network) -> Iterator[None]:
+    """In eval mode inside; outside, every layer has the mode it had, also where some were frozen on purpose."""
+    modes = {layer: layer.training for layer in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+
+
 def convert_channels(images: Tensor, channels: int) -> Tensor:
     """(B, C, H, W) images with 1 channel from 3 (Rec. 601 luma) or 3 from 1 (repeated)."""
     if images.shape[1] == 1:
@@ -165,18 +205,6 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
         weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(3, 1, 1)
         return (images * weights).sum(1, keepdim=True)
     raise UnderstudyError(f"images of {images.shape[1]} channels cannot be given to a network that reads {channels}")
-
-
-def find_head(module: nn.Module) -> str:
-    """The path of the classifier: the last linear layer or 1x1 convolution in module order."""
-    path = None
-    for name, layer in module.named_modules():
-        is_pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        if isinstance(layer, nn.Linear) or is_pointwise:
-            path = name
-    if path is None:
-        raise UnderstudyError(f"{type(module).__name__} has no linear classifier whose input could be the embedding")
-    return path
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

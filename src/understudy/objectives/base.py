@@ -58,7 +58,7 @@ class Objective(nn.Module):
     needs: Needs = Needs()
     summary: ClassVar[str] = ""
     weight: ClassVar[float] = 1.0
-    rowwise: ClassVar[bool] = True
+    rowwise: bool = True
 
     @classmethod
     def suited(cls, setting: Setting, **options: Any) -> Self:

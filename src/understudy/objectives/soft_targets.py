@@ -32,6 +32,18 @@ def ensemble_log_probs(logits: Tensor, temperature: float = 1.0, mean: Mean = "a
     return torch.logsumexp(F.log_softmax(scaled, dim=-1), dim=0) - math.log(logits.shape[0])
 
 
+def teacher_log_probs(logits: Tensor, temperature: float, mean: Mean = "arithmetic") -> Tensor:
+    """(B, C) log-probabilities at a temperature of one teacher's (B, C) or of an ensemble's (M, B, C) logits."""
+    if logits.dim() == 2:
+        return F.log_softmax(logits.float() / temperature, dim=-1)
+    return ensemble_log_probs(logits, temperature, mean)
+
+
+def teacher_logits_of(teacher: Signals) -> Tensor:
+    """(B, C) logits of one teacher, or (M, B, C) of an ensemble's members."""
+    return torch.stack([member.logits for member in teacher.members]) if teacher.members else teacher.logits
+
+
 def soft_target_loss(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, mean: Mean = "arithmetic"
 ) -> Tensor:
@@ -50,10 +62,7 @@ def soft_target_loss(
     Returns:
         A scalar, the mean over the batch.
     """
-    if teacher_logits.dim() == 2:
-        log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-    else:
-        log_p = ensemble_log_probs(teacher_logits, temperature, mean)
+    log_p = teacher_log_probs(teacher_logits, temperature, mean)
     log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
 
@@ -78,8 +87,7 @@ class SoftTargets(Objective):
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         teacher = teacher_of(self, teacher)
-        logits = torch.stack([member.logits for member in teacher.members]) if teacher.members else teacher.logits
-        return soft_target_loss(student.logits, logits, self.temperature, mean=self.mean)
+        return soft_target_loss(student.logits, teacher_logits_of(teacher), self.temperature, mean=self.mean)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}, mean={self.mean}"
