@@ -35,13 +35,16 @@ class Paraphraser(nn.Module):
 
     def __init__(self, channels: int, rate: float = 0.5) -> None:
         super().__init__()
-        factors = factor_channels(channels, rate)
-        self.encoder = _convolutions(channels, channels, factors, factors)
-        self.decoder = _convolutions(factors, factors, channels, channels)
+        if not rate > 0:
+            raise ValueError(f"rate must be above 0; it is {rate}")
+        self.channels, self.factors = channels, max(1, int(channels * rate))
+        self.encoder = _convolutions(channels, channels, self.factors, self.factors)
+        self.decoder = _convolutions(self.factors, self.factors, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(x)
 
+    @full_precision
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         """`mean (x - P(x))^2`, with P the encoder and decoder: what the paper trains it by, before the student."""
         return F.mse_loss(self.decoder(self.encoder(x)), x)
@@ -76,18 +79,19 @@ class FactorTransfer(Tapped):
         reconstruction: float = 1 / 200,
     ) -> None:
         super().__init__(pairs)
-        if not rate > 0:
-            raise ValueError(f"rate must be above 0; it is {rate}")
         shapes = [shapes_of(pair) for pair in pairs]
         self.frozen = paraphrasers is not None
         self.reconstruction = reconstruction
-        self.paraphrasers = nn.ModuleList(paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes])
-        if len(self.paraphrasers) != len(pairs):
-            raise ValueError(f"{len(pairs)} pairs need as many paraphrasers; there are {len(self.paraphrasers)}")
-        self.paraphrasers.requires_grad_(not self.frozen)
+        made = paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes]
+        wanted, found = [teacher[0] for _, teacher in shapes], [paraphraser.channels for paraphraser in made]
+        if wanted != found:
+            raise ValueError(
+                f"the teacher's layers have {wanted} channels and the paraphrasers {found}: train one for each"
+            )
+        self.paraphrasers = nn.ModuleList(made).requires_grad_(not self.frozen)
         self.translators = nn.ModuleList(
-            _convolutions(student[0], student[0], *[factor_channels(teacher[0], rate)] * 2, norm=True)
-            for student, teacher in shapes
+            _convolutions(student[0], student[0], paraphraser.factors, paraphraser.factors, norm=True)
+            for (student, _), paraphraser in zip(shapes, made, strict=True)
         )
 
     @classmethod
@@ -97,13 +101,9 @@ class FactorTransfer(Tapped):
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         paraphraser = self.paraphrasers[index]
         assert isinstance(paraphraser, Paraphraser)
-        factor = paraphraser(teacher).detach()
-        loss = factor_loss(*same_size(self.translators[index](student), factor))
-        return loss if self.frozen else loss + self.reconstruction * paraphraser.reconstruction_loss(teacher)
-
-
-def factor_channels(channels: int, rate: float) -> int:
-    return max(1, int(channels * rate))
+        factor = paraphraser(teacher)
+        loss = factor_loss(*same_size(self.translators[index](student), factor.detach()))
+        return loss if self.frozen else loss + self.reconstruction * F.mse_loss(paraphraser.decoder(factor), teacher)
 
 
 def _convolutions(*channels: int, norm: bool = False) -> nn.Sequential:

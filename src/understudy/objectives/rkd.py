@@ -21,7 +21,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: fl
 
     The means are over all B^2 pairs and B^3 triples. The cosines come from the distances by the law of cosines, so that
     no (B, B, D) differences are stored and identical samples, whose directions do not exist, give 0 and no gradient;
-    still, (B, B, B) is in the method's nature: 67 MB each at B = 256, of which a step keeps about ten.
+    still, (B, B, B) is in the method's nature: 67 MB at B = 256, and four of these are kept for the backward.
 
     Args:
         student: (B, ...), flattened here.
