@@ -1,13 +1,25 @@
 """What to minimise: each objective a module with a functional twin, usable in any training loop."""
 
+from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
+from understudy.objectives.attention import AttentionTransfer, attention_loss
 from understudy.objectives.base import Needs, Objective, Setting, WeightedSum
+from understudy.objectives.correlation import CorrelationCongruence, correlation_loss
 from understudy.objectives.dist import DIST, dist_loss
 from understudy.objectives.dkd import DKD, dkd_loss
+from understudy.objectives.factor_transfer import FactorTransfer, Paraphraser, factor_loss
+from understudy.objectives.fitnet import FitNet, hint_loss
+from understudy.objectives.fsp import FlowOfSolution, fsp_loss
 from understudy.objectives.hard_targets import HardTargets, hard_target_loss
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
+from understudy.objectives.nst import NeuronSelectivity, nst_loss
+from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
+from understudy.objectives.rkd import RelationalKD, rkd_loss
+from understudy.objectives.similarity import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
 from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
 from understudy.objectives.standardised import LogitStandardised, standardised, standardised_logits
+from understudy.objectives.taps import TapPair
+from understudy.objectives.vid import VariationalInformation, vid_loss
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "hard": HardTargets,
@@ -17,6 +29,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dist": DIST,
     "standardised": LogitStandardised,
     "simkd": SimKD,
+    "fitnet": FitNet,
+    "at": AttentionTransfer,
+    "sp": SimilarityPreserving,
+    "cc": CorrelationCongruence,
+    "vid": VariationalInformation,
+    "rkd": RelationalKD,
+    "pkt": ProbabilisticTransfer,
+    "nst": NeuronSelectivity,
+    "ab": ActivationBoundaries,
+    "ft": FactorTransfer,
+    "fsp": FlowOfSolution,
 }
 """Every objective by the name that recipes and the command line use. A new one adds its line here."""
 
@@ -24,22 +47,46 @@ __all__ = [
     "DIST",
     "DKD",
     "OBJECTIVES",
+    "ActivationBoundaries",
+    "AttentionTransfer",
+    "CorrelationCongruence",
+    "FactorTransfer",
+    "FitNet",
+    "FlowOfSolution",
     "HardTargets",
     "LogitMatching",
     "LogitStandardised",
     "Needs",
+    "NeuronSelectivity",
     "Objective",
+    "Paraphraser",
+    "ProbabilisticTransfer",
+    "RelationalKD",
     "Setting",
     "SimKD",
+    "SimilarityPreserving",
     "SoftTargets",
+    "TapPair",
+    "VariationalInformation",
     "WeightedSum",
+    "activation_boundary_loss",
+    "attention_loss",
+    "correlation_loss",
     "dist_loss",
     "dkd_loss",
     "ensemble_log_probs",
+    "factor_loss",
+    "fsp_loss",
     "hard_target_loss",
+    "hint_loss",
     "logit_matching_loss",
+    "nst_loss",
+    "pkt_loss",
+    "rkd_loss",
+    "similarity_loss",
     "simkd_loss",
     "soft_target_loss",
     "standardised",
     "standardised_logits",
+    "vid_loss",
 ]
