@@ -1,0 +1,505 @@
+"""Contrastive representation distillation: its values, gradients, banks, ranks and complaints."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from understudy.objectives import CRD, Objective, Setting, crd_loss, mutual_information_bound
+from understudy.objectives.crd_kernel import Compute, is_dense
+from understudy.objectives.roster import Roster
+from understudy.signals import Batch, Shapes, Signals
+
+B, D, M, N, TAU = 5, 6, 40, 12, 0.07
+CLASSES = 4
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return F.normalize(randn(*shape, seed=seed, dtype=dtype), dim=-1)
+
+
+class Case:
+    """Embeddings, banks, ids, labels and sampled negatives."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        self.student, self.teacher = (unit(B, D, seed=s, dtype=dtype).requires_grad_() for s in (1, 2))
+        self.banks = unit(M, D, seed=3, dtype=dtype), unit(M, D, seed=4, dtype=dtype)
+        self.ids = torch.tensor([3, 39, 0, 17, 22])
+        self.groups = torch.arange(M) % CLASSES
+        self.groups[20:] = -1 - torch.arange(20, M)  # unlabelled: each its own
+        draw = torch.Generator().manual_seed(5)
+        self.negatives = torch.randint(0, M, (B, N), generator=draw)
+        self.log_z = torch.tensor([1.3, -0.4], dtype=dtype)
+
+    def loss(self, **options: Any) -> Tensor:
+        return crd_loss(self.student, self.teacher, self.ids, *self.banks, log_z=self.log_z, **options)
+
+    def grads(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, (self.student, self.teacher))
+
+    def others(self, row: int) -> list[int]:
+        return [m for m in range(M) if self.groups[m] != self.groups[row]]
+
+
+def written_out(case: Case, negatives: list[list[int]], weights: list[float], count: int) -> Tensor:
+    """The paper's equations, a sample and a negative at a time."""
+
+    def h(query: Tensor, key: Tensor, z: Tensor) -> Tensor:
+        e = torch.exp(torch.dot(query, key) / TAU) / z
+        return e / (e + count / M)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for embedding, bank, z in zip((case.student, case.teacher), case.banks[::-1], case.log_z.exp(), strict=True):
+        for b in range(B):
+            total = total - torch.log(h(embedding[b], bank[case.ids[b]], z))
+            for m in negatives[b]:
+                total = total - weights[b] * torch.log(1 - h(embedding[b], bank[m], z))
+    return total / B
+
+
+def same(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("compute", ["auto", "dense", "gathered"])
+def test_sampled_loss_is_the_papers(compute: Compute) -> None:
+    case = Case()
+    expected = written_out(case, case.negatives.tolist(), [1.0] * B, N)
+    found = case.loss(negative_ids=case.negatives, compute=compute)
+    assert found.dtype == torch.float64
+    same(found, expected)
+    for ours, theirs in zip(case.grads(found), case.grads(expected), strict=True):
+        same(ours, theirs)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_all_negatives_are_the_expectation_of_sampled_ones(labelled: bool) -> None:
+    """Each negative is drawn evenly, so the expectation is N times the mean over all that could be drawn."""
+    case = Case()
+    if not labelled:
+        case.groups = torch.arange(M)
+    others = [case.others(int(row)) for row in case.ids]
+    found = case.loss(groups=case.groups if labelled else None, nominal=N)
+    expected = written_out(case, others, [N / len(rows) for rows in others], N)
+    same(found, expected)
+    for ours, theirs in zip(case.grads(found), case.grads(expected), strict=True):
+        same(ours, theirs)
+    roster = Roster(M, targets=case.groups.clamp_min(-1) if labelled else None)
+    torch.manual_seed(0)
+    draws = torch.stack([case.loss(negative_ids=roster.draw(case.ids, N)).detach() for _ in range(400)])
+    assert abs(float(draws.mean() - found)) < 4 * float(draws.std()) / 20
+
+
+@pytest.mark.parametrize("options", [{"negative_ids": Case().negatives, "compute": "dense"},
+                                     {"negative_ids": Case().negatives, "compute": "gathered"},
+                                     {"groups": Case().groups, "nominal": 7}])  # fmt: skip
+def test_gradients_against_finite_differences(options: dict[str, Any]) -> None:
+    case = Case()
+
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        return crd_loss(student, teacher, case.ids, *case.banks, log_z=case.log_z, temperature=0.3, **options)
+
+    assert torch.autograd.gradcheck(loss, (case.student, case.teacher))
+
+
+def test_every_way_of_computing_and_every_size_of_piece_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, batch, count = 3000, 7, 700
+    banks = unit(rows, D, seed=1), unit(rows, D, seed=2)
+    ids = torch.arange(batch) * 100
+    negatives = torch.randint(0, rows, (batch, count), generator=torch.Generator().manual_seed(3))
+
+    def values(compute: Compute, **more: Any) -> tuple[Tensor, ...]:
+        pair = [unit(batch, D, seed=s).requires_grad_() for s in (4, 5)]
+        loss = crd_loss(pair[0], pair[1], ids, *banks, compute=compute, **more)
+        return (loss.detach(), *torch.autograd.grad(loss, pair))
+
+    sampled, every = values("dense", negative_ids=negatives), values("auto", groups=torch.arange(rows) % 9)
+    monkeypatch.setattr("understudy.objectives.crd_kernel._SCORES", {"cpu": 300 * batch})
+    monkeypatch.setattr("understudy.objectives.crd_kernel._MOST_SCORES", 2 * rows)
+    for size in (D, 100 * D, 2000 * D):
+        monkeypatch.setattr("understudy.objectives.crd_kernel._ROWS", {"cpu": size})
+        for compute in ("dense", "gathered"):
+            for found, expected in zip(values(compute, negative_ids=negatives), sampled, strict=True):
+                same(found, expected)
+    for found, expected in zip(values("auto", groups=torch.arange(rows) % 9), every, strict=True):
+        same(found, expected)
+
+
+def test_the_cheaper_way_is_chosen() -> None:
+    assert is_dense("auto", 50_000, 16_384)
+    assert is_dense("auto", 50_000, 4_096)
+    assert not is_dense("auto", 1_281_167, 16_384)
+    assert is_dense("dense", 1_281_167, 1)
+    assert not is_dense("gathered", 50_000, 16_384)
+
+
+# --- the module -----------------------------------------------------------------------------------------
+
+WIDTHS = (8, 12)
+
+
+def signals(rows: Tensor, side: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Signals:
+    table = randn(M, WIDTHS[side], seed=10 * seed + side, dtype=torch.float32)
+    embedding = table[rows].to(dtype).requires_grad_(side == 0)
+    return Signals(torch.zeros(len(rows), CLASSES), embedding)
+
+
+def batch_of(rows: Tensor, targets: Tensor | None = None) -> Batch:
+    return Batch(rows, rows, torch.zeros(len(rows), 1), targets)
+
+
+def crd(**options: Any) -> CRD:
+    torch.manual_seed(0)
+    return CRD(*WIDTHS, M, **({"dim": D, "targets": torch.arange(M) % CLASSES} | options))
+
+
+def step(objective: Objective, rows: Tensor, seed: int = 0) -> Tensor:
+    student = signals(rows, 0, seed)
+    loss = objective(student, signals(rows, 1, seed), batch_of(rows))
+    objective.zero_grad()
+    loss.backward()
+    return loss.detach()
+
+
+ROWS = torch.tensor([3, 8, 21, 34, 12, 39])
+
+
+def test_the_module_is_its_functional_twin() -> None:
+    objective = crd(normalizer="paper", nominal=N)
+    banks = objective.bank_student.clone(), objective.bank_teacher.clone()
+    student, teacher = signals(ROWS, 0), signals(ROWS, 1)
+    loss = objective(student, teacher, batch_of(ROWS))
+    assert student.embedding is not None
+    assert teacher.embedding is not None
+    pair = [
+        F.normalize(objective.project_student(student.embedding), dim=1),
+        F.normalize(objective.project_teacher(teacher.embedding), dim=1),
+    ]
+    expected = crd_loss(pair[0], pair[1], ROWS, *banks, groups=torch.arange(M) % CLASSES, nominal=N)
+    same(loss, expected, 1e-5)
+    parameters = [student.embedding, *objective.parameters()]
+    for ours, theirs in zip(*(torch.autograd.grad(x, parameters) for x in (loss, expected)), strict=True):
+        same(ours, theirs, 1e-4)
+    for bank, old, new in zip((objective.bank_student, objective.bank_teacher), banks, pair, strict=True):
+        same(bank[ROWS], F.normalize(0.5 * old[ROWS] + 0.5 * new.detach(), dim=1), 1e-5)
+        rest = [m for m in range(M) if m not in ROWS]
+        assert torch.equal(bank[rest], old[rest])
+
+
+def test_banks_rest_in_eval_mode_and_rows_then_add_up() -> None:
+    objective = crd()
+    step(objective, ROWS)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    objective.eval()
+    whole = step(objective, ROWS)
+    parts = [step(objective, ROWS[s]) * len(ROWS[s]) for s in (slice(0, 2), slice(2, 6))]
+    same(torch.stack(parts).sum() / len(ROWS), whole, 1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
+
+
+@pytest.mark.parametrize("negatives", ["all", 20])
+def test_normalizers(negatives: Any) -> None:
+    """Z is M times the mean of exp(s / tau) over the positives and the N negatives."""
+
+    def first_z(objective: CRD) -> float:
+        with torch.no_grad():
+            query = F.normalize(objective.project_student(signals(ROWS, 0).embedding), dim=1)
+        scores = torch.exp(query @ objective.bank_teacher.t() / TAU)
+        other = (torch.arange(M) % CLASSES) != (ROWS % CLASSES)[:, None]
+        positive = scores[torch.arange(len(ROWS)), ROWS]
+        number = objective.number
+        negative = (scores * other).sum(1) / other.sum(1) * number
+        return math.log(M * float((positive + negative).sum()) / (number + 1) / len(ROWS))
+
+    kinds: dict[str, CRD] = {kind: crd(normalizer=kind, negatives=negatives) for kind in ("paper", "first", "running")}
+    expected = first_z(kinds["first"])
+    for objective in kinds.values():
+        torch.manual_seed(1)
+        step(objective, ROWS)
+    assert not kinds["paper"].log_z.any()
+    assert float(kinds["first"].log_z[0]) == pytest.approx(expected, abs=1e-4 if negatives == "all" else 0.7)
+    started = {kind: objective.log_z.clone() for kind, objective in kinds.items()}
+    same(started["first"], started["running"], 1e-5)
+    for _ in range(3):
+        for objective in kinds.values():
+            step(objective, ROWS, seed=1)
+    assert torch.equal(kinds["first"].log_z, started["first"])
+    assert not torch.equal(kinds["running"].log_z, started["running"])
+    assert float((kinds["running"].log_z - started["running"]).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"negatives": 9}, {"bank_dtype": "bfloat16"}, {"bank": "queue:16"}])
+def test_a_resumed_run_ends_with_the_same_bytes(options: dict[str, Any]) -> None:
+    def run(objective: CRD, steps: range) -> dict[str, Tensor]:
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
+        for number in steps:
+            torch.manual_seed(number)
+            rows = torch.randperm(M)[:6]
+            step(objective, rows, seed=number)
+            optimizer.step()
+        return {name: value.clone() for name, value in objective.state_dict().items()}
+
+    whole = crd(**options)
+    halfway = run(whole, range(3))
+    assert {"bank_student", "bank_teacher", "log_z"} <= set(halfway)
+    resumed = crd(**options, seed=7)
+    resumed.load_state_dict(halfway)
+    a, b = run(whole, range(3, 6)), run(resumed, range(3, 6))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_ids_of_any_kind_find_their_rows_and_classes() -> None:
+    ids = torch.tensor([2**60, -5, 77, 10**12, 3])
+    targets = torch.tensor([0, 1, -1, -1, 1])
+    setting = Setting(Shapes(CLASSES, 8), Shapes(CLASSES, 12), ids, targets)
+    objective = CRD.suited(setting, dim=D)
+    roster = objective.roster
+    assert roster is not None
+    rows = roster.rows(ids)
+    assert rows.tolist() == [4, 0, 2, 3, 1]
+    allowed = {b: [a for a in range(5) if a != b and not (targets[a] == targets[b] >= 0)] for b in range(5)}
+    assert roster.counts(rows).tolist() == [len(allowed[b]) for b in range(5)]
+    drawn = roster.draw(rows, 500)
+    assert [sorted(set(row.tolist())) for row in drawn] == [sorted(int(rows[a]) for a in allowed[b]) for b in range(5)]
+    with pytest.raises(ValueError, match="sample 4 has no row in the bank"):
+        roster.rows(torch.tensor([3, 4]))
+
+
+def test_draws_are_even_and_belong_to_the_sample() -> None:
+    roster = Roster(M, targets=torch.arange(M) % CLASSES)
+    rows = torch.tensor([5, 6, 30])
+    torch.manual_seed(3)
+    drawn = roster.draw(rows, 60_000)
+    for row, seen in zip(rows.tolist(), drawn, strict=True):
+        counts = torch.bincount(seen, minlength=M).double()
+        allowed = torch.arange(M) % CLASSES != row % CLASSES
+        assert not counts[~allowed].any()
+        even = 60_000 / int(allowed.sum())
+        assert float(((counts[allowed] - even) ** 2 / even).sum()) < 60  # chi-square of 29 degrees of freedom
+    torch.manual_seed(3)
+    assert torch.equal(roster.draw(rows[1:], 60_000), drawn[1:])
+    torch.manual_seed(4)
+    assert not torch.equal(roster.draw(rows, 60_000), drawn)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 6e4), (torch.bfloat16, 1e35), (torch.bfloat16, 1e-30)])
+@pytest.mark.parametrize("temperature", [0.07, 1e-4])
+def test_extreme_embeddings_in_half_precision(dtype: torch.dtype, size: float, temperature: float) -> None:
+    objective = crd(temperature=temperature, bank_dtype=dtype)
+    for seed in range(3):
+        student, teacher = (signals(ROWS, side, seed) for side in (0, 1))
+        assert student.embedding is not None
+        assert teacher.embedding is not None
+        extreme = (student.embedding.detach().sign() * size).to(dtype).requires_grad_()
+        with torch.autocast("cpu", dtype=dtype):
+            loss = objective(
+                Signals(student.logits, extreme),
+                Signals(teacher.logits, (teacher.embedding.sign() * size).to(dtype)),
+                batch_of(ROWS),
+            )
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+        loss.backward()
+        assert extreme.grad is not None
+        assert extreme.grad.isfinite().all()
+    assert all(value.isfinite().all() for value in objective.state_dict().values())
+
+
+def test_autocast_and_inference_tensors_change_nothing() -> None:
+    plain, cast = crd(), crd()
+    with torch.inference_mode():
+        teacher = signals(ROWS, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = cast(signals(ROWS, 0), teacher, batch_of(ROWS))
+    loss.backward()
+    assert torch.equal(loss.detach(), step(plain, ROWS))
+    assert cast.project_teacher.weight.grad is not None
+
+
+def test_half_precision_banks_are_close() -> None:
+    exact = step(crd(), ROWS)
+    for dtype in ("bfloat16", "float16"):
+        objective = crd(bank_dtype=dtype)
+        assert objective.bank_student.dtype == getattr(torch, dtype)
+        same(step(objective, ROWS), exact, 0.02)
+
+
+def test_banks_in_files(tmp_path: Path) -> None:
+    plain, mapped = crd(), crd(bank_folder=tmp_path / "banks", bank_dtype=torch.float32)
+    for seed in range(2):
+        assert torch.equal(step(plain, ROWS, seed), step(mapped, ROWS, seed))
+    mapped.double()
+    assert mapped.bank_student.dtype == torch.float32
+    file = torch.from_file(str(tmp_path / "banks" / "bank_teacher-0.bin"), size=M * D)
+    assert torch.equal(file.view(M, D), plain.bank_teacher)
+
+
+def test_queue_for_streams_without_ids() -> None:
+    objective = crd(bank="queue:16", targets=None)
+    kept: list[Tensor] = []
+    for number in range(4):
+        rows = torch.randperm(M)[:6]
+        targets = torch.full((6,), number) if number else None
+        teacher = signals(rows, 1)
+        with torch.no_grad():
+            kept.append(F.normalize(objective.project_teacher(teacher.embedding), dim=1))
+        loss = objective(signals(rows, 0), teacher, Batch(torch.zeros(6).long(), rows, rows, targets))
+        assert loss.isfinite()
+        loss.backward()
+    newest = torch.cat(kept)[-16:]
+    scores = objective.bank_teacher @ newest.t()
+    same(scores.max(0).values, torch.ones(16), 1e-5)
+    assert objective.queue is not None
+    assert sorted(objective.queue.groups.tolist()) == [1] * 4 + [2] * 6 + [3] * 6
+
+
+def test_unlabelled_contrasts_with_every_other_sample() -> None:
+    free, blank = crd(targets=None), crd(targets=torch.full((M,), -1))
+    sample = crd(exclude="sample")
+    assert torch.equal(step(free, ROWS), step(blank, ROWS))
+    assert torch.equal(step(crd(targets=None), ROWS), step(sample, ROWS))
+    assert not torch.equal(step(crd(), ROWS), step(crd(targets=None), ROWS))
+
+
+# --- several ranks --------------------------------------------------------------------------------------
+
+STEPS = [torch.tensor([1, 5, 9, 14, 22, 31, 38]), torch.tensor([2, 5, 8, 33, 0]), torch.tensor([7, 38, 11])]
+
+
+def train(objective: CRD, wrapped: Any, rank: int, world: int) -> dict[str, Tensor]:
+    """Some steps, each rank with its part of the batch; the last leaves one rank without any samples."""
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
+    for number, rows in enumerate(STEPS):
+        cut = [0, 3, len(rows)] if world == 2 else [0, len(rows)]
+        own = rows[cut[rank] : cut[rank + 1]]
+        torch.manual_seed(number)
+        loss = wrapped(signals(own, 0, number), signals(own, 1, number), batch_of(own))
+        (loss * (len(own) * world / len(rows))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(objective.state_dict()) | {f"{k}.": p.detach() for k, p in objective.named_parameters()}
+
+
+def one_rank(rank: int, folder: str, options: dict[str, Any]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    objective = crd(**options)
+    torch.save(train(objective, DistributedDataParallel(objective), rank, 2), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{}, {"negatives": 9}, {"bank": "queue:16"}], ids=["all", "sampled", "queue"])
+def test_two_ranks_are_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    spawn(one_rank, (str(tmp_path), options), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = crd(**options)
+    expected = train(alone, alone, 0, 1)
+    for name, value in expected.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-4, atol=1e-5)
+
+
+# --- the bound on mutual information --------------------------------------------------------------------
+
+
+def test_the_bound_on_mutual_information_rises_with_it() -> None:
+    """Pairs of jointly normal numbers with correlation r have -log(1 - r^2)/2 nats in common, each dimension."""
+    size, width, bounds = 400, 2, []
+    ids = torch.arange(size)
+    for correlation in (0.0, 0.6, 0.9, 0.99):
+        known = -0.5 * width * math.log(1 - correlation**2)
+        x, noise = (randn(size, width, seed=s, dtype=torch.float32) for s in (1, 2))
+        y = correlation * x + math.sqrt(1 - correlation**2) * noise
+        torch.manual_seed(0)
+        objective = CRD(width, width, size, dim=8, temperature=0.3, momentum=0.0)
+        optimizer = torch.optim.Adam(objective.parameters(), lr=0.05)
+        losses = []
+        for _ in range(120):
+            loss = objective(Signals(x, x), Signals(y, y), batch_of(ids))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        bound = float(mutual_information_bound(losses[-1], objective.number))
+        assert bound <= known + 0.15  # of a finite sample
+        bounds.append(bound)
+    assert all(b > a + 0.1 for a, b in pairwise(bounds))
+
+
+# --- complaints -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"z_decay": 1.0}, "z_decay"),
+        ({"normalizer": "last"}, "normalizer"),
+        ({"negatives": M}, "negatives must be from 1 to 39"),
+        ({"negatives": 0}, "negatives"),
+        ({"negatives": "some"}, "'all' or a number"),
+        ({"nominal": M}, "nominal"),
+        ({"targets": torch.zeros(M, dtype=torch.int64)}, "one class"),
+        ({"targets": torch.zeros(3, dtype=torch.int64)}, "one number for each"),
+        ({"ids": torch.zeros(M, dtype=torch.int64)}, "unique"),
+        ({"bank": "queue:many"}, "queue:65536"),
+        ({"bank": "queue:16", "negatives": 4}, "queue"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        crd(**options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([0, 40], "sample 40 has no row.*from 0 to 39"),
+        ([-1, 2], "sample -1 has no row"),
+        ([4, 1, 4], "sample 4 .*once"),
+    ],
+)
+def test_wrong_ids(rows: list[int], words: str) -> None:
+    ids = torch.tensor(rows)
+    with pytest.raises(ValueError, match=words):
+        crd()(signals(ids % M, 0), signals(ids % M, 1), batch_of(ids))
+
+
+def test_what_else_can_be_wrong() -> None:
+    case = Case()
+    for side in product((True, False), repeat=2):
+        if all(side):
+            continue
+        each = [
+            s if there else Signals(s.logits)
+            for s, there in zip((signals(ROWS, 0), signals(ROWS, 1)), side, strict=True)
+        ]
+        with pytest.raises(ValueError, match="embedding"):
+            crd()(each[0], each[1], batch_of(ROWS))
+    with pytest.raises(ValueError, match="teacher"):
+        crd()(signals(ROWS, 0), None, batch_of(ROWS))
+    with pytest.raises(ValueError, match="from 0 to 39"):
+        crd_loss(case.student, case.teacher, case.ids + 1, *case.banks)
+    with pytest.raises(ValueError, match="one group"):
+        case.loss(groups=torch.zeros(M, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least 2"):
+        CRD(8, 12, 1)
