@@ -99,11 +99,16 @@ class Roster(nn.Module):
         """
         key = int(torch.randint(2**62, ()))
         places = torch.arange(number, device=rows.device)
-        bits = mixed(mixed(rows + key)[:, None] + places)
-        share = bits.bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
-        place = share.mul_(self.counts(rows)[:, None]).long()
-        low, high = self.low[rows][:, None], self.high[rows][:, None]
-        return self.order[torch.where(place >= low, place + (high - low), place)]
+        drawn = torch.empty(len(rows), number, dtype=torch.int64, device=rows.device)
+        # in pieces, since the steps in between are as large as what they make
+        for some, into in zip(*(x.split(max(1, 2**18 // number)) for x in (rows, drawn)), strict=True):
+            bits = mixed(mixed(some + key)[:, None] + places)
+            share = bits.bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
+            place = share.mul_(self.counts(some)[:, None]).long()
+            low, high = self.low[some][:, None], self.high[some][:, None]
+            torch.add(place, (place >= low) * (high - low), out=into)
+            into.copy_(self.order[into])
+        return drawn
 
 
 class Queue(nn.Module):
@@ -146,11 +151,11 @@ class Queue(nn.Module):
 
 
 def mixed(x: Tensor) -> Tensor:
-    """A one-to-one scrambling of 64-bit integers, wrapping around: splitmix64's last steps."""
+    """A one-to-one scrambling of 64-bit integers, wrapping around: splitmix64's steps."""
     x = x * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        x = (x ^ _shifted(x, shift)) * factor
-    return x ^ _shifted(x, 31)
+        x.bitwise_xor_(_shifted(x, shift)).mul_(factor)
+    return x.bitwise_xor_(_shifted(x, 31))
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
