@@ -169,7 +169,7 @@ def _dense(sums: _Sums, bank: Tensor, ids: Tensor) -> None:
         scaled = sums.scaled[some]
         scores = scaled.new_empty(len(scaled), len(bank))
         for piece in _pieces(len(bank), columns):
-            scores[:, piece] = scaled @ sums.like(bank[piece]).t()
+            torch.mm(scaled, sums.like(bank[piece]).t(), out=scores[:, piece])
         slopes = sums.take(scores.gather(1, ids[some]).sub_(sums.shift), some)
         scores.zero_().scatter_add_(1, ids[some], slopes)
         for piece in _pieces(len(bank), columns):

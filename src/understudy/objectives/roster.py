@@ -98,16 +98,20 @@ class Roster(nn.Module):
         place. So a sample's negatives depend neither on the rest of the batch nor on the rank that holds it.
         """
         key = int(torch.randint(2**62, ()))
-        places = torch.arange(number, device=rows.device)
+        size = len(self.order)
+        bits = 62 - size.bit_length()  # as many as leave room for a product with the size
+        streams = mixed(rows + key)
+        places = torch.arange(number, device=rows.device) * _STEP
+        counts, low = self.counts(rows), self.low[rows]
+        jump = size - counts
         drawn = torch.empty(len(rows), number, dtype=torch.int64, device=rows.device)
-        # in pieces, since the steps in between are as large as what they make
-        for some, into in zip(*(x.split(max(1, 2**18 // number)) for x in (rows, drawn)), strict=True):
-            bits = mixed(mixed(some + key)[:, None] + places)
-            share = bits.bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
-            place = share.mul_(self.counts(some)[:, None]).long()
-            low, high = self.low[some][:, None], self.high[some][:, None]
-            torch.add(place, (place >= low) * (high - low), out=into)
-            into.copy_(self.order[into])
+        for some in torch.arange(len(rows)).split(max(1, 2**17 // number)):  # pieces that stay in a core's cache
+            piece = slice(int(some[0]), int(some[-1]) + 1)
+            x = streams[piece, None] + places
+            x.bitwise_xor_(x >> 32).mul_(_FACTOR).bitwise_right_shift_(62 - bits).bitwise_and_(2**bits - 1)
+            x.mul_(counts[piece, None]).bitwise_right_shift_(bits)
+            x.add_((x >= low[piece, None]) * jump[piece, None])
+            drawn[piece] = self.order.index_select(0, x.flatten()).view_as(x)
         return drawn
 
 
@@ -150,13 +154,12 @@ class Queue(nn.Module):
         return rows
 
 
+_STEP, _FACTOR = -0x61C8864680B583EB, -0x40A7B892E31B1A47  # splitmix64's, as signed numbers
+
+
 def mixed(x: Tensor) -> Tensor:
-    """A one-to-one scrambling of 64-bit integers, wrapping around: splitmix64's steps."""
-    x = x * -0x61C8864680B583EB
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        x.bitwise_xor_(_shifted(x, shift)).mul_(factor)
-    return x.bitwise_xor_(_shifted(x, 31))
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits).bitwise_and_(2 ** (64 - bits) - 1)  # torch shifts the sign in
+    """Scrambled 64-bit integers, wrapping around: splitmix64's steps but for the sign that torch shifts in."""
+    x = x * _STEP
+    x.bitwise_xor_(x >> 30).mul_(_FACTOR)
+    x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
+    return x.bitwise_xor_(x >> 31)
