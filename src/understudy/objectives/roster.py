@@ -105,8 +105,9 @@ class Roster(nn.Module):
         counts, low = self.counts(rows), self.low[rows]
         jump = size - counts
         drawn = torch.empty(len(rows), number, dtype=torch.int64, device=rows.device)
-        for some in torch.arange(len(rows)).split(max(1, 2**17 // number)):  # pieces that stay in a core's cache
-            piece = slice(int(some[0]), int(some[-1]) + 1)
+        together = max(1, 2**17 // number)  # pieces that stay in a core's cache
+        for start in range(0, len(rows), together):
+            piece = slice(start, start + together)
             x = streams[piece, None] + places
             x.bitwise_xor_(x >> 32).mul_(_FACTOR).bitwise_right_shift_(62 - bits).bitwise_and_(2**bits - 1)
             x.mul_(counts[piece, None]).bitwise_right_shift_(bits)
