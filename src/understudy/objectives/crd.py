@@ -59,7 +59,7 @@ class CRD(Objective):
     summary = "contrast of both sides' embeddings with memory banks (Tian et al. 2020)"
     weight = 0.8
     rowwise = False
-    alike = frozenset({"bank_student", "bank_teacher"})
+    alike = frozenset({"bank_student", "bank_teacher"}) | {f"roster.{name}" for name in Roster.BUFFERS}
 
     bank_student: Tensor
     bank_teacher: Tensor

@@ -38,14 +38,16 @@ class Negatives:
     Attributes:
         ids: (B, N) int64, or None for all rows whose group is not the query's.
         groups: (M,) int64, and
-        own: (B,) int64, the queries' groups; both for `ids` None only.
-        weights: (B,), what a row's term is multiplied by; None for 1.
+        own: (B,) int64, the queries' groups, and
+        counts: (B,), how many rows that leaves, and
+        number: N; each row then counts N / (their number) times. All four for `ids` None only.
     """
 
     ids: Tensor | None = None
     groups: Tensor | None = None
     own: Tensor | None = None
-    weights: Tensor | None = None
+    counts: Tensor | None = None
+    number: int = 0
 
 
 def is_dense(compute: Compute, bank_rows: int, negatives: int) -> bool:
@@ -105,8 +107,8 @@ class _Contrast(torch.autograd.Function):
         else:
             _gathered(sums, bank, negatives.ids)
         loss, gradient, log_sum = sums.loss, sums.gradient, sums.log_sum
-        if negatives.weights is not None:
-            weights = negatives.weights.to(query.dtype)
+        if negatives.counts is not None:
+            weights = negatives.number / negatives.counts.to(query.dtype)
             loss, gradient, log_sum = loss * weights, gradient * weights[:, None], log_sum + weights.log()
         gradient = gradient - torch.sigmoid(-own)[:, None] * positive
         ctx.save_for_backward(gradient / temperature)

@@ -63,7 +63,7 @@ def crd_loss(
         counts = (groups != own[:, None]).sum(1)
         if not bool(counts.all()):
             raise ValueError("all rows of the bank are of one group, so there are no negatives")
-        negatives = Negatives(groups=groups, own=own, weights=number / counts.double())
+        negatives = Negatives(groups=groups, own=own, counts=counts, number=number)
     log_z = torch.zeros(2, device=ids.device) if log_z is None else log_z
     embeddings = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (student_embedding, teacher_embedding)]
     with torch.autocast(ids.device.type, enabled=False):

@@ -24,6 +24,8 @@ class Roster(nn.Module):
         ValueError: a repeated id, other lengths than M, or no row that could be a negative.
     """
 
+    BUFFERS = ("known", "groups", "order", "low", "high")
+
     groups: Tensor
     order: Tensor
     low: Tensor
@@ -85,7 +87,7 @@ class Roster(nn.Module):
         """`number` drawn ones for each of some rows, or all that may be at the weight of as many."""
         if sampled:
             return Negatives(ids=self.draw(rows, number))
-        return Negatives(groups=self.groups, own=self.groups[rows], weights=number / self.counts(rows).double())
+        return Negatives(groups=self.groups, own=self.groups[rows], counts=self.counts(rows), number=number)
 
     def counts(self, rows: Tensor) -> Tensor:
         """How many rows may be negatives of each, (B,)."""
@@ -144,7 +146,7 @@ class Queue(nn.Module):
     def negatives(self, groups: Tensor, number: int) -> Negatives:
         own = groups.masked_fill(groups < 0, -2)  # no row's group
         counts = (self.groups != own[:, None]).sum(1)
-        return Negatives(groups=self.groups, own=own, weights=number / counts.clamp_min(1).double())
+        return Negatives(groups=self.groups, own=own, counts=counts.clamp_min(1), number=number)
 
     def enter(self, groups: Tensor) -> Tensor:
         """The rows that newcomers get, (B,) of (B,), B at most the size."""
