@@ -349,6 +349,7 @@ def test_banks_in_files(tmp_path: Path) -> None:
     for seed in range(2):
         assert torch.equal(step(plain, ROWS, seed), step(mapped, ROWS, seed))
     mapped.double()
+    assert mapped.project_student.weight.dtype == torch.float64
     assert mapped.bank_student.dtype == torch.float32
     file = torch.from_file(str(tmp_path / "banks" / "bank_teacher-0.bin"), size=M * D)
     assert torch.equal(file.view(M, D), plain.bank_teacher)
@@ -460,6 +461,9 @@ def test_the_bound_on_mutual_information_rises_with_it() -> None:
         ({"momentum": -0.1}, "momentum"),
         ({"z_decay": 1.0}, "z_decay"),
         ({"normalizer": "last"}, "normalizer"),
+        ({"exclude": "none"}, "exclude must be one of class, sample"),
+        ({"compute": "fast"}, "compute"),
+        ({"bank_dtype": "int8"}, "bank_dtype"),
         ({"negatives": M}, "negatives must be from 1 to 39"),
         ({"negatives": 0}, "negatives"),
         ({"negatives": "some"}, "'all' or a number"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from understudy.signals import Batch, Signals
 Normalizer = Literal["running", "first", "paper"]
 
 EMBEDDING = frozenset({"embedding"})
+_DTYPES = "float32", "bfloat16", "float16", "float64"
 
 
 class CRD(Objective):
@@ -49,7 +50,8 @@ class CRD(Objective):
         bank: "samples", a row for each; or "queue:65536", the embeddings of the last 65,536 samples, for streams
             without ids: a sample's positive is then its own pair.
         bank_dtype: type of the banks' numbers; "float32", "bfloat16" or "float16".
-        bank_folder: where to keep the banks in files that are mapped into memory, made anew; None for in memory.
+        bank_folder: where to keep the banks in files that are mapped into memory, made anew: a folder of its own
+            for each CRD. None for in memory.
         seed: of the banks' first rows.
         ids: (M,) int64, the samples' ids in any order.
         targets: (M,) int64, the classes of `ids` (or of 0 .. M - 1), -1 where unlabelled.
@@ -89,13 +91,17 @@ class CRD(Objective):
     ) -> None:
         super().__init__()
         size = _queue_size(bank) or bank_size
-        _check(temperature, momentum, z_decay, normalizer, negatives, nominal, size, queue=bank != "samples")
+        _check(temperature, momentum, z_decay, negatives, nominal, size, queue=bank != "samples")
+        _check_choice("normalizer", normalizer, get_args(Normalizer))
+        _check_choice("exclude", exclude, ("class", "sample"))
+        _check_choice("compute", compute, get_args(Compute))
+        _check_choice("bank_dtype", str(bank_dtype).removeprefix("torch."), _DTYPES)
         self.negatives, self.temperature, self.momentum = negatives, temperature, momentum
         self.exclude, self.normalizer, self.z_decay = exclude, normalizer, z_decay
         self.compute: Compute = compute
         self.number = negatives if negatives != "all" else nominal or min(PAPERS_NEGATIVES, size - 1)
         self.project_student, self.project_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
-        dtype = getattr(torch, bank_dtype) if isinstance(bank_dtype, str) else bank_dtype
+        dtype: torch.dtype = getattr(torch, str(bank_dtype).removeprefix("torch."))
         for index, name in enumerate(("bank_student", "bank_teacher")):
             file = None if bank_folder is None else Path(bank_folder) / f"{name}-{_rank()}.bin"
             self.register_buffer(name, first_rows(size, dim, 2 * seed + index, dtype, file))
@@ -188,10 +194,10 @@ class CRD(Objective):
         move_rows(self.bank_teacher, rows, teacher[kept], momentum)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        banks = (self.bank_student, self.bank_teacher)
+        # mapped banks stay where they are: they are mapped because they do not fit elsewhere
+        banks = {name: self._buffers.pop(name) for name in ("bank_student", "bank_teacher")} if self.mapped else {}
         super()._apply(fn, recurse)
-        if self.mapped:  # they are mapped because they do not fit elsewhere
-            self.bank_student, self.bank_teacher = banks
+        self._buffers.update(banks)
         return self
 
     def extra_repr(self) -> str:
@@ -214,11 +220,15 @@ def _queue_size(bank: str) -> int | None:
     return int(size)
 
 
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; it is {value!r}")
+
+
 def _check(
     temperature: float,
     momentum: float,
     z_decay: float,
-    normalizer: str,
     negatives: int | str,
     nominal: int | None,
     size: int,
@@ -230,8 +240,6 @@ def _check(
     for name, value in (("momentum", momentum), ("z_decay", z_decay)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be from 0 to below 1; it is {value}")
-    if normalizer not in ("running", "first", "paper"):
-        raise ValueError(f"normalizer must be 'running', 'first' or 'paper'; it is {normalizer!r}")
     if size < 2:
         raise ValueError(f"a bank needs at least 2 rows, a sample and a negative; bank_size is {size}")
     for name, value in (("negatives", negatives), ("nominal", nominal)):
