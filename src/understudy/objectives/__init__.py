@@ -4,6 +4,8 @@ from understudy.objectives.activation_boundaries import ActivationBoundaries, ac
 from understudy.objectives.attention import AttentionTransfer, attention_loss
 from understudy.objectives.base import Needs, Objective, Setting, WeightedSum
 from understudy.objectives.correlation import CorrelationCongruence, correlation_loss
+from understudy.objectives.crd import CRD
+from understudy.objectives.crd_loss import crd_loss, mutual_information_bound
 from understudy.objectives.dist import DIST, dist_loss
 from understudy.objectives.dkd import DKD, dkd_loss
 from understudy.objectives.factor_transfer import FactorTransfer, Paraphraser, factor_loss
@@ -40,10 +42,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ab": ActivationBoundaries,
     "ft": FactorTransfer,
     "fsp": FlowOfSolution,
+    "crd": CRD,
 }
 """Every objective by the name that recipes and the command line use. A new one adds its line here."""
 
 __all__ = [
+    "CRD",
     "DIST",
     "DKD",
     "OBJECTIVES",
@@ -72,6 +76,7 @@ __all__ = [
     "activation_boundary_loss",
     "attention_loss",
     "correlation_loss",
+    "crd_loss",
     "dist_loss",
     "dkd_loss",
     "ensemble_log_probs",
@@ -80,6 +85,7 @@ __all__ = [
     "hard_target_loss",
     "hint_loss",
     "logit_matching_loss",
+    "mutual_information_bound",
     "nst_loss",
     "pkt_loss",
     "rkd_loss",

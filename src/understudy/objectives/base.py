@@ -53,12 +53,14 @@ class Objective(nn.Module):
         weight: what the paper multiplies it by, beside hard targets of weight 1.
         rowwise: whether it is a mean over the batch's rows, so that micro-batches add up to the batch; false
             where it compares the samples of a batch with one another.
+        alike: names of buffers that it keeps alike on every rank by itself, so that none need be sent around.
     """
 
     needs: Needs = Needs()
     summary: ClassVar[str] = ""
     weight: ClassVar[float] = 1.0
     rowwise: bool = True
+    alike: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def suited(cls, setting: Setting, **options: Any) -> Self:

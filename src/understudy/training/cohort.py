@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from understudy.models import Network
 from understudy.objectives import Objective
@@ -91,6 +92,9 @@ class Member:
         if self.recipe.ema is not None:
             self.average = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
             network.watch(self.learner.objective.needs.student)
+        parts = [(name, part) for name, part in self.learner.named_modules() if isinstance(part, Objective)]
+        alike = [f"{name}.{buffer}" for name, part in parts for buffer in part.alike]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, alike)
         self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.recipe))
         self.totals = Totals(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
