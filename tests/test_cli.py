@@ -310,7 +310,7 @@ def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert main(["reproduce"]) == 0
     assert "a-paper" in capsys.readouterr().out
     assert main(["reproduce", "a-paper", "--quick", "--data-root", "d"]) == 0
-    assert ran == [(Path("runs/a-paper-quick"), True, "d")]
+    assert ran == [(Path("runs/a-paper"), True, "d")]
     assert "did you mean 'a-paper'?" in fails(capsys, "reproduce", "a-papr")
 
 
