@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from understudy.api import distill, evaluate, predict, resume, train
+    from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
     from understudy.models import build
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "distill", "evaluate", "open_source", "predict", "resume", "train"]
+__all__ = ["__version__", "build", "compare", "distill", "evaluate", "open_source", "predict", "resume", "train"]
 
 _HOMES = {
-    **dict.fromkeys(("train", "distill", "evaluate", "predict", "resume"), "understudy.api"),
+    **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
     "open_source": "understudy.data",
     "build": "understudy.models",
 }

@@ -30,9 +30,10 @@ from understudy.preparing import (
     prepare_data,
     prepare_members,
     prepare_teachers,
+    wanted,
     weights_of,
 )
-from understudy.recipe import AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views, checked
+from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views, checked
 from understudy.reporting import RunFacts
 from understudy.runs import Run, find_run, fresh_run
 from understudy.teachers import check_classes
@@ -101,6 +102,25 @@ def distill(
         trust_code=True,
     )
     return _start(recipe, run, given, overwrite)
+
+
+def compare(
+    data: object,
+    teacher: str | Path | nn.Module | Sequence[str | Path | nn.Module],
+    student: str | nn.Module,
+    methods: Sequence[str] = COMPARED,
+    *,
+    seeds: int = 3,
+    **fields: Any,
+) -> Run:
+    """`distill` by several methods, and alone, on the same batches: one run, its page a comparison.
+
+    Args:
+        methods: as in "crd" or "crd+kd"; `understudy methods` lists them.
+        seeds: initialisations of each, the same ones for every method.
+        **fields: any field of `distill`.
+    """
+    return distill(data, teacher, student, method=tuple(methods), seeds=seeds, **fields)
 
 
 def run_recipe(
@@ -232,7 +252,7 @@ def dry_run(recipe: AnyRecipe, *, trust_code: bool = False) -> dict[str, object]
     networks, _ = prepare_teachers(recipe, given, material.contract)
     fabric = make_fabric(recipe.model_copy(update={"devices": 1, "nodes": 1}))
     panel = join(list(networks.values()), recipe, fabric.device) if isinstance(recipe, DistillRecipe) else None
-    members = prepare_members(recipe, given, material)
+    members = prepare_members(recipe, given, material, list(networks.values()))
     student = members[-1].network
     facts: dict[str, object] = {
         "training samples": f"{len(material.train):,}",
@@ -243,6 +263,8 @@ def dry_run(recipe: AnyRecipe, *, trust_code: bool = False) -> dict[str, object]
     }
     if networks:
         facts["teachers' parameters"] = f"{sum(parameters(n) for n in networks.values()):,}"
+    if panel is not None:
+        panel.watch(wanted(members))
     batches = Batches(material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device)
     loop = Loop(fabric, members, batches, recipe, panel, watcher=_Stopwatch())
     facts["steps"] = f"{loop.steps:,}"

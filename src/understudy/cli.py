@@ -118,6 +118,13 @@ lazy_command(
     "understudy distill photos/ --teacher runs/a runs/b --student timm:resnet18 --temperature 2",
     "understudy distill mnist --teacher runs/teacher --student mlp:800x2 --omit-classes 3",
     "understudy distill photos/ --teacher runs/a --student cnn:16-32 --transfer-set unlabelled/",
+    "understudy distill cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --method crd+kd",
+)
+lazy_command(
+    "compare",
+    "Train a student by several methods, and alone, on the same batches, and compare them.",
+    "understudy compare digits --teacher runs/teacher --student mlp:16x1 --methods kd,crd,crd+kd --seeds 3",
+    "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
 
 
@@ -351,16 +358,21 @@ def models(pattern: str | None = None, /) -> None:
     print("\n".join(f"timm:{name}" for name in names))
 
 
-@command("understudy methods", "understudy distill digits --teacher runs/a --student mlp:16x1 --method logits")
+@command(
+    "understudy methods",
+    "understudy distill digits --teacher runs/a --student mlp:16x1 --method crd+kd",
+    "understudy distill digits --teacher runs/a --student mlp:16x1 --objective crd:weight=0.5 soft:temperature=2",
+)
 def methods() -> None:
-    """List the ways to distil, and the objectives they are made of."""
-    from understudy.objectives import OBJECTIVES
-    from understudy.recipe import METHODS
+    """List what a student can learn from a teacher. Methods add up, as in --method crd+kd."""
+    from understudy.objectives import ALIASES, OBJECTIVES
 
-    print_rows(METHODS.items(), ("--method", "what the student learns"))
-    print()
-    rows = ((name, made.__name__, made.summary) for name, made in OBJECTIVES.items())
-    print_rows(rows, ("objective", "class", "what it minimises"))
+    others = {name: other for other, name in ALIASES.items()}
+    rows = (
+        (", ".join(filter(None, (others.get(name), name))), f"{made.weight:g}", made.summary)
+        for name, made in OBJECTIVES.items()
+    )
+    print_rows(rows, ("--method", "weight", "what it minimises"))
 
 
 @command("understudy datasets", "understudy datasets --data-root ~/data")

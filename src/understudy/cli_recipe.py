@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 from cyclopts import Group, Parameter
@@ -12,7 +14,7 @@ from pydantic import ConfigDict, model_validator
 
 from understudy.cli import print_rows, show_run
 from understudy.errors import UnderstudyError
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, checked, read_yaml, to_yaml, updated
+from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, TrainRecipe, checked, read_yaml, to_yaml, updated
 
 
 class TrainFlags(TrainRecipe):
@@ -84,16 +86,39 @@ def distill(
     _carry_out(DistillRecipe, data, flags, place or Place())
 
 
+def compare(
+    data: str = "",
+    /,
+    *,
+    flags: Annotated[DistillFlags | None, Parameter(name="*")] = None,
+    place: Place | None = None,
+) -> None:
+    """Train a student by several methods, and alone, on the same batches, and compare them.
+
+    It is `distill` with several methods and three seeds where nothing else is said.
+
+    Parameters
+    ----------
+    data
+        A set's name (see understudy datasets), a folder of class folders, a zip, a CSV or a parquet file.
+    """
+    _carry_out(DistillRecipe, data, flags, place or Place(), {"method": COMPARED, "seeds": 3})
+
+
 def resolved(
-    schema: type[AnyRecipe], data: str, flags: AnyRecipe | None, config: Path | None
+    schema: type[AnyRecipe],
+    data: str,
+    flags: AnyRecipe | None,
+    config: Path | None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[AnyRecipe, bool]:
     """The recipe of a command line, and whether code it names may be imported.
 
-    The file's values come first, the flags over them. Code (`pkg.mod:fn`) is trusted only if all of it was
-    typed: a recipe file cannot have a function imported.
+    The verb's own defaults come first, the file's values over them, then the flags. Code (`pkg.mod:fn`) is
+    trusted only if all of it was typed: a recipe file cannot have a function imported.
     """
     verb = schema.model_fields["kind"].default
-    values = read_yaml(config) if config else {}
+    values = {**defaults, **(read_yaml(config) if config else {})}
     kind = values.get("kind", verb)
     if kind != verb:
         raise UnderstudyError(
@@ -131,8 +156,14 @@ def _require(recipe: AnyRecipe) -> None:
         raise UnderstudyError("say what to train: --student mlp:16x1; `understudy models` lists models")
 
 
-def _carry_out(schema: type[AnyRecipe], data: str, flags: AnyRecipe | None, place: Place) -> None:
-    recipe, trust_code = resolved(schema, data, flags, place.config)
+def _carry_out(
+    schema: type[AnyRecipe],
+    data: str,
+    flags: AnyRecipe | None,
+    place: Place,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    recipe, trust_code = resolved(schema, data, flags, place.config, defaults)
     from understudy import api
 
     if place.dry_run:

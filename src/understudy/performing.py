@@ -34,6 +34,7 @@ from understudy.preparing import (
     prepare_data,
     prepare_members,
     prepare_teachers,
+    wanted,
 )
 from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
 from understudy.reporting import RunFacts, render
@@ -90,7 +91,9 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     if isinstance(recipe, DistillRecipe):
         _check_teachers(run, files, fabric)
         teacher = join(list(networks.values()), recipe, fabric.device)
-    members = prepare_members(recipe, given, material)
+    members = prepare_members(recipe, given, material, list(networks.values()))
+    if teacher is not None:
+        teacher.watch(wanted(members))
     batches = Batches(
         material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device,
         fabric.global_rank, fabric.world_size, workers_of(recipe),
@@ -208,7 +211,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
                 curve[key].append(row.get(key))
     curves = []
     for member, values in series.items():
-        role, _, number = member.rpartition("-")
+        name, _, number = member.rpartition("-")
         kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
-        curves.append({"name": member, "role": role, "seed": int(number)} | kept)
+        curves.append({"name": name, "role": name.partition("-")[0], "seed": int(number)} | kept)
     return curves

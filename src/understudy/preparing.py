@@ -12,13 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from understudy.composing import Term, compose, methods_of
 from understudy.data import ArraySource, Source, fraction, omit_classes, only_classes, open_source, stratified_split
 from understudy.data.views import PLAIN, ViewPlan, to_unit
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build, is_code, load_network
-from understudy.objectives import HardTargets, LogitMatching, Objective, SoftTargets, WeightedSum
+from understudy.objectives import Setting
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
 from understudy.runs import Run
+from understudy.signals import Shapes
 from understudy.teachers import Ensemble, Teacher, check_classes
 from understudy.training import Learner, Member
 
@@ -175,22 +177,56 @@ def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.devic
     return Ensemble(frozen, recipe.mean) if len(frozen) > 1 else frozen[0]
 
 
-def prepare_members(recipe: AnyRecipe, given: Given, material: Material) -> list[Member]:
-    """The cohort: for `distill` each initialisation twice, alone and distilled, unless there is no baseline."""
+def prepare_members(
+    recipe: AnyRecipe, given: Given, material: Material, teachers: Sequence[Network] = ()
+) -> list[Member]:
+    """The cohort, by initialisation: the model; or the student alone, unless there is no baseline, and by each method.
+
+    Names are "model-0", "alone-0", "distilled-0", and "distilled-crd+kd-0" where there are several methods.
+    """
+    jobs: dict[str, tuple[Term, ...]]
     if isinstance(recipe, TrainRecipe):
-        jobs = [("model", recipe.model, lambda: HardTargets(recipe.label_smoothing))]
+        jobs = {"model": (Term("hard", 1.0, {"label_smoothing": recipe.label_smoothing}),)}
     else:
-        jobs = [("distilled", recipe.student, lambda: soft_objective(recipe))]
+        methods = methods_of(recipe)
+        jobs = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
         if recipe.baseline and material.train.targets is not None:
-            jobs.insert(0, ("alone", recipe.student, HardTargets))
+            jobs = {"alone": (Term("hard", 1.0),)} | jobs
+    spec = recipe.model if isinstance(recipe, TrainRecipe) else recipe.student
     members = []
     for number in range(recipe.seeds):
         seed = recipe.seed + number
-        for role, spec, objective in jobs:
+        for name, terms in jobs.items():
             network = build_student(spec, given, material.contract, seed, recipe.seeds > 1 or len(jobs) > 1)
-            learner = Learner(network, objective())
-            members.append(Member(f"{role}-{number}", role, seed, learner, recipe.optimizer, role == "distilled"))
+            objective = compose(terms, _settings(recipe, terms, network, teachers, material), seed)
+            if recipe.micro_batch and not objective.rowwise:
+                raise UnderstudyError(
+                    f"{name} compares the samples of a batch with one another; leave out --micro-batch"
+                )
+            role = name.partition("-")[0]
+            learner = Learner(network, objective)
+            members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, role == "distilled"))
     return members
+
+
+def wanted(members: Sequence[Member]) -> set[str]:
+    """What a cohort reads of its teacher beside the logits."""
+    return {name for member in members for name in member.learner.objective.needs.teacher} - {"logits"}
+
+
+def _settings(
+    recipe: AnyRecipe, terms: Sequence[Term], student: Network, teachers: Sequence[Network], material: Material
+) -> list[Setting]:
+    """What objectives are fitted to, for each teacher; layers are looked at only where a term reads them."""
+    plain = Shapes(len(student.classes), 0)
+    sides = [plain], [plain for _ in teachers] or [plain]
+    if isinstance(recipe, DistillRecipe) and not all(term.reads_logits_alone for term in terms):
+        sides = (
+            [student.shapes(recipe.student_taps or None)],
+            [teacher.shapes(recipe.teacher_taps or None) for teacher in teachers],
+        )
+    (own,), others = sides
+    return [Setting(own, other, material.train.ids, material.train.targets) for other in others]
 
 
 def build_student(spec: str, given: Given, contract: InputContract, seed: int, several: bool) -> Network:
@@ -198,12 +234,6 @@ def build_student(spec: str, given: Given, contract: InputContract, seed: int, s
     if given.model is None:
         return build(spec, contract, seed=seed, trust_code=given.trust_code and is_code(spec))
     return build(copy.deepcopy(given.model) if several else given.model, contract)
-
-
-def soft_objective(recipe: DistillRecipe) -> Objective:
-    """The weighted sum of Hinton et al. 2015; a batch without labels uses the soft term alone."""
-    soft = LogitMatching() if recipe.method == "logits" else SoftTargets(recipe.temperature, recipe.mean)
-    return WeightedSum({"soft": (1 - recipe.hard_weight, soft), "hard": (recipe.hard_weight, HardTargets())})
 
 
 def multiplies_bf16(accelerator: str) -> bool:

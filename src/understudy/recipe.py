@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.errors import UnderstudyError, nearest
 
@@ -22,11 +22,8 @@ _OPTIMIZER = Group("Optimizer", sort_key=4)
 _VIEWS = Group("Views", sort_key=5)
 _MACHINE = Parameter(group=Group("Machine", sort_key=6))
 
-METHODS = {
-    "kd": "soft targets: the teacher's distribution at a temperature (Hinton et al. 2015)",
-    "logits": "squared distance to the teacher's centred logits (Hinton et al. 2015, equation 4)",
-}
-"""What `--method` takes."""
+COMPARED = ("kd", "crd", "crd+kd", "dkd")
+"""What `compare` compares where nothing is said: methods of logits and embeddings, which fit any two networks."""
 
 
 class _Strict(BaseModel):
@@ -164,16 +161,39 @@ class DistillRecipe(Recipe):
     """The model to train, as in mlp:800x2 or timm:resnet18."""
     baseline: bool = True
     """Train the same student alone on the same batches, to compare."""
-    method: Literal["kd", "logits"] = "kd"
-    """kd: soft targets; logits: the teacher's centred logits, squared distance."""
+    method: Annotated[tuple[str, ...], Parameter(name=("--method", "--methods"))] = ("kd",)
+    """What the student learns: kd, or objectives added up as in crd+kd; several are trained side by side."""
+    objective: tuple[str, ...] = ()
+    """Terms of the loss in place of a method, as in crd:weight=0.8,negatives=16384 soft:temperature=4."""
+    student_taps: Annotated[tuple[str, ...], _MODELS] = ()
+    """Layers that objectives of features read, from input to output; the ends of the stages where unset."""
+    teacher_taps: Annotated[tuple[str, ...], _MODELS] = ()
+    """The same of every teacher."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Of the soft targets."""
-    hard_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Weight of the labels; the soft targets have the rest. Unlabelled samples use the soft targets alone."""
+    """Of the soft targets of kd and dkd."""
+    hard_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the labels: 0.1 beside kd alone, which has the rest, and 1 beside other methods where unset."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """How the teachers' distributions are joined."""
     transfer_set: Annotated[str | None, _SAMPLES] = None
     """Samples to distil on in place of the data's training part; they need no labels."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`"kd,crd"`, one name, or a list of them."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            return value
+        return tuple(dict.fromkeys(name for names in names for name in names.split(",") if name))
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if not self.method:
+            raise ValueError("method names nothing to learn; understudy methods lists what there is")
+        if self.objective and self.method != ("kd",):
+            raise ValueError("method and objective both say what to learn; choose one")
+        return self
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -251,4 +251,5 @@ def _labels(dataset: Any) -> Tensor | Any:
     import h5py  # pyright: ignore[reportMissingImports]  # PCAM, the one left, cannot be read without it
 
     with h5py.File(dataset._base_folder / dataset._FILES[dataset._split]["targets"][0]) as file:
-        return file["y"][:, 0, 0, 0].astype(np.int64)
+        labels: Any = file["y"]
+        return labels[:, 0, 0, 0].astype(np.int64)

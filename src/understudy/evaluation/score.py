@@ -15,6 +15,13 @@ from understudy.evaluation.metrics import confusion, scores
 from understudy.models import Network
 from understudy.signals import Batch, Signals
 
+_TITLES = {"alone": "student alone", "distilled": "distilled", "model": "model"}
+
+
+def _place(group: str) -> tuple[bool, str]:
+    """The student alone comes before those that learnt from a teacher."""
+    return not group.startswith("alone"), group
+
 
 def score_models(
     test: Source,
@@ -26,7 +33,7 @@ def score_models(
     """Rows, confusions and gallery of some models and their teacher on a source, as `RunFacts` reads them.
 
     Args:
-        models: by role and number, as "distilled-0".
+        models: by role, method where there are several, and number, as "distilled-0" or "distilled-crd-0".
         teacher: answers for all of its networks, `teachers`, together.
         temperature: of the soft targets that the gallery shows; None for no gallery.
     """
@@ -40,16 +47,18 @@ def score_models(
         title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
         rows.append(_row("teacher", "teacher", title, [(0, taught, None)]) | cost_of_all(teachers))
     mean: dict[str, Any] = {}
-    for role, title in (("alone", "student alone"), ("distilled", "distilled"), ("model", "model")):
-        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == role}
-        if not own:
-            continue
+    first: dict[str, Predictions] = {}
+    for group in sorted({name.rpartition("-")[0] for name in said}, key=_place):
+        role, _, method = group.partition("-")
+        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == group}
         network = models[next(iter(own))]
         seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
-        rows.append(_row(title, role, network.spec, seeds) | cost(network))
-        tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
-        mean[role] = torch.stack(tables).double().mean(0).tolist()
-    first = {role: said[f"{role}-0"] for role in ("alone", "distilled") if f"{role}-0" in said}
+        rows.append(_row(method or _TITLES[role], role, network.spec, seeds) | cost(network))
+        if role not in first:
+            first[role] = next(iter(own.values()))
+            tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
+            mean[role] = torch.stack(tables).double().mean(0).tolist()
+    first.pop("model", None)
     pictures = []
     if taught is not None and temperature is not None:
         pictures = gallery(test, {"teacher": taught} | first, test.classes, temperature)

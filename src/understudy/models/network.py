@@ -100,7 +100,9 @@ class Network(nn.Module):
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
             else:
-                raise UnderstudyError(f"{self.spec or 'the module'} has no layer {name!r}{nearest(name, modules)}")
+                raise UnderstudyError(
+                    f"{self.spec or 'the module'} has no layer {name!r}{nearest(name, filter(None, modules))}"
+                )
         return self
 
     def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention import AttentionTransfer, attention_loss
-from understudy.objectives.base import Needs, Objective, Setting, WeightedSum
+from understudy.objectives.base import Needs, Objective, PerTeacher, Setting, WeightedSum
 from understudy.objectives.correlation import CorrelationCongruence, correlation_loss
 from understudy.objectives.crd import CRD
 from understudy.objectives.crd_loss import crd_loss, mutual_information_bound
@@ -46,7 +46,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 """Every objective by the name that recipes and the command line use. A new one adds its line here."""
 
+ALIASES = {"kd": "soft"}
+"""Other names of objectives: the field says knowledge distillation for soft targets."""
+
 __all__ = [
+    "ALIASES",
     "CRD",
     "DIST",
     "DKD",
@@ -64,6 +68,7 @@ __all__ = [
     "NeuronSelectivity",
     "Objective",
     "Paraphraser",
+    "PerTeacher",
     "ProbabilisticTransfer",
     "RelationalKD",
     "Setting",

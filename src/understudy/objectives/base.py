@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -89,6 +89,7 @@ class WeightedSum(Objective):
         self.needs = Needs(NOTHING)
         for _, objective in terms.values():
             self.needs |= objective.needs
+            self.rowwise = self.rowwise and objective.rowwise
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         total = torch.zeros((), device=student.logits.device)
@@ -98,6 +99,31 @@ class WeightedSum(Objective):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{weight:g} x {name}" for name, weight in self.weights.items())
+
+
+class PerTeacher(Objective):
+    """`sum_i objective_i(student, teacher_i)` over an ensemble's teachers (Tian et al. 2020, section 3.4: CRD-EN).
+
+    Each teacher has an objective of its own, and so a projector and a bank of its own; they may differ in shapes.
+
+    Args:
+        objectives: one for each of the ensemble's members, in their order.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(objectives)
+        self.needs = Needs(NOTHING)
+        for objective in objectives:
+            self.needs |= objective.needs
+            self.rowwise = self.rowwise and objective.rowwise
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
+        members = teacher_of(self, teacher).members
+        if len(members) != len(self.each):
+            raise ValueError(f"this was made for {len(self.each)} teachers; the signals are of {len(members)}")
+        losses = [objective(student, member, batch) for objective, member in zip(self.each, members, strict=True)]
+        return torch.stack(losses).sum()
 
 
 def teacher_of(objective: Objective, teacher: Signals | None) -> Signals:

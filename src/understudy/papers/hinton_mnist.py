@@ -228,7 +228,7 @@ def best(bench: Bench) -> Comparison:
         ensemble,
         temperature=4,
         hard_weight=0,
-        epochs=bench.epochs(100, quick=4),
+        epochs=bench.epochs(40, quick=4),
         fraction=share,
         seeds=1,
         views=_WARPED,

@@ -45,8 +45,10 @@ class Ensemble:
         self.networks = tuple(teacher.network for teacher in teachers)
 
     def watch(self, signals: Iterable[str]) -> None:
+        """Have each teacher answer those of these signals that it has; the nets' layers may differ."""
         for teacher in self.teachers:
-            teacher.watch(signals)
+            layers = {name for name, _ in teacher.network.module.named_modules()}
+            teacher.watch(name for name in signals if name == "embedding" or name in layers)
 
     def __call__(self, batch: Batch) -> Signals:
         members = tuple(teacher(batch) for teacher in self.teachers)

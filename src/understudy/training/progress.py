@@ -141,16 +141,19 @@ class Watchers:
 
 
 def _state(rows: list[dict[str, Any]]) -> str:
-    """Loss, accuracy and agreement, averaged over the members of each role."""
+    """Loss, accuracy and agreement, averaged over the seeds of each kind of member."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["part"] == "train":
+            groups.setdefault(row["member"].rpartition("-")[0], []).append(row)
     parts = []
-    for role in dict.fromkeys(row["member"].rpartition("-")[0] for row in rows):
-        own = [row for row in rows if row["member"].startswith(role) and row["part"] == "train"]
+    for name, own in groups.items():
         text = [f"loss {_mean(own, 'loss'):.4f}"]
         if all("accuracy" in row for row in own):
             text.append(f"right {_mean(own, 'accuracy'):.2%}")
-        if role == "distilled" and all("agreement" in row for row in own):
+        if all("agreement" in row for row in own):
             text.append(f"agrees {_mean(own, 'agreement'):.2%}")
-        parts.append(f"{role}: {' '.join(text)}")
+        parts.append(f"{name.removeprefix('distilled-')}: {' '.join(text)}")
     return "  ".join(parts)
 
 
