@@ -19,7 +19,7 @@ from understudy.data.decode import decode
 from understudy.data.views import place
 from understudy.errors import UnderstudyError
 from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters, score_models
-from understudy.evaluation.bias import parse_bias, parse_priors
+from understudy.evaluation.bias import parse_bias
 from understudy.models import Network, fold, load_network
 from understudy.performing import perform
 from understudy.preparing import (
@@ -226,16 +226,17 @@ def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -
     return said
 
 
-def with_class_priors(run: Run, name: str, priors: Sequence[str]) -> Tensor:
-    """(C, C) test confusion counts of one network with its class biases fitted to priors.
+def with_class_priors(run: Run, name: str) -> Tensor:
+    """(C, C) test confusion counts of one network with its class biases fitted on the whole training part.
 
-    The biases are fitted on the whole training part, without its labels.
+    Of its labels only the classes' shares are used: the mean prediction is brought to them.
     """
     material = prepare_data(run.recipe, Given())
     network = run.network(name)
     said = logits_of(network, material.labelled, device=torch.device("cpu"))
-    bias = fit_class_bias(said.logits, parse_priors(priors, network.classes))
-    return _confusion(network, material.test, bias)
+    assert said.targets is not None
+    counts = said.targets.bincount(minlength=len(network.classes)).double()
+    return _confusion(network, material.test, fit_class_bias(said.logits, counts / counts.sum()))
 
 
 def confusion_of(run: Run, name: str) -> Tensor:

@@ -247,8 +247,8 @@ def best(bench: Bench) -> Comparison:
 
 
 _FITTED = (
-    "Fitted: every class's bias, until the mean prediction on the training inputs is uniform. "
-    "This needs no labels and no test set."
+    "Fitted: every class's bias, until the mean prediction on the training inputs is each class's share of them. "
+    "This needs no test set, and of the labels only the shares."
 )
 
 
@@ -257,8 +257,7 @@ def _before_and_after(run: Run) -> tuple[list[Tensor], list[Tensor]]:
     from understudy import api
 
     names = [f"distilled-{seed}" for seed in range(SEEDS)]
-    fitted = partial(api.with_class_priors, run, priors=("uniform",))
-    return [api.confusion_of(run, name) for name in names], [fitted(name) for name in names]
+    return [api.confusion_of(run, name) for name in names], [api.with_class_priors(run, name) for name in names]
 
 
 def _errors(confusion: Tensor) -> int:
