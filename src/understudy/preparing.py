@@ -240,7 +240,8 @@ def multiplies_bf16(accelerator: str) -> bool:
     """Whether the processor has units for bf16 matrix products; without them autocast is slower than float32."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return accelerator == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    units = torch.cpu.get_capabilities()
+    return accelerator == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 def make_fabric(recipe: AnyRecipe) -> Fabric:
