@@ -156,7 +156,9 @@ def test_size_and_limit_decide_between_arrays_and_records(tmp_path: Path, monkey
     plant(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(3)), size=lambda i: (8, 8))
     assert open_source(tmp_path, size=8).train.shape == (3, 8, 8)
     assert isinstance(open_source(tmp_path, size=8).train, ArraySource)
-    assert isinstance(open_source(tmp_path, size=9).train, RecordSource)
+    smaller = open_source(tmp_path, size=4).train
+    assert isinstance(smaller, ArraySource)
+    assert smaller.inputs.shape == (len(smaller), 3, 4, 4)
     monkeypatch.setattr(gather, "ARRAY_BYTES", 6 * 3 * 8 * 8 - 1)
     assert isinstance(open_source(tmp_path).train, RecordSource)
     refused(tmp_path, "at least 1 pixel", size=0)

@@ -183,7 +183,7 @@ def evaluate(
     download
         Fetch a named set that is not there.
     size
-        Pixels a side that images of unequal sizes are brought to; 224 where unset.
+        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
     """
     from understudy import api
 

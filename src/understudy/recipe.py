@@ -86,7 +86,7 @@ class Recipe(_Strict):
     download: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
     """Fetch a named set that is not there."""
     size: Annotated[Positive | None, _SAMPLES] = None
-    """Pixels a side that images of unequal sizes are brought to; 224 where unset."""
+    """Pixels a side that images are brought to; where unset, 224 if their sizes differ."""
     only_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Learn from the samples of these classes only."""
     omit_classes: Annotated[tuple[str, ...], _SAMPLES] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from understudy.data.decode import Head
@@ -116,9 +117,9 @@ def gather(
 ) -> Splits:
     """Make sources of records; all parts become the same kind, with the same shape.
 
-    Arrays, (N, C, H, W) uint8 with C = 1 where all images are grey, if all images have one size (which must
-    be `size` by `size` where that is given) and take at most `ARRAY_BYTES`; else records of shape
-    (3, size, size), `size` being 224 by default.
+    Arrays, (N, C, H, W) uint8 with C = 1 where all images are grey, if all images have one size (a square one
+    where it is not the `size` asked for, to which they are then brought) and take at most `ARRAY_BYTES`; else
+    records of shape (3, size, size), `size` being 224 by default.
 
     Every header is read first and what is unreadable set aside; without `look_at_all`, for records whose
     headers are as dear as their images, only a few are looked at.
@@ -133,9 +134,11 @@ def gather(
         if every == 1:
             records = _without(name, classes, part, records, found, asides[part])
         readable[part] = records
-    shape = _common_shape(heads, sum(map(len, readable.values())), size)
+    common = {(head.width, head.height) for head in heads}
+    shape = _array_shape(heads, common, sum(map(len, readable.values())), size)
     if shape is not None:
-        arrays = {part: _decoded(records, shape) for part, records in readable.items()}
+        (stored,) = common
+        arrays = {part: _decoded(records, stored, shape) for part, records in readable.items()}
         # A header may promise what the pixels do not keep; then each image is taken as it comes.
         if all(inputs is not None for inputs, _ in arrays.values()):
             made: dict[Part, Source] = {}
@@ -173,18 +176,28 @@ def _head(record: Headed) -> Head | Unreadable:
         return fault
 
 
-def _common_shape(heads: Iterable[Head], n: int, size: int | None) -> tuple[int, int, int] | None:
+def _array_shape(
+    heads: Iterable[Head], common: Set[tuple[int, int]], n: int, size: int | None
+) -> tuple[int, int, int] | None:
     """(C, H, W) if the images can be one array."""
-    sizes = {(head.height, head.width) for head in heads}
-    if len(sizes) != 1 or (size is not None and sizes != {(size, size)}):
+    if len(common) != 1:
         return None
-    height, width = sizes.pop()
+    width, height = next(iter(common))
+    if size is not None and (width, height) != (size, size):
+        if width != height:
+            return None  # each would have to be cut, and where is for each view to say
+        width = height = size
     channels = 1 if all(head.grey for head in heads) else 3
     return (channels, height, width) if n * channels * height * width <= ARRAY_BYTES else None
 
 
-def _decoded(records: Records, shape: tuple[int, int, int]) -> tuple[Tensor | None, list[Unreadable | None]]:
-    """All images as (N, *shape) uint8, and what was wrong with each; no array if one has another shape."""
+def _decoded(
+    records: Records, stored: tuple[int, int], shape: tuple[int, int, int]
+) -> tuple[Tensor | None, list[Unreadable | None]]:
+    """All images, of `stored` (width, height), as (N, *shape) uint8, and what was wrong with each.
+
+    No array if one image has another size than its header said.
+    """
     channels, height, width = shape
     inputs = np.zeros((len(records), *shape), np.uint8)
 
@@ -193,9 +206,10 @@ def _decoded(records: Records, shape: tuple[int, int, int]) -> tuple[Tensor | No
             image = records.records[row].read()
         except Unreadable as fault:
             return fault
-        if image.size != (width, height) or (channels == 1 and image.mode != "L"):
+        if image.size != stored or (channels == 1 and image.mode != "L"):
             return False
-        pixels = np.asarray(image if channels == 1 else image.convert("RGB"))
+        image = image if channels == 1 else image.convert("RGB")
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))  # a copy, where they are alike
         inputs[row] = pixels.reshape(height, width, channels).transpose(2, 0, 1)
         return True
 

@@ -40,7 +40,7 @@ def open_source(
             a `Source` or `Splits`, which is passed through.
         root: where named sets lie or are downloaded to; $UNDERSTUDY_DATA, else ./data, by default.
         download: whether a named set or one of the hub may be fetched.
-        size: the side of the square that images which are not held as arrays are brought to (224 by default).
+        size: the side of the square that images are brought to; by default 224 where their sizes differ.
         seed: of the division of a set that has no test part of its own, about 80 to 20 within each class.
 
     Ids are positions for arrays, named sets and parquet, and hashes of the file's own relative path for
