@@ -7,19 +7,22 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import understudy
+from understudy.errors import UnderstudyError
 from understudy.models.build import parse_spec
 from understudy.papers import EXPERIMENTS
 from understudy.papers.experiment import Bench, Comparison, Measured
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, recipe_from, to_yaml
 from understudy.reporting.facts import Role, Row, RunFacts, Seed
+from understudy.training.schedules import learning_rate
 
-NAMES = [
+MNIST = [
     "hinton-mnist",
     "hinton-mnist-omit-3",
     "hinton-mnist-only-7-8",
@@ -27,11 +30,13 @@ NAMES = [
     "hinton-mnist-fraction",
     "hinton-mnist-best",
 ]
+CIFAR = ["crd-cifar100", "crd-ensemble"]
+NAMES = [*MNIST, *CIFAR]
 
 
-def made_up_row(role: Role, model: str, errors: int, seeds: int) -> Row:
+def made_up_row(role: Role, model: str, errors: int, seeds: int, name: str = "") -> Row:
     scores = [Seed(seed=k, accuracy=1 - (errors + k) / 10_000, errors=errors + k) for k in range(seeds)]
-    return Row(name=role, role=role, model=model, seeds=scores)
+    return Row(name=name or role, role=role, model=model, seeds=scores)
 
 
 def confusion(wrong_threes: int, wrong_others: int) -> Tensor:
@@ -56,7 +61,10 @@ class MadeUpRun:
             rows = [
                 made_up_row("teacher", "big", 30, 1),
                 *([made_up_row("alone", recipe.student, 110, recipe.seeds)] if recipe.baseline else []),
-                made_up_row("distilled", recipe.student, 60, recipe.seeds),
+                *(
+                    made_up_row("distilled", recipe.student, 60 + k, recipe.seeds, method * (len(recipe.method) > 1))
+                    for k, method in enumerate(recipe.method)
+                ),
             ]
         return RunFacts(name=self.path.name, kind=recipe.kind, rows=rows)
 
@@ -92,10 +100,11 @@ def lines(api: MadeUpApi, name: str, folder: Path, quick: bool = False) -> list[
 
 
 def test_names_and_times() -> None:
-    assert list(EXPERIMENTS) == NAMES
-    assert all(0 < e.quick_minutes < e.minutes and e.summary for e in EXPERIMENTS.values())
-    assert EXPERIMENTS["hinton-mnist"].minutes <= 45
-    assert EXPERIMENTS["hinton-mnist"].quick_minutes <= 6
+    assert list(EXPERIMENTS) == [*NAMES, "crd-imagenet"]
+    assert all(EXPERIMENTS[name].summary for name in EXPERIMENTS)
+    times = {name: (one.quick_minutes, one.minutes) for name, one in EXPERIMENTS.items()}
+    assert all(quick and full and 0 < quick < full for quick, full in (times[name] for name in MNIST))
+    assert times["hinton-mnist"] <= (6, 45)
 
 
 def test_listing_does_not_load_torch() -> None:
@@ -108,17 +117,17 @@ def test_listing_does_not_load_torch() -> None:
 def test_every_recipe_is_valid_and_the_results_are_written(
     name: str, quick: bool, api: MadeUpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    EXPERIMENTS[name].run(tmp_path / name, quick, data_root="somewhere")
+    EXPERIMENTS[name].run(Bench(tmp_path / name, quick, "somewhere"))
     assert api.runs
     for path, recipe in api.runs.items():
         values = recipe.model_dump(mode="json")
         assert recipe_from(values) == recipe
         assert to_yaml(recipe)
-        assert recipe.data == "mnist"
+        assert recipe.data == ("mnist" if name in MNIST else "cifar100")
         assert recipe.data_root == "somewhere"
         assert path.name.endswith("-quick") == quick
         model = recipe.student if isinstance(recipe, DistillRecipe) else recipe.model
-        assert parse_spec(model).family in {"mlp", "cnn"}
+        assert parse_spec(model).family in ({"mlp", "cnn"} if name in MNIST else {"cifar"})
     command = f"understudy reproduce {name}" + " --quick" * quick
     found_in = "results" + "-quick" * quick
     results = json.loads((tmp_path / name / f"{found_in}.json").read_text())
@@ -143,7 +152,7 @@ def test_quick_runs_are_shorter_and_kept_apart(api: MadeUpApi, tmp_path: Path) -
 
 def test_the_experiments_share_one_teacher(api: MadeUpApi, tmp_path: Path) -> None:
     shared = tmp_path / "hinton-mnist" / "teacher"
-    for name in NAMES:
+    for name in MNIST:
         lines(api, name, tmp_path)
     assert len([r for r in api.runs.values() if isinstance(r, TrainRecipe) and "1200" in r.model]) == 1
     for path, recipe in api.runs.items():
@@ -196,7 +205,7 @@ def test_a_fraction_is_trained_for_as_many_steps(api: MadeUpApi, tmp_path: Path)
 def test_best_says_whether_it_is(api: MadeUpApi, tmp_path: Path) -> None:
     outcome = EXPERIMENTS["hinton-mnist-best"].compare(Bench(tmp_path / "hinton-mnist-best"))
     assert "is below 67" in outcome.notes[0]
-    assert str(outcome.lines[-1][-1]) == "60"
+    assert str(outcome.lines[-1][-1]) == "61 ± 1.0"
 
 
 def test_a_comparison_in_markdown_and_json() -> None:
@@ -205,3 +214,64 @@ def test_a_comparison_in_markdown_and_json() -> None:
     plain = json.loads(json.dumps(outcome.plain()))
     assert plain["lines"][0]["here"]["values"] == [1, 3]
     assert plain["lines"][0]["here"]["mean"] == 2
+
+
+def test_the_pairs_of_the_cifar_tables(api: MadeUpApi, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "crd-cifar100", pairs=("resnet32x4:resnet8x4", "vgg13:mobilenetv2", "vgg8:resnet8"))
+    outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
+    table = [tuple(map(str, line)) for line in outcome.lines]
+    assert table[0] == (
+        "resnet32x4:resnet8x4", "paper", "79.42%", "72.50%", "73.33%", "", "", "75.51%", "75.46%", "76.32%",
+    )  # fmt: skip
+    assert table[1][:5] == ("", "here", "99.70%", "98.89 ± 0.01%", "99.39 ± 0.01%")
+    assert set(table[4][2:]) == {""}, "a pair that is not the paper's has no figures of it"
+    rates = {r.student: r.optimizer.lr for r in api.runs.values() if isinstance(r, DistillRecipe)}
+    assert rates == {"cifar:resnet8x4": 0.05, "cifar:mobilenetv2": 0.01, "cifar:resnet8": 0.05}
+    for recipe in api.runs.values():
+        assert (recipe.epochs, recipe.batch_size, recipe.optimizer.weight_decay) == (240, 64, 5e-4)
+        assert recipe.views.jitter == 4
+        assert recipe.views.flip
+        falls = [learning_rate(recipe.optimizer, step, 240) / recipe.optimizer.lr for step in (149, 150, 180, 210)]
+        assert falls == pytest.approx([1, 0.1, 0.01, 0.001])
+    assert "240 epochs, as in the paper" in outcome.notes[0]
+
+
+def test_all_thirteen_pairs_and_their_teachers_once(api: MadeUpApi, tmp_path: Path) -> None:
+    assert len(lines(api, "crd-cifar100", tmp_path)) == 26
+    teachers = [r.model for r in api.runs.values() if isinstance(r, TrainRecipe)]
+    assert len(teachers) == len(set(teachers)) == 6
+
+
+def test_a_shortened_schedule_on_another_set_says_so(api: MadeUpApi, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "x", pairs=("wrn_16_2:resnet8",), scale=0.05, data="sets/photos", size=32)
+    outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
+    assert {r.epochs for r in api.runs.values()} == {12, 60}
+    assert {(r.data, r.size) for r in api.runs.values()} == {("sets/photos", 32)}
+    assert "12 epochs of the paper's 240" in outcome.notes[0]
+    assert "photos: the paper's figures are of another set" in outcome.notes[0]
+
+
+def test_one_teacher_and_three(api: MadeUpApi, tmp_path: Path) -> None:
+    table = lines(api, "crd-ensemble", tmp_path)
+    assert [line[0] for line in table] == ["1", "3"]
+    one, three = (r.teacher for r in api.runs.values() if isinstance(r, DistillRecipe))
+    assert one == (f"{three[0]}/models/model-0.safetensors",)
+    assert api.runs[Path(three[0])].seeds == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "bench", "words"),
+    [
+        ("crd-cifar100", {"pairs": ("wrn_16_2",)}, "TEACHER:STUDENT"),
+        ("crd-cifar100", {"pairs": ("wrn_40_2:wrn_16_3",)}, "did you mean"),
+        ("hinton-mnist", {"scale": 0.5}, "takes no --scale"),
+        ("crd-imagenet", {"pairs": ("vgg8:vgg8",)}, "takes no --pair"),
+        ("crd-imagenet", {}, "--data"),
+    ],
+)
+def test_what_an_experiment_does_not_take(
+    name: str, bench: dict[str, Any], words: str, api: MadeUpApi, tmp_path: Path
+) -> None:
+    with pytest.raises(UnderstudyError, match=words):
+        EXPERIMENTS[name].run(Bench(tmp_path, **bench))
+    assert not api.runs

@@ -292,12 +292,18 @@ def show_run(run: Run) -> None:
     "understudy reproduce",
     "understudy reproduce hinton-mnist --quick",
     "understudy reproduce hinton-mnist --run runs/mnist --data-root ~/data",
+    "understudy reproduce crd-cifar100 --pair resnet32x4:resnet8x4",
+    "understudy reproduce crd-cifar100 --pair wrn_16_2:resnet8 --scale 0.05 --data photos/ --size 32",
 )
 def reproduce(
     name: str | None = None,
     /,
     *,
     quick: Annotated[bool, Parameter(negative=())] = False,
+    pair: tuple[str, ...] = (),
+    scale: float = 1.0,
+    data: str | None = None,
+    size: int | None = None,
     run: Path | None = None,
     data_root: str | None = None,
 ) -> None:
@@ -309,22 +315,36 @@ def reproduce(
         The experiment.
     quick
         A short version, which shows the same order of results.
+    pair
+        Of an experiment on pairs of nets: TEACHER:STUDENT, as in wrn_40_2:wrn_16_2.
+    scale
+        Share of the paper's epochs.
+    data
+        Another set in place of the paper's.
+    size
+        Pixels a side that its images are brought to.
     run
         The folder for its runs; runs/NAME where unset.
     data_root
         Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
     """
-    from understudy.papers import EXPERIMENTS
+    from understudy.papers import EXPERIMENTS, Bench
 
     if name is None:
         heads = ("experiment", "what it shows", "minutes", "--quick")
-        rows = ((n, e.summary, f"{e.minutes:g}", f"{e.quick_minutes:g}") for n, e in EXPERIMENTS.items())
+        rows = ((n, e.summary, _minutes(e.minutes), _minutes(e.quick_minutes)) for n, e in EXPERIMENTS.items())
         print_rows(rows, heads)
         return
     if name not in EXPERIMENTS:
         raise UnderstudyError(f"no experiment is called {name!r}{nearest(name, EXPERIMENTS)}")
+    if not 0 < scale <= 1:
+        raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
     folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(folder, quick, data_root)
+    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size))
+
+
+def _minutes(minutes: float | None) -> str:
+    return "hours, GPU" if minutes is None else f"{minutes:g}"
 
 
 @command("understudy models", "understudy models resnet", "understudy models 'convnext*tiny*'")

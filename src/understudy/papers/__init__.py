@@ -1,8 +1,8 @@
 """The papers' experiments, each a short program: `understudy reproduce NAME`."""
 
-from understudy.papers import hinton_mnist
-from understudy.papers.experiment import Experiment
+from understudy.papers import crd, hinton_mnist
+from understudy.papers.experiment import Bench, Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in hinton_mnist.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {one.name: one for one in (*hinton_mnist.EXPERIMENTS, *crd.EXPERIMENTS)}
 
-__all__ = ["EXPERIMENTS", "Experiment"]
+__all__ = ["EXPERIMENTS", "Bench", "Experiment"]

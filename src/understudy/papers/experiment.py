@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from understudy.errors import UnderstudyError
 from understudy.files import write_whole
 
 if TYPE_CHECKING:  # an experiment is listed without loading torch
@@ -85,11 +87,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where an experiment's runs lie, and how much time they may take."""
+    """Where an experiment's runs lie, and what the caller would have otherwise than in the paper.
+
+    Attributes:
+        quick: a short version.
+        data_root: folder of the named sets.
+        pairs: TEACHER:STUDENT, in place of the paper's.
+        scale: share of the paper's epochs.
+        data: another set, in place of the paper's.
+        size: pixels a side of its images.
+    """
 
     folder: Path
     quick: bool = False
     data_root: str | None = None
+    pairs: tuple[str, ...] = ()
+    scale: float = 1.0
+    data: str | None = None
+    size: int | None = None
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -100,13 +115,17 @@ class Bench:
 
     def beside(self, experiment: str) -> Bench:
         """The bench of another experiment, whose runs this one shares."""
-        return Bench(self.folder.parent / experiment, self.quick, self.data_root)
+        return replace(self, folder=self.folder.parent / experiment)
 
     def ensure(self, name: str, recipe: AnyRecipe) -> Run:
         """The run of this recipe: as it was finished, taken up where it stopped, or made now."""
         from understudy import api
 
         return api.ensure_run(recipe, run=self.place(name))
+
+
+NOTHING: frozenset[str] = frozenset()
+_FLAGS = {"pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size"}
 
 
 @dataclass(frozen=True)
@@ -117,35 +136,49 @@ class Experiment:
         name: what `understudy reproduce` calls it.
         summary: what it shows, in a line.
         paper: where it comes from.
+        compare: does the runs and lays the paper's figures beside them.
         minutes: about how long it takes on 2 cores.
         quick_minutes: the same with `--quick`, which keeps the order but not the level of the results.
-        compare: does the runs and lays the paper's figures beside them.
+            None for either: it takes an accelerator, for hours.
+        takes: the fields of `Bench` that its caller may set, beside those of place and of time.
     """
 
     name: str
     summary: str
     paper: str
-    minutes: float
-    quick_minutes: float
     compare: Callable[[Bench], Comparison]
+    minutes: float | None = None
+    quick_minutes: float | None = None
+    takes: frozenset[str] = NOTHING
 
-    def run(self, folder: Path, quick: bool = False, data_root: str | None = None) -> None:
-        """Run what is not there yet, print the table, and write results[-quick].json and .md in the folder."""
-        bench = Bench(folder, quick, data_root)
+    def run(self, bench: Bench) -> None:
+        """Run what is not there yet, print the table, and write results[-quick].json and .md in the folder.
+
+        Raises:
+            UnderstudyError: something is set that this experiment does not take.
+        """
+        changed = {one.name: getattr(bench, one.name) for one in fields(Bench) if one.name in _FLAGS}
+        changed = {name: value for name, value in changed.items() if value != getattr(Bench, name)}
+        for name in changed:
+            if name not in self.takes:
+                raise UnderstudyError(f"{self.name} takes no {_FLAGS[name]}; it is what the paper says")
         outcome = self.compare(bench)
-        title = f"{self.name}, quick" if quick else self.name
+        title = f"{self.name}, quick" if bench.quick else self.name
         outcome.show(title)
-        command = f"understudy reproduce {self.name}" + (" --quick" if quick else "")
-        facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": quick}
+        words = ["understudy", "reproduce", self.name] + ["--quick"] * bench.quick
+        for name, value in changed.items():
+            words += [_FLAGS[name], *map(str, value if isinstance(value, tuple) else [value])]
+        command = shlex.join(words)
+        facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": bench.quick}
         record = json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False)
         results = bench.place("results")
         write_whole(results.with_suffix(".json"), record + "\n")
         write_whole(results.with_suffix(".md"), f"# {title}\n\n{self.paper}. `{command}`\n\n{outcome.markdown()}")
 
 
-def row(facts: RunFacts, *roles: Role) -> Row:
-    """The first row with one of these roles."""
-    return next(row for row in facts.rows if row.role in roles)
+def row(facts: RunFacts, *roles: Role, name: str = "") -> Row:
+    """The first row with one of these roles, and of this name where one is given."""
+    return next(row for row in facts.rows if row.role in roles and name in ("", row.name))
 
 
 def errors(facts: RunFacts, *roles: Role) -> Measured:
@@ -153,6 +186,6 @@ def errors(facts: RunFacts, *roles: Role) -> Measured:
     return Measured(tuple(seed.errors for seed in row(facts, *roles).seeds))
 
 
-def accuracy(facts: RunFacts, *roles: Role) -> Measured:
+def accuracy(facts: RunFacts, *roles: Role, name: str = "") -> Measured:
     """A row's accuracy on the test part in percent, seed by seed."""
-    return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles).seeds), digits=2, unit="%")
+    return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles, name=name).seeds), digits=2, unit="%")

@@ -1,0 +1,262 @@
+"""CIFAR-100 and ImageNet in "Contrastive Representation Distillation" (Tian, Krishnan and Isola, 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import UnderstudyError, nearest
+from understudy.papers.experiment import Bench, Comparison, Experiment, Measured, accuracy
+from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
+
+if TYPE_CHECKING:
+    from understudy.api import Run
+    from understudy.reporting import RunFacts
+
+PAPER = "Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020"
+SEEDS = 3
+EPOCHS, IMAGENET_EPOCHS = 240, 100
+TEACHER_EPOCHS = 60  # at least, where the students' schedule is shortened: a student needs something to learn
+_SLIM = ("mobilenet", "shufflenet")  # depthwise convolutions want a lower rate
+Line = tuple[str | Measured, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and a student of the paper's tables 1 and 2, with the top-1 published for each method.
+
+    Attributes:
+        paper: in percent, means of 5 runs; DKD's are its own paper's (Zhao et al. 2022).
+        beta: DKD's, in its paper.
+    """
+
+    teacher: str
+    student: str
+    paper: Mapping[str, float]
+    beta: float = 8.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher}:{self.student}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.teacher}-{self.student}"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("kd", "at", "fitnet", "crd", "crd+kd", f"dkd:beta={self.beta:g}")
+
+
+def _pair(teacher: str, student: str, *figures: float, beta: float = 8.0) -> Pair:
+    heads = ("teacher", "alone", "kd", "crd", "crd+kd", "dkd")
+    return Pair(teacher, student, dict(zip(heads, figures, strict=False)), beta)
+
+
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        _pair("wrn_40_2", "wrn_16_2", 75.61, 73.26, 74.92, 75.48, 75.64, 76.23, beta=6),
+        _pair("wrn_40_2", "wrn_40_1", 75.61, 71.98, 73.54, 74.14, 74.38, 74.81, beta=6),
+        _pair("resnet56", "resnet20", 72.34, 69.06, 70.66, 71.16, 71.63, 71.97, beta=2),
+        _pair("resnet110", "resnet20", 74.31, 69.06, 70.67, 71.46, 71.56, beta=2),
+        _pair("resnet110", "resnet32", 74.31, 71.14, 73.08, 73.48, 73.75, 74.11, beta=2),
+        _pair("resnet32x4", "resnet8x4", 79.42, 72.50, 73.33, 75.51, 75.46, 76.32),
+        _pair("vgg13", "vgg8", 74.64, 70.36, 72.98, 73.94, 74.29, 74.68, beta=6),
+        _pair("vgg13", "mobilenetv2", 74.64, 64.60, 67.37, 69.73, 69.94, 69.71, beta=6),
+        _pair("resnet50", "mobilenetv2", 79.34, 64.60, 67.35, 69.11, 69.54, 70.35),
+        _pair("resnet50", "vgg8", 79.34, 70.36, 73.81, 74.30, 74.58),
+        _pair("resnet32x4", "shufflenetv1", 79.42, 70.50, 74.07, 75.11, 75.12, 76.45),
+        _pair("resnet32x4", "shufflenetv2", 79.42, 71.82, 74.45, 75.65, 76.05, 77.07),
+        _pair("wrn_40_2", "shufflenetv1", 75.61, 70.50, 74.83, 76.05, 76.27, 76.70),
+    )
+}
+
+
+def find_pair(text: str) -> Pair:
+    """A pair of the table, or any other two nets of the cifar family.
+
+    Raises:
+        UnderstudyError: not TEACHER:STUDENT, or a net that there is not.
+    """
+    from understudy.models.cifar import NETS
+
+    if text in PAIRS:
+        return PAIRS[text]
+    teacher, colon, student = text.partition(":")
+    if not colon:
+        raise UnderstudyError(f"pair {text!r} is not TEACHER:STUDENT, as in wrn_40_2:wrn_16_2{nearest(text, PAIRS)}")
+    for name in (teacher, student):
+        if name not in NETS:
+            raise UnderstudyError(f"the cifar family has no net {name!r}{nearest(name, NETS)}")
+    return Pair(teacher, student, {})
+
+
+def schedule(bench: Bench, net: str, epochs: int, **changes: Any) -> dict[str, Any]:
+    """The paper's recipe for a net: SGD, a batch of 64, the rate falling thrice, crops and flips."""
+    rate = 0.01 if net.startswith(_SLIM) else 0.05
+    return {
+        "data": bench.data or "cifar100",
+        "data_root": bench.data_root,
+        "size": bench.size,
+        "epochs": epochs,
+        "batch_size": 64,
+        "optimizer": Optimizer(optimizer="sgd", lr=rate, schedule="step", weight_decay=5e-4, warmup=0),
+        "views": Views(jitter=4, flip=True),
+        **changes,
+    }
+
+
+def epochs_of(bench: Bench, full: int = EPOCHS) -> int:
+    return max(1, round(full * bench.scale / (60 if bench.quick else 1)))
+
+
+def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
+    """One or more teachers that differ in their initial weights, trained on the labels."""
+    epochs = max(epochs_of(bench), 0 if bench.quick else TEACHER_EPOCHS)
+    values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds, **changes)
+    return bench.ensure(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), TrainRecipe(**values))
+
+
+def students(
+    bench: Bench, name: str, net: str, teachers: tuple[str, ...], methods: tuple[str, ...], **changes: Any
+) -> RunFacts:
+    """What came of a net trained alone and by some methods, three seeds each, side by side."""
+    values = schedule(bench, net, epochs_of(bench), student=f"cifar:{net}", seeds=SEEDS)
+    recipe = DistillRecipe(**{**values, "teacher": teachers, "method": methods, **changes})
+    return bench.ensure(name, recipe).facts
+
+
+def cifar100(bench: Bench) -> Comparison:
+    """`understudy reproduce crd-cifar100 [--pair TEACHER:STUDENT ...] [--scale 0.1] [--data SET]`
+
+    Expect: every method above the student alone, CRD+KD at or above KD.
+    """
+    pairs = [find_pair(text) for text in bench.pairs] or list(PAIRS.values())
+    heads = ("teacher", "alone", "kd", "at", "fitnet", "crd", "crd+kd", "dkd")
+    lines: list[Line] = []
+    for pair in pairs:
+        source = teacher(bench, pair.teacher)
+        facts = students(bench, pair.folder, pair.student, (str(source.path),), pair.methods)
+        here = {
+            one.name.partition(":")[0]: accuracy(facts, "distilled", name=one.name) for one in facts.of("distilled")
+        }
+        here |= {"teacher": accuracy(facts, "teacher"), "alone": accuracy(facts, "alone")}
+        published = [f"{pair.paper[head]:.2f}%" if head in pair.paper else "" for head in heads]
+        lines += [(pair.name, "paper", *published), ("", "here", *(here[head] for head in heads))]
+    return Comparison(("teacher:student", "", *heads), lines, [shortened(bench), _DIFFERS])
+
+
+_DIFFERS = (
+    "Weight decay leaves biases and norms alone; the paper's does not. CRD contrasts with all negatives in place of "
+    "16,384 drawn ones, and temperature 0.07."
+)
+
+
+def shortened(bench: Bench, full: int = EPOCHS) -> str:
+    """What a table has to say of its schedule and its data."""
+    epochs = epochs_of(bench, full)
+    said = f"{SEEDS} seeds, {epochs} epochs" + (f" of the paper's {full}." if epochs != full else ", as in the paper.")
+    if epochs < TEACHER_EPOCHS and not bench.quick and full == EPOCHS:
+        said += f" The teachers have {TEACHER_EPOCHS}."
+    return said + (f" On {Path(bench.data).name}: the paper's figures are of another set." if bench.data else "")
+
+
+def ensemble(bench: Bench) -> Comparison:
+    """`understudy reproduce crd-ensemble [--pair TEACHER:STUDENT] [--scale 0.1] [--data SET]`
+
+    Expect: three teachers teach more than one; with CRD at least as much as with KD (the paper's figure 3).
+    """
+    pair = find_pair(bench.pairs[0] if bench.pairs else "wrn_40_2:wrn_16_2")
+    source = teacher(bench, pair.teacher, seeds=3)
+    methods = ("kd", "crd", "crd+kd")
+    lines: list[Line] = []
+    for teachers in ((str(source.path / "models" / "model-0.safetensors"),), (str(source.path),)):
+        number = 1 if teachers[0].endswith(".safetensors") else 3
+        facts = students(bench, f"{pair.folder}-of-{number}", pair.student, teachers, methods)
+        taught = [accuracy(facts, "distilled", name=name) for name in methods]
+        lines.append((str(number), accuracy(facts, "teacher"), accuracy(facts, "alone"), *taught))
+    notes = [f"{pair.name}; the teachers differ in their initial weights.", shortened(bench)]
+    return Comparison(("teachers", "as one", "student alone", *methods), lines, notes)
+
+
+_IMAGENET = {"alone": 69.76, "kd": 70.66, "at": 70.70, "crd": 71.17, "crd+kd": 71.38, "dkd": 71.70, "dist": 72.07}
+
+
+def imagenet(bench: Bench) -> Comparison:
+    """`understudy reproduce crd-imagenet --data IMAGENET_FOLDER`
+
+    torchvision's ResNet-34 teaches a ResNet-18. Expect: CRD+KD above KD, KD above the student alone.
+    """
+    if not bench.data:
+        raise UnderstudyError("say where ImageNet lies: --data FOLDER, with train/ and val/ of class folders")
+    values: dict[str, Any] = {
+        "data": bench.data,
+        "size": bench.size or 224,
+        "teacher": (str(_official(bench, "resnet34")),),
+        "student": "torchvision:resnet18",
+        "method": ("kd", "at", "crd", "crd+kd", "dkd:beta=0.5", "dist"),
+        "epochs": epochs_of(bench, IMAGENET_EPOCHS),
+        "batch_size": 256,
+        "optimizer": Optimizer(
+            optimizer="sgd", lr=0.1, schedule="step", milestones=(0.3, 0.6, 0.9), weight_decay=1e-4, warmup=0
+        ),
+        "views": Views(flip=True, crop=0.08),
+    }
+    facts = bench.ensure("resnet34-resnet18", DistillRecipe(**values)).facts
+    lines: list[Line] = [("teacher, ResNet-34", "73.31%", accuracy(facts, "teacher"))]
+    lines += [("ResNet-18 alone", f"{_IMAGENET['alone']}%", accuracy(facts, "alone"))]
+    for one in facts.of("distilled"):
+        published = _IMAGENET[one.name.partition(":")[0]]
+        lines.append((one.name, f"{published:.2f}%", accuracy(facts, "distilled", name=one.name)))
+    return Comparison(("net", "paper, top-1", "here, top-1"), lines, [shortened(bench, IMAGENET_EPOCHS)])
+
+
+def _official(bench: Bench, net: str) -> Path:
+    """torchvision's weights as a teacher of the classes of the data, whose folders sort as torchvision's do."""
+    from torchvision.models import get_model
+
+    from understudy.data import open_source
+    from understudy.models import Network
+    from understudy.preparing import contract_of
+
+    path = bench.place(f"teacher-{net}").with_suffix(".safetensors")
+    if path.exists():
+        return path
+    contract = contract_of(open_source(bench.data, size=bench.size or 224).train)
+    if len(contract.classes) != 1000:
+        raise UnderstudyError(f"{bench.data} has {len(contract.classes)} classes; ImageNet's teacher knows 1000")
+    try:
+        module = get_model(net, weights="IMAGENET1K_V1")
+    except OSError as fault:
+        raise UnderstudyError(
+            f"torchvision's {net} could not be fetched ({fault}); put its file into TORCH_HOME"
+        ) from fault
+    Network(module, contract, f"torchvision:{net}").save(path)
+    return path
+
+
+_of_crd = partial(Experiment, paper=PAPER)
+EXPERIMENTS = (
+    _of_crd(
+        name="crd-cifar100",
+        summary="13 pairs of nets, each by six methods; one pair with --pair",
+        takes=frozenset({"pairs", "scale", "data", "size"}),
+        compare=cifar100,
+    ),
+    _of_crd(
+        name="crd-ensemble",
+        summary="one teacher against three, by KD, CRD and both",
+        takes=frozenset({"pairs", "scale", "data", "size"}),
+        compare=ensemble,
+    ),
+    _of_crd(
+        name="crd-imagenet",
+        summary="ResNet-34 to ResNet-18 by six methods",
+        takes=frozenset({"scale", "data", "size"}),
+        compare=imagenet,
+    ),
+)
