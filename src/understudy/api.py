@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.data import Source, Unreadable, open_source
+from understudy.data import Source, Splits, Unreadable, open_source, stratified_split
 from understudy.data.batches import Batches
 from understudy.data.decode import decode
 from understudy.data.views import place
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters, score_models
 from understudy.evaluation.bias import parse_bias
 from understudy.models import Network, fold, load_network
@@ -38,6 +39,7 @@ from understudy.reporting import RunFacts
 from understudy.runs import Run, find_run, fresh_run
 from understudy.teachers import check_classes
 from understudy.training import Loop
+from understudy.training.progress import clock
 
 
 def train(data: object, model: str | nn.Module, *, run: str | Path | None = None, **fields: Any) -> Run:
@@ -165,28 +167,42 @@ def evaluate(
     """Score a run's networks, or one weights file, on a data set: accuracy, calibration, agreement.
 
     Args:
-        split: "test" or "train".
+        split: "test", "train" or "validation": the data's own, or what the run kept of the training part.
         teacher: run folders or weights files to compare the predictions with.
         class_bias: logits to raise first, as "3=+3.5".
     """
     splits = open_source(data, root=Path(data_root) if data_root else None, download=download, size=size)
-    source = splits.train if split == "train" else splits.test
-    if source is None:
-        raise UnderstudyError(f"{_name(data)} has no test part; pass --split train")
-    if source.targets is None:
-        raise UnderstudyError(f"{source.name} has no labels to score against; see its classes with predict")
+    if splits.train.targets is None:
+        raise UnderstudyError(f"{splits.train.name} has no labels to score against; see its classes with predict")
     networks = _networks(target)
+    source = _part(splits, split, Path(target))
     for name, network in networks.items():
         check_classes(network, name, source.classes)
         if class_bias:
             network.set_class_bias(parse_bias(class_bias, network.classes))
     teachers = [load_network(file) for name in teacher for file in weights_of(name)]
     for network in teachers:
-        check_classes(network, network.spec, source.classes)
+        check_classes(network, f"teacher {network.spec}", source.classes)
     panel = join(teachers, DistillRecipe(), torch.device("cpu")) if teachers else None
     facts = score_models(source, networks, panel, teachers, None)
     facts["data"]["split"] = split
     return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate"} | facts)
+
+
+def _part(splits: Splits, split: str, target: Path) -> Source:
+    """The part of the data to score on."""
+    parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
+    if split not in parts:
+        raise UnderstudyError(f"there is no split {split!r}{nearest(split, parts)}")
+    if split == "validation" and splits.validation is None and Run(target).exists:
+        recipe = Run(target).recipe
+        if recipe.validation:
+            return splits.train.subset(stratified_split(splits.train, recipe.validation, recipe.seed)[1])
+    source = parts[split]
+    if source is None:
+        others = " or ".join(f"--split {name}" for name, part in parts.items() if part is not None)
+        raise UnderstudyError(f"{splits.train.name} has no {split} part; pass {others}")
+    return source
 
 
 @dataclass(frozen=True)
@@ -272,7 +288,7 @@ def dry_run(recipe: AnyRecipe, *, trust_code: bool = False) -> dict[str, object]
     try:
         loop.run()
     except _Enough as measured:
-        facts["time"] = f"about {measured.seconds_a_step * loop.steps / 60:.1f} minutes"
+        facts["time"] = f"about {clock(measured.seconds_a_step * loop.steps)}"
     return facts
 
 
@@ -308,8 +324,14 @@ def _start(
     check_recipe(recipe, given)
     folder = Path(run) if run is not None else fresh_run(recipe)
     found = Run(folder)
+    if int(os.environ.get("RANK", "0")) > 0:  # torchrun's first process takes the folder
+        return perform(recipe, found, given, command)
     found.open(recipe, overwrite=overwrite)
-    return perform(recipe, found, given, command)
+    try:
+        return perform(recipe, found, given, command)
+    except UnderstudyError:
+        found.leave()
+        raise
 
 
 def _grouped(fields: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +359,7 @@ def _networks(target: str | Path) -> dict[str, Network]:
         weights_of(str(path))  # complains of a run without a trained model
         return {name: load_network(file) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
-    return {name: load_network(path)}
+    return {name: load_network(weights_of(str(path))[0])}
 
 
 def _image_files(images: Sequence[str | Path]) -> list[Path]:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -158,7 +158,7 @@ def evaluate(
     /,
     *,
     teacher: tuple[str, ...] = (),
-    split: str = "test",
+    split: Literal["test", "validation", "train"] = "test",
     class_bias: tuple[str, ...] = (),
     data_root: str | None = None,
     download: Annotated[bool, Parameter(negative=())] = False,
@@ -175,7 +175,7 @@ def evaluate(
     teacher
         Run folders or weights files to agree with; several make an ensemble.
     split
-        The part of the data: test, validation or train.
+        The part of the data; validation is the data's own, or what the run kept of the training part.
     class_bias
         Raise a class's logit first, as in 3=+3.5.
     data_root
@@ -280,7 +280,9 @@ def _show_facts(facts: RunFacts) -> None:
 
 
 def show_run(run: Run) -> None:
-    """Print a finished run's table, and where its page is."""
+    """Print a finished run's table, and where its page is; of torchrun's processes the first does."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
     _show_facts(run.facts)
     Console().print(Text(f"report: {run.report}"), soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from understudy.composing import Term, compose, methods_of
 from understudy.data import ArraySource, Source, fraction, omit_classes, only_classes, open_source, stratified_split
 from understudy.data.views import PLAIN, ViewPlan, to_unit
 from understudy.errors import UnderstudyError
+from understudy.evaluation import parse_bias, parse_priors
 from understudy.models import InputContract, Network, build, is_code, load_network
 from understudy.objectives import Setting
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
@@ -78,10 +80,15 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
     root = Path(recipe.data_root) if recipe.data_root else None
 
     def opened(data: object) -> tuple[Source, Source | None]:
-        splits = open_source(data, root=root, download=recipe.download, size=recipe.size, seed=recipe.seed)
+        # not divided by the recipe's seed: another run, or its evaluation, must never find its test part among
+        # what this one learned from
+        splits = open_source(data, root=root, download=recipe.download, size=recipe.size)
         return splits.train, splits.test
 
     labelled, test = opened(given.data if given.data is not None else recipe.data)
+    parse_bias(recipe.class_bias, labelled.classes)
+    if recipe.class_priors:
+        parse_priors(recipe.class_priors, labelled.classes)
     if labelled.targets is None and isinstance(recipe, TrainRecipe):
         raise UnderstudyError(f"{labelled.name} has no labels; train needs them (distil on it with --transfer-set)")
     train, validation = labelled, None
@@ -153,7 +160,7 @@ def prepare_teachers(recipe: AnyRecipe, given: Given, contract: InputContract) -
     for file in files:
         networks[str(file)] = load_network(file)  # a file's word is not the caller's: its code is never run
     for name, network in networks.items():
-        check_classes(network, name, contract.classes)
+        check_classes(network, f"teacher {name}", contract.classes)
     return networks, [str(file) for file in files]
 
 
@@ -252,8 +259,17 @@ def make_fabric(recipe: AnyRecipe) -> Fabric:
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(accelerator) else "32"
+    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if here.get(accelerator, recipe.devices) < recipe.devices:
+        raise UnderstudyError(
+            f"{recipe.devices} {accelerator} devices were asked for and {here[accelerator]} are here; "
+            "pass fewer --devices, or --accelerator cpu"
+        )
+    if precision == "fp16" and accelerator == "cpu":
+        raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
     several = recipe.devices * recipe.nodes > 1
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would say again what the recipe says
     return Fabric(
         accelerator=accelerator,
         devices=recipe.devices,

@@ -108,6 +108,14 @@ class Run:
                 (self.path / name).unlink(missing_ok=True)
         write_whole(self.path / "recipe.yaml", to_yaml(recipe))
 
+    def leave(self) -> None:
+        """Give the folder back if a mistake ended the run before its first step."""
+        if not (self.path / "metrics.jsonl").exists():
+            for name in ("recipe.yaml", "run.json"):
+                (self.path / name).unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
     def epochs(self) -> list[dict[str, Any]]:
         """The metrics at the end of each epoch, as they were written."""
         path = self.path / "metrics.jsonl"

@@ -58,11 +58,11 @@ class Ensemble:
 
 
 def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
-    """A teacher must know exactly the data's classes, in their order; otherwise both lists are said."""
+    """A network must know exactly the data's classes, in their order; otherwise both lists are said."""
     if network.classes != classes:
         raise UnderstudyError(
-            f"teacher {name} knows {len(network.classes)} classes ({_listed(network.classes)}), the data has "
-            f"{len(classes)} ({_listed(classes)}); train a teacher on this data's classes"
+            f"{name} knows {len(network.classes)} classes ({_listed(network.classes)}), the data has "
+            f"{len(classes)} ({_listed(classes)}); give one that was trained on this data's classes"
         )
 
 

@@ -103,7 +103,7 @@ class Screen:
             left = (now - self.started) / max(step - self.first, 1) * (self.steps - step)
             self.console.print(
                 f"{self.title}  epoch {rows[0]['epoch']:.0f}  {_state(rows)}  "
-                f"{self._speed(now):,.0f} images/s  {_clock(left)} left",
+                f"{self._speed(now):,.0f} images/s  {clock(left)} left",
                 highlight=False,
             )
 
@@ -111,7 +111,7 @@ class Screen:
         if self.bar is not None:
             self.bar.stop()
         elapsed = time.monotonic() - self.started
-        self.console.print(f"{self.title}  {self.seen:,} images in {_clock(elapsed)}", highlight=False)
+        self.console.print(f"{self.title}  {self.seen:,} images in {clock(elapsed)}", highlight=False)
 
     def _speed(self, now: float) -> float:
         return self.seen / max(now - self.started, 1e-9)
@@ -161,5 +161,5 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
