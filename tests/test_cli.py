@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,10 +35,14 @@ class Guess:
     error: str | None = None
 
 
+class Facts(str):
+    cautions = ("mind the head",)
+
+
 @dataclass
 class Finished:
     path: Path
-    facts: str = "the table"
+    facts: Facts = field(default_factory=lambda: Facts("the table"))
     report: Path = Path("report.html")
 
 
@@ -66,9 +70,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         seen.update(run=run, **rest)
         raise Interrupted(str(run), 7, 15)
 
-    def evaluate(target: str, data: str, **rest: Any) -> str:
+    def evaluate(target: str, data: str, **rest: Any) -> Facts:
         seen.update(target=target, data=data, **rest)
-        return "the table"
+        return Facts("the table")
 
     api, reporting = ModuleType("understudy.api"), ModuleType("understudy.reporting")
     for stub in (run_recipe, dry_run, predict, resume, evaluate):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build, find_head, fold, load_network, parse_spec, read_weights
+from understudy.models.contract import convert_channels
 from understudy.models.dropout import CounterDropout
-from understudy.models.network import convert_channels
 from understudy.randomness import mix
 from understudy.signals import Batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters, score_models
 from understudy.evaluation.bias import parse_bias
 from understudy.models import Network, fold, load_network
-from understudy.performing import perform
+from understudy.performing import perform, to_score
 from understudy.preparing import (
     Given,
     check_recipe,
@@ -46,8 +46,9 @@ def train(data: object, model: str | nn.Module, *, run: str | Path | None = None
     """Train a teacher or a baseline.
 
     Args:
-        data: whatever `open_source` opens: a name, a path, a map-style Dataset, a pair of arrays.
-        model: a model's name, or a module that maps (B, *shape) to logits.
+        data: whatever `open_source` opens: a name, a path, a map-style Dataset, a pair of arrays or a dict of paired
+            ones.
+        model: a model's name, a module that maps (B, *shape) to logits, or a run folder or weights file to begin from.
         run: the run folder; a new one under runs/ where unset.
         **fields: any field of `TrainRecipe`, those of the optimiser and the views by their own names (`lr=0.1`,
             `jitter=2`); also `overwrite=True` to replace what the folder holds.
@@ -56,11 +57,11 @@ def train(data: object, model: str | nn.Module, *, run: str | Path | None = None
         UnderstudyError: a wrong field, or data, model and fields that do not fit each other.
     """
     overwrite = fields.pop("overwrite", False)
-    names = {"data": _name(data), "model": model if isinstance(model, str) else type(model).__name__}
+    names = {"data": _name(data), "model": _model_name(model)}
     recipe = checked(TrainRecipe, names | _grouped(fields), "train")
     given = Given(
         data=None if isinstance(data, (str, Path)) else data,
-        model=None if isinstance(model, str) else model,
+        model=model if isinstance(model, nn.Module) else None,
         trust_code=True,
     )
     return _start(recipe, run, given, overwrite)
@@ -69,7 +70,7 @@ def train(data: object, model: str | nn.Module, *, run: str | Path | None = None
 def distill(
     data: object,
     teacher: str | Path | nn.Module | Sequence[str | Path | nn.Module],
-    student: str | nn.Module,
+    student: str | Path | nn.Module,
     *,
     transfer_set: object | None = None,
     run: str | Path | None = None,
@@ -92,13 +93,13 @@ def distill(
     names = {
         "data": _name(data),
         "teacher": [type(t).__name__ if isinstance(t, nn.Module) else str(t) for t in teachers],
-        "student": student if isinstance(student, str) else type(student).__name__,
+        "student": _model_name(student),
         "transfer_set": None if transfer_set is None else _name(transfer_set),
     }
     recipe = checked(DistillRecipe, names | _grouped(fields), "distill")
     given = Given(
         data=None if isinstance(data, (str, Path)) else data,
-        model=None if isinstance(student, str) else student,
+        model=student if isinstance(student, nn.Module) else None,
         teachers=modules,
         transfer_set=None if isinstance(transfer_set, (str, Path)) else transfer_set,
         trust_code=True,
@@ -109,7 +110,7 @@ def distill(
 def compare(
     data: object,
     teacher: str | Path | nn.Module | Sequence[str | Path | nn.Module],
-    student: str | nn.Module,
+    student: str | Path | nn.Module,
     methods: Sequence[str] = COMPARED,
     *,
     seeds: int = 3,
@@ -163,6 +164,7 @@ def evaluate(
     data_root: str | None = None,
     download: bool = False,
     size: int | None = None,
+    pair: Mapping[str, str] | None = None,
 ) -> RunFacts:
     """Score a run's networks, or one weights file, on a data set: accuracy, calibration, agreement.
 
@@ -170,12 +172,17 @@ def evaluate(
         split: "test", "train" or "validation": the data's own, or what the run kept of the training part.
         teacher: run folders or weights files to compare the predictions with.
         class_bias: logits to raise first, as "3=+3.5".
+        pair: the same samples in other modalities, by name. A set that holds one alone is taken for what is seen.
     """
-    splits = open_source(data, root=Path(data_root) if data_root else None, download=download, size=size)
+    root = Path(data_root) if data_root else None
+    splits = open_source(data, root=root, download=download, size=size, pairs=pair)
     if splits.train.targets is None:
         raise UnderstudyError(f"{splits.train.name} has no labels to score against; see its classes with predict")
-    networks = _networks(target)
     source = _part(splits, split, Path(target))
+    untrained = Run(Path(target)).record.get("untrained_heads", []) if Path(target).is_dir() else []
+    networks, cautions = to_score(_networks(target), None, untrained)
+    if not networks:
+        raise UnderstudyError(cautions[0])
     for name, network in networks.items():
         check_classes(network, name, source.classes)
         if class_bias:
@@ -186,7 +193,7 @@ def evaluate(
     panel = join(teachers, DistillRecipe(), torch.device("cpu")) if teachers else None
     facts = score_models(source, networks, panel, teachers, None)
     facts["data"]["split"] = split
-    return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate"} | facts)
+    return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate", "cautions": cautions} | facts)
 
 
 def _part(splits: Splits, split: str, target: Path) -> Source:
@@ -221,7 +228,8 @@ def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -
     An image that cannot be read gives a prediction without classes whose `error` says why.
     """
     network = fold(next(iter(_networks(target).values())))
-    channels, height, _ = network.contract.shape if len(network.contract.shape) == 3 else (0, 0, 0)
+    shape = network.contract.source_shape
+    channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
     if not channels:
         raise UnderstudyError(f"{target} reads vectors; predict takes images")
     said = []
@@ -266,7 +274,7 @@ def dry_run(recipe: AnyRecipe, *, trust_code: bool = False) -> dict[str, object]
     given = Given(trust_code=trust_code)
     check_recipe(recipe, given)
     material = prepare_data(recipe, given)
-    networks, _ = prepare_teachers(recipe, given, material.contract)
+    networks, _ = prepare_teachers(recipe, given, material)
     fabric = make_fabric(recipe.model_copy(update={"devices": 1, "nodes": 1}))
     panel = join(list(networks.values()), recipe, fabric.device) if isinstance(recipe, DistillRecipe) else None
     members = prepare_members(recipe, given, material, list(networks.values()))
@@ -345,6 +353,10 @@ def _grouped(fields: dict[str, Any]) -> dict[str, Any]:
         elif values:
             grouped[group] = values
     return grouped
+
+
+def _model_name(model: str | Path | nn.Module) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else str(model)
 
 
 def _name(data: object) -> str:

@@ -109,6 +109,7 @@ lazy_command(
     "understudy train digits --model 'mlp:256x2?dropout=0.3' --seeds 3",
     "understudy train photos/ --model 'timm:resnet50?pretrained=true' --run runs/teacher",
     "understudy train cifar10 --model cnn:32-64-128 --optimizer sgd --lr 0.1 --flip",
+    "understudy train photos/ --model runs/student --freeze",
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
@@ -119,6 +120,7 @@ lazy_command(
     "understudy distill mnist --teacher runs/teacher --student mlp:800x2 --omit-classes 3",
     "understudy distill photos/ --teacher runs/a --student cnn:16-32 --transfer-set unlabelled/",
     "understudy distill cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --method crd+kd",
+    "understudy distill photos/ --teacher runs/a --student cnn:16-32 --method crd --student-sees chrominance",
 )
 lazy_command(
     "compare",
@@ -163,6 +165,7 @@ def evaluate(
     data_root: str | None = None,
     download: Annotated[bool, Parameter(negative=())] = False,
     size: int | None = None,
+    pair: tuple[str, ...] = (),
 ) -> None:
     """Measure accuracy, calibration, and agreement with a teacher.
 
@@ -184,13 +187,16 @@ def evaluate(
         Fetch a named set that is not there.
     size
         Pixels a side that images are brought to; where unset, 224 if their sizes differ.
+    pair
+        The same samples in another modality, as in depth=FOLDER.
     """
     from understudy import api
+    from understudy.recipe import parse_pairs
 
     _show_facts(
         api.evaluate(
             target, data, teacher=teacher, split=split, class_bias=class_bias,
-            data_root=data_root, download=download, size=size,
+            data_root=data_root, download=download, size=size, pair=parse_pairs(pair),
         )
     )  # fmt: skip
 
@@ -277,6 +283,8 @@ def _show_facts(facts: RunFacts) -> None:
     from understudy.reporting import results_table
 
     Console().print(results_table(facts))
+    for caution in facts.cautions:
+        Console().print(Text(caution, "yellow"))
 
 
 def show_run(run: Run) -> None:

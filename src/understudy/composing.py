@@ -117,6 +117,14 @@ def compose(terms: Sequence[Term], settings: Sequence[Setting], seed: int) -> We
     return WeightedSum(made)
 
 
+def teaches_head(objective: Objective, *, labelled: bool) -> bool:
+    """Whether a sum has a term of some weight that reads the student's logits and, where it needs labels, has them."""
+    assert isinstance(objective, WeightedSum)
+    terms = [term for name, term in objective.terms.items() if objective.weights[name]]
+    needs = [term.needs for term in terms if isinstance(term, Objective)]
+    return any("logits" in need.student and (labelled or not need.targets) for need in needs)
+
+
 def _fitted(term: Term, settings: Sequence[Setting]) -> Objective:
     kind = OBJECTIVES[term.name]
     first = kind.suited(settings[0], **term.options)

@@ -19,6 +19,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from understudy import __version__
+from understudy.composing import teaches_head
+from understudy.contracts import can_see
 from understudy.data import Source
 from understudy.data.batches import Batches, count_reasons
 from understudy.errors import UnderstudyError
@@ -34,6 +36,7 @@ from understudy.preparing import (
     prepare_data,
     prepare_members,
     prepare_teachers,
+    student_contract,
     wanted,
 )
 from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
@@ -86,19 +89,22 @@ def _cpuinfo() -> list[str]:
 
 def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     material = prepare_data(recipe, given)
-    networks, files = prepare_teachers(recipe, given, material.contract)
+    networks, files = prepare_teachers(recipe, given, material)
     teacher = None
     if isinstance(recipe, DistillRecipe):
         _check_teachers(run, files, fabric)
         teacher = join(list(networks.values()), recipe, fabric.device)
     members = prepare_members(recipe, given, material, list(networks.values()))
+    console = Console()
+    if fabric.global_rank == 0:
+        for line in dict.fromkeys(member.network.began for member in members):
+            console.print(line, highlight=False) if line else None
     if teacher is not None:
         teacher.watch(wanted(members))
     batches = Batches(
         material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device,
         fabric.global_rank, fabric.world_size, workers_of(recipe),
     )  # fmt: skip
-    console = Console()
     watcher = None
     if fabric.global_rank == 0:
         watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(recipe.kind, console))
@@ -113,6 +119,9 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
         if fabric.global_rank == 0:
             run.note(seconds=run.duration + time.monotonic() - started)
     if fabric.global_rank == 0:
+        labelled = material.train.targets is not None
+        untrained = [m.name for m in members if not teaches_head(m.learner.objective, labelled=labelled)]
+        run.note(began=list(dict.fromkeys(filter(None, (m.network.began for m in members)))), untrained_heads=untrained)
         run.note(set_aside=dict(material.train.set_aside) | batches.set_aside)
         _save_models(recipe, run, members, material, fabric.device)
 
@@ -163,10 +172,15 @@ def _save_models(recipe: AnyRecipe, run: Run, members: list[Member], material: M
 def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
     """Score every model of a run on the test part, and write `evaluation.json` and `report.html`."""
     material = prepare_data(recipe, given)
-    teachers, _ = prepare_teachers(recipe, given, material.contract)
-    models = {name: _load(path, given, material) for name, path in run.models.items()}
-    taught = join(list(teachers.values()), recipe, torch.device("cpu")) if isinstance(recipe, DistillRecipe) else None
+    teachers, _ = prepare_teachers(recipe, given, material)
+    networks = list(teachers.values())
+    models = {name: _load(path, recipe, given, material, networks) for name, path in run.models.items()}
     record = run.record
+    test = material.test if material.test is not None and material.test.targets is not None else None
+    models, reasons = to_score(models, test, record.get("untrained_heads", []))
+    taught = None
+    if networks and (test is None or all(can_see(test, network) for network in networks)):
+        taught = join(networks, recipe, torch.device("cpu")) if isinstance(recipe, DistillRecipe) else None
     facts: dict[str, Any] = {
         "name": run.path.name,
         "kind": recipe.kind,
@@ -176,28 +190,48 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
         "command": record.get("command") or [f"understudy {recipe.kind} --config recipe.yaml"],
         "versions": record.get("versions", {}),
         "recipe_yaml": to_yaml(recipe),
-        "notes": [f"{n} set aside: {why}" for why, n in count_reasons(record.get("set_aside", {})).items()],
+        "notes": [
+            *record.get("began", ()),
+            *(f"{n} set aside: {why}" for why, n in count_reasons(record.get("set_aside", {})).items()),
+        ],
+        "cautions": reasons,
         "curves": _curves(run),
     }
-    if material.test is not None and material.test.targets is not None:
-        facts |= score_models(
-            material.test, models, taught, list(teachers.values()), getattr(recipe, "temperature", None)
-        )
+    if test is not None:
+        facts |= score_models(test, models, taught, networks, getattr(recipe, "temperature", None))
         facts["data"] |= {"train_examples": len(material.labelled)}
-        if taught is not None:
+        if networks:
             facts["data"]["transfer_examples"] = len(material.train)
     else:
-        facts["notes"].append(f"{material.labelled.name} has no test part, so nothing was scored")
+        facts["notes"].append(f"{material.labelled.name} has no test part with labels, so nothing was scored")
     write_whole(run.path / "evaluation.json", json.dumps(facts) + "\n")
     checked = RunFacts.from_json(facts)
     write_whole(run.report, render(checked))
     return checked
 
 
-def _load(path: Path, given: Given, material: Material) -> Network:
+def to_score(
+    models: dict[str, Network], test: Source | None, untrained: Sequence[str]
+) -> tuple[dict[str, Network], list[str]]:
+    """The models whose answers mean something on a source, and why the others' do not."""
+    reasons = []
+    if untrained:
+        reasons.append(
+            f"The head of {', '.join(untrained)} was not trained, as nothing that was learnt reads the logits, so its "
+            "answers are not scored. Measure the representation with understudy probe, or train a head: understudy "
+            "train DATA --model RUN --freeze."
+        )
+    blind = [name for name, network in models.items() if test is not None and not can_see(test, network)]
+    if blind and test is not None:
+        seen = models[blind[0]].contract.modality
+        reasons.append(f"{test.name} has no {seen}, which {', '.join(blind)} would have to see: it is not scored.")
+    return {name: network for name, network in models.items() if name not in {*untrained, *blind}}, reasons
+
+
+def _load(path: Path, recipe: AnyRecipe, given: Given, material: Material, teachers: Sequence[Network]) -> Network:
     if given.model is None:
         return load_network(path, trust_code=given.trust_code).eval()
-    network = build(copy.deepcopy(given.model), material.contract)
+    network = build(copy.deepcopy(given.model), student_contract(recipe, material, teachers))
     network.load_state_dict(read_weights(path)[0])
     return network.eval()
 
@@ -213,5 +247,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     for member, values in series.items():
         name, _, number = member.rpartition("-")
         kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
+        if member in run.record.get("untrained_heads", []):
+            kept = {key: kept[key] for key in ("epoch", "loss")}
         curves.append({"name": name, "role": name.partition("-")[0], "seed": int(number)} | kept)
     return curves

@@ -14,20 +14,18 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from understudy.composing import Term, compose, methods_of
+from understudy.contracts import check_seen, contract_of, modalities_of, tell
 from understudy.data import ArraySource, Source, fraction, omit_classes, only_classes, open_source, stratified_split
-from understudy.data.views import PLAIN, ViewPlan, to_unit
+from understudy.data.views import PLAIN, ViewPlan
 from understudy.errors import UnderstudyError
 from understudy.evaluation import parse_bias, parse_priors
-from understudy.models import InputContract, Network, build, is_code, load_network
+from understudy.models import InputContract, Network, build, is_code, load_network, start_from
 from understudy.objectives import Setting
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
+from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, parse_pairs
 from understudy.runs import Run
 from understudy.signals import Shapes
 from understudy.teachers import Ensemble, Teacher, check_classes
 from understudy.training import Learner, Member
-
-# Where no statistics were taken: those of ImageNet's training set.
-_NATURAL_MEAN, _NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,11 @@ class Material:
     validation: Source | None
     test: Source | None
     plan: ViewPlan
-    contract: InputContract
+
+    def contract(self, modality: str) -> InputContract:
+        """What a new network is to be fed: as the data has it, or the transfer set where the data lacks it."""
+        known = self.labelled if modality in ("", *modalities_of(self.labelled)) else self.train
+        return replace(contract_of(known, modality), classes=self.labelled.classes)
 
 
 def check_recipe(recipe: AnyRecipe, given: Given) -> None:
@@ -79,24 +81,33 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
     """Open, choose and divide the data."""
     root = Path(recipe.data_root) if recipe.data_root else None
 
-    def opened(data: object) -> tuple[Source, Source | None]:
+    def opened(data: object, pairs: dict[str, str]) -> tuple[Source, Source | None]:
         # not divided by the recipe's seed: another run, or its evaluation, must never find its test part among
         # what this one learned from
-        splits = open_source(data, root=root, download=recipe.download, size=recipe.size)
+        splits = open_source(data, root=root, download=recipe.download, size=recipe.size, pairs=pairs)
         return splits.train, splits.test
 
-    labelled, test = opened(given.data if given.data is not None else recipe.data)
-    parse_bias(recipe.class_bias, labelled.classes)
-    if recipe.class_priors:
-        parse_priors(recipe.class_priors, labelled.classes)
+    transfer_set = None
+    if isinstance(recipe, DistillRecipe):
+        transfer_set = given.transfer_set if given.transfer_set is not None else recipe.transfer_set
+    # pairs are of the samples to learn from
+    labelled, test = opened(
+        given.data if given.data is not None else recipe.data, {} if transfer_set else parse_pairs(recipe.pair)
+    )
+    if labelled.classes:  # else they are the teacher's
+        parse_bias(recipe.class_bias, labelled.classes)
+        if recipe.class_priors:
+            parse_priors(recipe.class_priors, labelled.classes)
     if labelled.targets is None and isinstance(recipe, TrainRecipe):
         raise UnderstudyError(f"{labelled.name} has no labels; train needs them (distil on it with --transfer-set)")
     train, validation = labelled, None
     if recipe.validation:
+        if labelled.targets is None:
+            raise UnderstudyError(f"{labelled.name} has no labels to validate by; leave out --validation")
         kept, held = stratified_split(labelled, recipe.validation, recipe.seed)
         train, validation = labelled.subset(kept), labelled.subset(held)
-    if isinstance(recipe, DistillRecipe) and (recipe.transfer_set or given.transfer_set is not None):
-        transfer, _ = opened(given.transfer_set if given.transfer_set is not None else recipe.transfer_set)
+    if transfer_set:
+        transfer, _ = opened(transfer_set, parse_pairs(recipe.pair))
         same = transfer.classes == labelled.classes
         train = transfer if same else replace(transfer, targets=None, classes=())
     if recipe.only_classes:
@@ -112,7 +123,7 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         )
     if recipe.batch_size < recipe.devices * recipe.nodes:
         raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be shared by {recipe.devices} devices")
-    return Material(labelled, train, validation, test, view_plan(recipe, train), contract_of(labelled))
+    return Material(labelled, train, validation, test, view_plan(recipe, train))
 
 
 def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
@@ -120,10 +131,17 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
 
     Colour images are mirrored, and shifted by an eighth of their side where they are small arrays, cropped to
     between 25% and all of their area where they are decoded on the fly; grey ones are shifted by 2 pixels
-    in 28 and never mirrored.
+    in 28 and never mirrored. Pairs share their views, and have none by default where they differ in height or width.
     """
     views = recipe.views
     if len(source.shape) != 3:
+        return PLAIN
+    if any(pair.shape[1:] != source.shape[1:] for pair in source.pairs.values()):
+        if views != type(views)():
+            raise UnderstudyError(
+                f"{source.name} has modalities of different heights and widths, which cannot share a view; leave out "
+                "the flags of the views, or bring all to one size"
+            )
         return PLAIN
     channels, height, _ = source.shape
     colour, array = channels == 3, isinstance(source, ArraySource)
@@ -138,29 +156,24 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
     )
 
 
-def contract_of(source: Source) -> InputContract:
-    """Shape, classes, and each channel's mean and deviation over up to 10,000 samples."""
-    if not isinstance(source, ArraySource):
-        return InputContract(source.shape, _NATURAL_MEAN, _NATURAL_STD, source.classes)
-    some = to_unit(source.inputs[:: max(len(source) // 10_000, 1)]).double()
-    axes = [axis for axis in range(some.dim()) if axis != 1]
-    mean = some.mean(axes)
-    std = (some - mean.view(-1, *[1] * (some.dim() - 2))).square().mean(axes).sqrt().clamp_min(1e-3)
-    return InputContract(source.shape, tuple(mean.tolist()), tuple(std.tolist()), source.classes)
-
-
-def prepare_teachers(recipe: AnyRecipe, given: Given, contract: InputContract) -> tuple[dict[str, Network], list[str]]:
+def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tuple[dict[str, Network], list[str]]:
     """The teachers' networks by name, and the files they were read from."""
     if not isinstance(recipe, DistillRecipe):
         return {}, []
     networks: dict[str, Network] = {}
     for index, module in enumerate(given.teachers):
-        networks[f"teacher-{index}"] = build(module, contract)
+        network = networks[f"teacher-{index}"] = build(module, material.contract(recipe.teacher_sees))
+        if not network.classes:  # neither the data nor the module has names
+            names = map(str, range(network.shapes(()).classes))
+            network.contract = replace(network.contract, classes=tuple(names))
     files = [] if given.teachers else [file for name in recipe.teacher for file in weights_of(name)]
     for file in files:
         networks[str(file)] = load_network(file)  # a file's word is not the caller's: its code is never run
+    classes = material.labelled.classes or next(iter(networks.values())).classes
     for name, network in networks.items():
-        check_classes(network, f"teacher {name}", contract.classes)
+        check_classes(network, f"teacher {name}", classes)
+        tell(network, f"teacher {name}", recipe.teacher_sees)
+        check_seen(material.train, network.contract.modality)
     return networks, [str(file) for file in files]
 
 
@@ -200,11 +213,16 @@ def prepare_members(
         if recipe.baseline and material.train.targets is not None:
             jobs = {"alone": (Term("hard", 1.0),)} | jobs
     spec = recipe.model if isinstance(recipe, TrainRecipe) else recipe.student
+    contract = student_contract(recipe, material, teachers)
     members = []
     for number in range(recipe.seeds):
         seed = recipe.seed + number
         for name, terms in jobs.items():
-            network = build_student(spec, given, material.contract, seed, recipe.seeds > 1 or len(jobs) > 1)
+            network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
+            for source in filter(None, (material.train, material.validation)):
+                check_seen(source, network.contract.modality)
+            if isinstance(recipe, TrainRecipe) and recipe.freeze:
+                network.freeze()
             objective = compose(terms, _settings(recipe, terms, network, teachers, material), seed)
             if recipe.micro_batch and not objective.rowwise:
                 raise UnderstudyError(
@@ -236,11 +254,25 @@ def _settings(
     return [Setting(own, other, material.train.ids, material.train.targets) for other in others]
 
 
-def build_student(spec: str, given: Given, contract: InputContract, seed: int, several: bool) -> Network:
-    """A fresh network. A module from Python is copied where the cohort needs several; each starts as given."""
-    if given.model is None:
-        return build(spec, contract, seed=seed, trust_code=given.trust_code and is_code(spec))
-    return build(copy.deepcopy(given.model) if several else given.model, contract)
+def student_contract(recipe: AnyRecipe, material: Material, teachers: Sequence[Network]) -> InputContract:
+    """What a new student is to be fed; of data without labels it learns the teachers' classes."""
+    contract = material.contract(recipe.sees if isinstance(recipe, TrainRecipe) else recipe.student_sees)
+    return contract if contract.classes or not teachers else replace(contract, classes=teachers[0].classes)
+
+
+def build_student(spec: str, given: Given, contract: InputContract, number: int, seed: int, several: bool) -> Network:
+    """What initialisation `number` begins with: a fresh network, or a file's, of several each in turn.
+
+    A module from Python is copied where the cohort needs several; each starts as given.
+    """
+    if given.model is not None:
+        return build(copy.deepcopy(given.model) if several else given.model, contract)
+    if Path(spec).exists():
+        files = weights_of(spec)
+        network = start_from(files[number % len(files)], contract.classes, seed=seed + number)
+        tell(network, spec, contract.modality)
+        return network
+    return build(spec, contract, seed=seed + number, trust_code=given.trust_code and is_code(spec))
 
 
 def multiplies_bf16(accelerator: str) -> bool:

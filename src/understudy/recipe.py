@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -15,8 +16,7 @@ from understudy.errors import UnderstudyError, nearest
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
-# How --help gathers the flags.
-_MODELS = Parameter(group=Group("Models", sort_key=1))
+_MODELS = Parameter(group=Group("Models", sort_key=1))  # how --help gathers the flags
 _SAMPLES = Parameter(group=Group("Samples", sort_key=3))
 _OPTIMIZER = Group("Optimizer", sort_key=4)
 _VIEWS = Group("Views", sort_key=5)
@@ -91,6 +91,8 @@ class Recipe(_Strict):
     """Learn from the samples of these classes only."""
     omit_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Leave the samples of these classes out."""
+    pair: Annotated[tuple[str, ...], _SAMPLES] = ()
+    """The same samples in another modality, matched by name, as in depth=FOLDER or depth=TABLE."""
     fraction: Annotated[Share, _SAMPLES] = 1.0
     """Share of the samples to learn from, drawn evenly over the classes."""
     epochs: Positive = 30
@@ -128,8 +130,15 @@ class Recipe(_Strict):
     tracker: Annotated[Literal["none", "tensorboard"], _MACHINE] = "none"
     """Where metrics go beside metrics.jsonl."""
 
+    @field_validator("pair", mode="before")
+    @classmethod
+    def _paired(cls, value: object) -> object:
+        """A list of NAME=PLACE, or in Python a mapping."""
+        return tuple(f"{name}={place}" for name, place in value.items()) if isinstance(value, Mapping) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        parse_pairs(self.pair)
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience needs a validation part to choose by; set validation to 0.1, say")
         if self.class_bias and self.class_priors:
@@ -146,7 +155,11 @@ class TrainRecipe(Recipe):
 
     kind: Annotated[Literal["train"], Parameter(show=False, parse=False)] = "train"
     model: Annotated[str, _MODELS] = ""
-    """The model to train, as in mlp:1200x2?dropout=0.5 or timm:resnet18."""
+    """The model to train, as in mlp:1200x2?dropout=0.5 or timm:resnet18; a run folder or weights file to begin from."""
+    sees: Annotated[str, _MODELS] = ""
+    """What the model sees: rgb, grey, luminance, chrominance, or a pair's name; the samples as they are where unset."""
+    freeze: Annotated[bool, _MODELS, Parameter(negative=())] = False
+    """Train the model's last layer, its head, alone."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
 
@@ -159,6 +172,10 @@ class DistillRecipe(Recipe):
     """Run folders or weights files; several make an ensemble, and so do the seeds of one run."""
     student: Annotated[str, _MODELS] = ""
     """The model to train, as in mlp:800x2 or timm:resnet18."""
+    teacher_sees: Annotated[str, _MODELS] = ""
+    """What the teachers see, as they were trained to; it need not be said of those that were told."""
+    student_sees: Annotated[str, _MODELS] = ""
+    """What the student sees: rgb, grey, luminance, chrominance, or a pair's name."""
     baseline: bool = True
     """Train the same student alone on the same batches, to compare."""
     method: Annotated[tuple[str, ...], Parameter(name=("--method", "--methods"))] = ("kd",)
@@ -210,6 +227,14 @@ def parse_assignment(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise UnderstudyError(f"{text!r} is not understood: write CLASS=NUMBER, as in 3=+3.5") from None
+
+
+def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`["depth=maps/"]` -> {"depth": "maps/"}."""
+    for text in texts:
+        if not re.fullmatch(r"\w+=.+", text):
+            raise UnderstudyError(f"pair {text!r} is not understood: write NAME=FOLDER, as in depth=maps/")
+    return {name: place for name, _, place in (text.partition("=") for text in texts)}
 
 
 def recipe_from(values: dict[str, Any], where: str = "the recipe") -> AnyRecipe:

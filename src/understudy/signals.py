@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+ASPECTS = {"rgb": 3, "grey": 1, "luminance": 1, "chrominance": 2}
+"""What can be seen of an image, and in how many channels: itself, its luma, and L and (a, b) of CIE Lab."""
+
 
 @dataclass(slots=True)
 class Batch:

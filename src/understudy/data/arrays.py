@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from understudy.data.gather import Part, Records, check_classes, gather, position_ids
+from understudy.data.gather import Listed, Part, Records, check_classes, gather, position_ids
 from understudy.data.records import ItemRecord
 from understudy.data.source import ArraySource, Splits
 from understudy.data.table import label_targets
@@ -53,6 +54,33 @@ def array_source(
         check_classes(name, names)
     where = position_ids(len(x), part) if ids is None else ids
     return ArraySource(name, names, where, y, tuple(x.shape[1:]), inputs=x)
+
+
+def open_modalities(data: Mapping[str, object]) -> Splits:
+    """Paired arrays by name, as in `{"audio": (N, F, T), "image": (N, C, H, W), "targets": (N,)}`.
+
+    Row i of each belongs to sample i. `targets` and `classes` may be left out; "rgb" is another word for "image".
+    """
+    arrays = {"image" if name == "rgb" else name: x for name, x in data.items() if name not in ("targets", "classes")}
+    if not arrays:
+        raise UnderstudyError("the dict of arrays names no modality; give some, as in {'image': x, 'depth': d}")
+    first, *others = (
+        replace(array_source(f"the array {name!r}", x), modality=name, name="the arrays") for name, x in arrays.items()
+    )
+    for other in others:
+        if len(other) != len(first):
+            raise UnderstudyError(
+                f"the arrays hold {len(first):,} samples of {first.modality} and {len(other):,} of {other.modality}; "
+                "give as many of each, row i of one belonging to row i of the other"
+            )
+    labelled = array_source(
+        "the arrays", next(iter(arrays.values())), data.get("targets"), _listed(data.get("classes"))
+    )
+    return Splits(replace(labelled, modality=first.modality, pairs={other.modality: other for other in others}))
+
+
+def _listed(classes: object) -> Sequence[object] | None:
+    return None if classes is None else list(cast("Sequence[object]", classes))
 
 
 def open_dataset(dataset: Dataset[Any], *, size: int | None, name: str = "") -> Splits:
@@ -118,7 +146,7 @@ def open_images(
         inner = None if isinstance(dataset[0], Image.Image) else key
         items = [ItemRecord(dataset, i, inner) for i in range(len(dataset))]
         records[part] = Records(items, position_ids(len(items), part), labels.get(part))
-    return gather(name, names, records, size, look_at_all=False)
+    return gather(Listed(name, names, records, look_at_all=False), size)
 
 
 def listed_labels(dataset: object) -> Sequence[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class Batches:
     def __post_init__(self) -> None:
         self._targets = _to(self.source.targets, self.device)
         self._ids = self.source.ids.to(self.device)
-        if isinstance(self.source, ArraySource):
-            self._pool = self.source.inputs.to(self.device)
+        each = self.source.modalities
+        self._pools = {name: one.inputs.to(self.device) for name, one in each.items() if isinstance(one, ArraySource)}
 
     @property
     def steps(self) -> int:
@@ -62,25 +62,34 @@ class Batches:
                 yield self._array_batch(rows.to(self.device), epoch)
         else:
             views = [mix(self.seed, _VIEW, epoch, self.source.ids[rows]) for rows in parts]
+            plan = replace(self.plan, crop=1.0)  # the decoders have cropped
             for kept, view, images in _decoded(self.source, parts, views, self.plan.crop, self.workers, self.set_aside):
-                images = images.to(self.device, non_blocking=True)
-                plan = ViewPlan(**{**vars(self.plan), "crop": 1.0})
                 view = view.to(self.device)
-                inputs = vary(images, torch.arange(len(kept), device=self.device), view, plan)
-                yield self._batch(kept.to(self.device), view, inputs)
+                pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
+                every = torch.arange(len(kept), device=self.device)
+                yield self._batch(kept.to(self.device), view, pools, every, plan)
 
     def _array_batch(self, rows: Tensor, epoch: int) -> Batch:
         view = mix(self.seed, _VIEW, epoch, self._ids[rows])
-        return self._batch(rows, view, vary(self._pool, rows, view, self.plan))
+        return self._batch(rows, view, self._pools, rows, self.plan)
 
-    def _batch(self, rows: Tensor, view: Tensor, inputs: Tensor) -> Batch:
-        inputs = to_unit(inputs) if inputs.dtype == torch.uint8 else self._scaled(inputs)
-        return Batch(self._ids[rows], view, inputs, None if self._targets is None else self._targets[rows])
+    def _batch(self, rows: Tensor, view: Tensor, pools: dict[str, Tensor], of_pool: Tensor, plan: ViewPlan) -> Batch:
+        """The samples `rows` in the same view of every modality, taken from rows `of_pool` of some pools."""
+        inputs = {name: _unit(vary(pool, of_pool, view, plan), pool.dtype) for name, pool in pools.items()}
+        targets = None if self._targets is None else self._targets[rows]
+        return Batch(self._ids[rows], view, _lone(inputs), targets)
 
-    def _scaled(self, inputs: Tensor) -> Tensor:
-        """Interpolated views of 8-bit images are floats in 0..255; float sources are canonical already."""
-        is_bytes = not isinstance(self.source, ArraySource) or self.source.inputs.dtype == torch.uint8
-        return inputs.div_(255) if is_bytes else inputs
+
+def _unit(inputs: Tensor, stored: torch.dtype) -> Tensor:
+    """In [0, 1] what was stored as bytes: interpolated views of these are floats in 0..255."""
+    if stored == torch.uint8 and inputs.dtype != torch.uint8:
+        return inputs.div_(255)
+    return to_unit(inputs)
+
+
+def _lone(inputs: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    """The tensor alone where there is but one modality."""
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
 def in_order(
@@ -89,12 +98,14 @@ def in_order(
     """The plain, unvaried batches of a source in its own order, for evaluation."""
     parts = torch.arange(len(source)).split(batch_size)
     if isinstance(source, ArraySource):
-        stream: Any = ((rows, torch.zeros_like(rows), source.inputs[rows]) for rows in parts)
+        each = {name: one.inputs for name, one in source.modalities.items() if isinstance(one, ArraySource)}
+        stream: Any = ((rows, torch.zeros_like(rows), {name: x[rows] for name, x in each.items()}) for rows in parts)
     else:
         stream = _decoded(source, list(parts), None, 1.0, workers, {} if set_aside is None else set_aside)
     for rows, view, images in stream:
+        inputs = _lone({name: to_unit(x.to(device)) for name, x in images.items()})
         targets = None if source.targets is None else source.targets[rows]
-        yield Batch(source.ids[rows].to(device), view.to(device), to_unit(images.to(device)), _to(targets, device))
+        yield Batch(source.ids[rows].to(device), view.to(device), inputs, _to(targets, device))
 
 
 def _share(rows: Tensor, rank: int, world: int) -> Tensor:
@@ -105,21 +116,27 @@ def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
     return None if x is None else x.to(device)
 
 
+Images = dict[str, Tensor]
+
+
 class _Decoder(Dataset):
-    """(row, view seed or None) -> uint8 (C, S, S), or the reason why not."""
+    """(row, view seed or None) -> by modality uint8 (C, S, S), all of one crop; or the reason why not."""
 
-    def __init__(self, source: RecordSource, smallest: float) -> None:
-        self.records, self.shape, self.smallest = source.records, source.shape, smallest
+    def __init__(self, sources: dict[str, RecordSource], smallest: float) -> None:
+        self.modalities = {name: (source.records, source.shape) for name, source in sources.items()}
+        self.smallest = smallest
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[int, int, Tensor | str]:
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[int, int, Images | str]:
         row, seed = key
+        images = {}
         try:
-            image = self.records[row].read()
+            for name, (records, (channels, side, _)) in self.modalities.items():
+                image = records[row].read().convert("L" if channels == 1 else "RGB")
+                pixels = torch.from_numpy(np.array(place(image, side, seed, self.smallest)))
+                images[name] = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
         except Unreadable as reason:
             return row, seed or 0, str(reason)
-        image = place(image.convert("L" if self.shape[0] == 1 else "RGB"), self.shape[1], seed, self.smallest)
-        pixels = torch.from_numpy(np.array(image))
-        return row, seed or 0, pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
+        return row, seed or 0, images
 
 
 def _decoded(
@@ -129,29 +146,36 @@ def _decoded(
     smallest: float,
     workers: int,
     set_aside: dict[str, str],
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Images]]:
     """(rows, view seeds, images) of each part that workers decode; unreadable rows are left out and noted."""
+    each = {name: one for name, one in source.modalities.items() if isinstance(one, RecordSource)}
     assert isinstance(source, RecordSource)
+    assert len(each) == 1 + len(source.pairs), "modalities are of one kind"
     keys: list[list[tuple[int, int | None]]] = [
         list(zip(rows.tolist(), [None] * len(rows) if views is None else views[k].tolist(), strict=True))
         for k, rows in enumerate(parts)
     ]
     loader = DataLoader(
-        _Decoder(source, smallest),
+        _Decoder(each, smallest),
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=list,
         multiprocessing_context="forkserver" if workers else None,
     )
     for samples in loader:
-        good = [(row, seed, image) for row, seed, image in samples if isinstance(image, Tensor)]
+        good = [(row, seed, image) for row, seed, image in samples if isinstance(image, dict)]
         for row, _, reason in samples:
             if isinstance(reason, str):
                 set_aside[source.records[row].name] = reason
         yield (
             torch.tensor([row for row, _, _ in good], dtype=torch.int64),
             torch.tensor([seed for _, seed, _ in good], dtype=torch.int64),
-            torch.stack([image for _, _, image in good]) if good else torch.empty(0, *source.shape, dtype=torch.uint8),
+            {
+                name: torch.stack([images[name] for _, _, images in good])
+                if good
+                else torch.empty(0, *one.shape, dtype=torch.uint8)
+                for name, one in each.items()
+            },
         )
 
 

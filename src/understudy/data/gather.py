@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from os import cpu_count
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ PARTS = ("train", "validation", "test")
 _SPELLINGS = {"training": "train", "testing": "test"} | dict.fromkeys(("val", "valid", "dev"), "validation")
 
 R = TypeVar("R")
+T = TypeVar("T", bound=Source)
+Shape = tuple[int, int, int]
 
 
 class Headed(Record, Protocol):
@@ -43,18 +45,43 @@ class Headed(Record, Protocol):
 
 @dataclass(frozen=True)
 class Records:
-    """A part of a set before anything is decoded: N records, their ids and targets, (N,) int64."""
+    """A part of a set before anything is decoded.
+
+    Attributes:
+        records: N of them.
+        ids, targets: (N,) int64.
+        keys: N names that a sample's pair is found by; empty where there are none.
+        pairs: the samples' records in other modalities, N in each.
+    """
 
     records: Sequence[Headed]
     ids: Tensor
     targets: Tensor | None
+    keys: Sequence[str] = ()
+    pairs: Mapping[str, Sequence[Headed]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def modalities(self) -> dict[str, Sequence[Headed]]:
+        return {"image": self.records, **self.pairs}
+
     def keep(self, rows: Sequence[int]) -> Records:
         targets = None if self.targets is None else self.targets[list(rows)]
-        return Records([self.records[i] for i in rows], self.ids[list(rows)], targets)
+        keys = [self.keys[i] for i in rows] if self.keys else ()
+        pairs = {name: [records[i] for i in rows] for name, records in self.pairs.items()}
+        return Records([self.records[i] for i in rows], self.ids[list(rows)], targets, keys, pairs)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A set's parts before anything is decoded; `look_at_all` is false where headers are as dear as images."""
+
+    name: str
+    classes: tuple[str, ...]
+    parts: Mapping[Part, Records]
+    look_at_all: bool = True
 
 
 def part_of(word: str) -> Part | None:
@@ -71,6 +98,11 @@ def path_ids(name: str, paths: Sequence[str]) -> Tensor:
         again = next(paths[i] for i, count in enumerate(map(Counter(ids).__getitem__, ids)) if count > 1)
         raise UnderstudyError(f"{name} lists {printable(again)!r} more than once; keep one row each")
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def pair_key(path: str) -> str:
+    """What a file is matched with its pair by: its relative path without the suffix."""
+    return os.path.splitext(path)[0]
 
 
 def position_ids(n: int, part: Part = "train") -> Tensor:
@@ -107,65 +139,80 @@ def check_classes(name: str, classes: Sequence[str]) -> None:
         )
 
 
-def gather(
-    name: str,
-    classes: tuple[str, ...],
-    parts: Mapping[Part, Records],
-    size: int | None,
-    *,
-    look_at_all: bool = True,
-) -> Splits:
-    """Make sources of records; all parts become the same kind, with the same shape.
+def gather(listed: Listed, size: int | None) -> Splits:
+    """Make sources of records; all parts and all modalities become the same kind, with the same height and width.
 
     Arrays, (N, C, H, W) uint8 with C = 1 where all images are grey, if all images have one size (a square one
     where it is not the `size` asked for, to which they are then brought) and take at most `ARRAY_BYTES`; else
-    records of shape (3, size, size), `size` being 224 by default.
+    records of shape (3, size, size), or (1, size, size) for grey pairs, `size` being 224 by default.
 
-    Every header is read first and what is unreadable set aside; without `look_at_all`, for records whose
-    headers are as dear as their images, only a few are looked at.
+    Every header is read first and what is unreadable set aside, a sample with all its modalities; where not all
+    are looked at, only a few are.
     """
-    asides: dict[Part, list[tuple[str, str]]] = {part: [] for part in parts}
-    heads: set[Head] = set()
+    asides: dict[Part, list[tuple[str, str]]] = {part: [] for part in listed.parts}
+    heads: dict[str, set[Head]] = {}
     readable: dict[Part, Records] = {}
-    for part, records in parts.items():
-        every = 1 if look_at_all else max(1, len(records) // _LOOKED_AT)
-        found = _each(_head, records.records[::every])
-        heads.update(head for head in found if isinstance(head, Head))
+    for part, records in listed.parts.items():
+        every = 1 if listed.look_at_all else max(1, len(records) // _LOOKED_AT)
+        found = {name: _each(_head, own[::every]) for name, own in records.modalities.items()}
+        for name, own in found.items():
+            heads.setdefault(name, set()).update(head for head in own if isinstance(head, Head))
         if every == 1:
-            records = _without(name, classes, part, records, found, asides[part])
+            records = _without(listed, part, records, found.values(), asides[part])
         readable[part] = records
-    common = {(head.width, head.height) for head in heads}
-    shape = _array_shape(heads, common, sum(map(len, readable.values())), size)
-    if shape is not None:
-        (stored,) = common
-        arrays = {part: _decoded(records, stored, shape) for part, records in readable.items()}
+
+    def made(part: Part, records: Records, modality: str, kind: type[T], shape: Shape, /, **rest: Any) -> T:
+        named = {"set_aside": tuple(asides[part]), "modality": modality}
+        return kind(listed.name, listed.classes, records.ids, records.targets, shape, **named, **rest)
+
+    stored = {(head.width, head.height) for own in heads.values() for head in own}
+    shapes = _array_shapes(heads, stored, sum(map(len, readable.values())), size)
+    if shapes is not None:
+        arrays = {
+            part: {name: _decoded(own, shapes[name], stored) for name, own in records.modalities.items()}
+            for part, records in readable.items()
+        }
         # A header may promise what the pixels do not keep; then each image is taken as it comes.
-        if all(inputs is not None for inputs, _ in arrays.values()):
-            made: dict[Part, Source] = {}
-            for part, (inputs, found) in arrays.items():
-                left = _without(name, classes, part, readable[part], found, asides[part])
-                rows = [i for i, reason in enumerate(found) if reason is None]
-                assert inputs is not None
-                kept = inputs if len(rows) == len(inputs) else inputs[rows]
-                made[part] = ArraySource(
-                    name, classes, left.ids, left.targets, shape, set_aside=tuple(asides[part]), inputs=kept
-                )
-            return as_splits(made)
+        if all(inputs is not None for own in arrays.values() for inputs, _ in own.values()):
+            parts: dict[Part, Source] = {}
+            for part, own in arrays.items():
+                faults = [found for _, found in own.values()]
+                left = _without(listed, part, readable[part], faults, asides[part])
+                good = torch.tensor([not any(row) for row in zip(*faults, strict=True)])
+                each = {
+                    name: made(part, left, name, ArraySource, shapes[name], inputs=_some(inputs, good))
+                    for name, (inputs, _) in own.items()
+                }
+                parts[part] = _joined(each)
+            return as_splits(parts)
     side = size or DEFAULT_SIZE
+    colour = {name: name == "image" or not all(head.grey for head in own) for name, own in heads.items()}
     return as_splits(
         {
-            part: RecordSource(
-                name, classes, records.ids, records.targets, (3, side, side),
-                set_aside=tuple(asides[part]), records=records.records,
+            part: _joined(
+                {
+                    name: made(part, records, name, RecordSource, (3 if colour[name] else 1, side, side), records=own)
+                    for name, own in records.modalities.items()
+                }
             )
             for part, records in readable.items()
         }
-    )  # fmt: skip
+    )
+
+
+def _some(inputs: Tensor | None, good: Tensor) -> Tensor:
+    assert inputs is not None
+    return inputs if bool(good.all()) else inputs[good]
+
+
+def _joined(each: dict[str, T]) -> Source:
+    """The image's source, with those of the other modalities as its pairs."""
+    return replace(each.pop("image"), pairs=each)
 
 
 def _each(function: Callable[[Headed], R], records: Sequence[Headed]) -> list[R]:
     """Map over records in a few threads: files and Pillow's decoders let go of the interpreter."""
-    with ThreadPoolExecutor(min(16, (cpu_count() or 1) * 2)) as pool:
+    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
         return list(pool.map(function, records))
 
 
@@ -176,44 +223,43 @@ def _head(record: Headed) -> Head | Unreadable:
         return fault
 
 
-def _array_shape(
-    heads: Iterable[Head], common: Set[tuple[int, int]], n: int, size: int | None
-) -> tuple[int, int, int] | None:
-    """(C, H, W) if the images can be one array."""
-    if len(common) != 1:
+def _array_shapes(
+    heads: Mapping[str, set[Head]], stored: Set[tuple[int, int]], n: int, size: int | None
+) -> dict[str, Shape] | None:
+    """(C, H, W) of each modality if the images, whose widths and heights are `stored`, can be arrays."""
+    if len(stored) != 1:
         return None
-    width, height = next(iter(common))
+    width, height = next(iter(stored))
     if size is not None and (width, height) != (size, size):
         if width != height:
             return None  # each would have to be cut, and where is for each view to say
         width = height = size
-    channels = 1 if all(head.grey for head in heads) else 3
-    return (channels, height, width) if n * channels * height * width <= ARRAY_BYTES else None
+    channels = {name: 1 if all(head.grey for head in own) else 3 for name, own in heads.items()}
+    if n * sum(channels.values()) * height * width > ARRAY_BYTES:
+        return None
+    return {name: (count, height, width) for name, count in channels.items()}
 
 
 def _decoded(
-    records: Records, stored: tuple[int, int], shape: tuple[int, int, int]
+    records: Sequence[Headed], shape: Shape, stored: Set[tuple[int, int]]
 ) -> tuple[Tensor | None, list[Unreadable | None]]:
-    """All images, of `stored` (width, height), as (N, *shape) uint8, and what was wrong with each.
-
-    No array if one image has another size than its header said.
-    """
+    """All images as (N, *shape) uint8, and what was wrong with each; no array if one has not the size stored."""
     channels, height, width = shape
     inputs = np.zeros((len(records), *shape), np.uint8)
 
     def fill(row: int) -> Unreadable | bool:
         try:
-            image = records.records[row].read()
+            image = records[row].read()
         except Unreadable as fault:
             return fault
-        if image.size != stored or (channels == 1 and image.mode != "L"):
+        if image.size not in stored or (channels == 1 and image.mode != "L"):
             return False
         image = image if channels == 1 else image.convert("RGB")
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))  # a copy, where they are alike
         inputs[row] = pixels.reshape(height, width, channels).transpose(2, 0, 1)
         return True
 
-    with ThreadPoolExecutor(min(16, (cpu_count() or 1) * 2)) as pool:
+    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
         outcomes = list(pool.map(fill, range(len(records))))
     if any(outcome is False for outcome in outcomes):
         return None, []
@@ -222,15 +268,15 @@ def _decoded(
 
 
 def _without(
-    name: str,
-    classes: tuple[str, ...],
+    listed: Listed,
     part: Part,
     records: Records,
-    found: Sequence[object],
+    found: Iterable[Sequence[object]],
     aside: list[tuple[str, str]],
 ) -> Records:
-    """The records for which nothing unreadable was found; the others' names and reasons go to `aside`."""
-    bad = {i: str(reason) for i, reason in enumerate(found) if isinstance(reason, Unreadable)}
+    """The records for which no modality was found unreadable; the others' names and reasons go to `aside`."""
+    name, classes = listed.name, listed.classes
+    bad = {i: str(fault) for own in found for i, fault in enumerate(own) if isinstance(fault, Unreadable)}
     if not bad:
         return records
     aside += [(records.records[i].name, reason) for i, reason in bad.items()]

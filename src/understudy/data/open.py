@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from understudy.data.arrays import array_source, open_dataset
+from understudy.data.arrays import array_source, open_dataset, open_modalities
+from understudy.data.gather import Listed, gather
 from understudy.data.hub import open_hub
 from understudy.data.named import NAMED, open_named
+from understudy.data.nyu import open_nyu
+from understudy.data.pairs import pair_up
 from understudy.data.records import printable
 from understudy.data.source import Source, Splits
-from understudy.data.table import open_csv, open_parquet, parquet_files
-from understudy.data.tree import open_folder, open_zip
+from understudy.data.table import list_csv, list_parquet, parquet_files
+from understudy.data.tree import list_tree
 from understudy.errors import UnderstudyError, nearest
 
 
@@ -27,6 +31,7 @@ def open_source(
     download: bool = False,
     size: int | None = None,
     seed: int = 0,
+    pairs: Mapping[str, str] | None = None,
 ) -> Splits:
     """Open a data set.
 
@@ -36,12 +41,14 @@ def open_source(
             a folder of class folders, of train/ and test/ (or val/) with class folders, or of unlabelled
             images; a .zip of such; a .csv with the columns path, label and optionally split; a .parquet
             file, or a folder of them, in the Hugging Face layout; "hf:name" or "hf:name:configuration";
-            a map-style `torch.utils.data.Dataset`; a pair (inputs, targets) of tensors or arrays;
+            the NYU-Depth v2 labelled file (.mat); a map-style `torch.utils.data.Dataset`; a pair (inputs, targets)
+            of tensors or arrays; a dict of paired arrays, one a modality, with or without "targets";
             a `Source` or `Splits`, which is passed through.
         root: where named sets lie or are downloaded to; $UNDERSTUDY_DATA, else ./data, by default.
         download: whether a named set or one of the hub may be fetched.
         size: the side of the square that images are brought to; by default 224 where their sizes differ.
         seed: of the division of a set that has no test part of its own, about 80 to 20 within each class.
+        pairs: for files, the same samples in other modalities, by name: a folder, zip or table (see `pair_up`).
 
     Ids are positions for arrays, named sets and parquet, and hashes of the file's own relative path for
     folders, zips and CSVs, so that adding a file changes no other's id, nor the part it falls to.
@@ -51,6 +58,21 @@ def open_source(
     """
     if size is not None and size < 1:
         raise UnderstudyError(f"the image size must be at least 1 pixel, not {size}")
+    if isinstance(data, str | os.PathLike):
+        opened = _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
+        if isinstance(opened, Listed):
+            return gather(pair_up(opened, pairs) if pairs else opened, size)
+    else:
+        opened = _open_object(data, size)
+    if pairs:
+        raise UnderstudyError(
+            f"{opened.train.name} is no folder, zip or table, so --pair {next(iter(pairs))} cannot be matched with it "
+            "by name; give files, or in Python a dict of arrays"
+        )
+    return opened
+
+
+def _open_object(data: object, size: int | None) -> Splits:
     match data:
         case Splits():
             return data
@@ -60,33 +82,34 @@ def open_source(
             return open_dataset(data, size=size)
         case (Tensor() | np.ndarray(), Tensor() | np.ndarray() | list()):
             return Splits(array_source("the pair of arrays", data[0], data[1]))
-        case str() | os.PathLike():
-            return _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
+        case dict():
+            return open_modalities(data)
     raise UnderstudyError(
-        f"data cannot be opened from a {type(data).__name__}; give a name, a path, a map-style torch Dataset "
-        "or a pair of arrays (inputs, targets)"
+        f"data cannot be opened from a {type(data).__name__}; give a name, a path, a map-style torch Dataset, "
+        "a pair of arrays (inputs, targets) or a dict of them"
     )
 
 
 def _open_named_or_path(
     data: str | os.PathLike[Any], *, root: Path | None, download: bool, size: int | None, seed: int
-) -> Splits:
+) -> Splits | Listed:
     if isinstance(data, str) and data.startswith("hf:"):
         return open_hub(data, download=download, size=size, seed=seed)
     if isinstance(data, str) and data.lower() in NAMED:
         return open_named(data.lower(), root=root, download=download, size=size, seed=seed)
     path = Path(os.fsdecode(data)).expanduser()
     if path.is_dir():
-        opener = open_parquet if parquet_files(path) else open_folder
-        return opener(path, size=size, seed=seed)
+        return list_parquet(path, seed=seed) if parquet_files(path) else list_tree(path, seed=seed)
     if path.is_file():
         match path.suffix.lower():
             case ".zip":
-                return open_zip(path, size=size, seed=seed)
+                return list_tree(path, seed=seed)
             case ".csv" | ".tsv":
-                return open_csv(path, size=size, seed=seed)
+                return list_csv(path, seed=seed)
             case ".parquet":
-                return open_parquet(path, size=size, seed=seed)
+                return list_parquet(path, seed=seed)
+            case ".mat":
+                return open_nyu(path, size=size, seed=seed)
         raise UnderstudyError(
             f"{printable(str(path))} is no kind of data set; give a folder, or a .zip, .csv or .parquet file"
         )

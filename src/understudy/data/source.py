@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -43,6 +43,8 @@ class Source:
         targets: (N,) int64, or None where unlabelled.
         shape: one sample's canonical shape, (C, H, W) for images or (D,) for vectors.
         set_aside: (record, reason) for each record that could not be read.
+        modality: what it is called among its pairs.
+        pairs: the same samples, row for row, in other modalities.
     """
 
     name: str
@@ -51,15 +53,24 @@ class Source:
     targets: Tensor | None
     shape: tuple[int, ...]
     set_aside: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
+    modality: str = field(default="image", kw_only=True)
+    pairs: Mapping[str, Source] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    @property
+    def modalities(self) -> dict[str, Source]:
+        """All that there is of each sample, by name: the set itself first."""
+        return {self.modality: self, **self.pairs}
 
     def subset(self, rows: Tensor) -> Source:
         """The samples at these row numbers (int64), keeping their ids and classes."""
         if len(rows) == 0:
             raise UnderstudyError(f"no sample of {self.name} is left; choose fewer classes to omit")
-        return replace(self, ids=self.ids[rows], targets=None if self.targets is None else self.targets[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        pairs = {name: pair.subset(rows) for name, pair in self.pairs.items()}
+        return replace(self, ids=self.ids[rows], targets=targets, pairs=pairs)
 
 
 @dataclass(frozen=True)

@@ -9,51 +9,37 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from understudy.data.gather import (
     ARRAY_BYTES,
+    Listed,
     Part,
     Records,
     check_classes,
     falls_to_test,
-    gather,
+    pair_key,
     part_of,
     path_ids,
     position_ids,
 )
 from understudy.data.records import CellRecord, Column, FileRecord, printable
-from understudy.data.source import Splits
 from understudy.errors import UnderstudyError
 
-_PATH_COLUMNS = ("path", "image", "file", "file_name", "filename")
+PATH_COLUMNS = ("path", "image", "file", "file_name", "filename")
 LABEL_COLUMNS = ("label", "class", "target", "labels", "fine_label")
 IMAGE_COLUMNS = ("image", "img")
 
 
-def open_csv(path: Path, *, size: int | None, seed: int) -> Splits:
+def list_csv(path: Path, *, seed: int) -> Listed:
     """A table with the columns path (relative to the table), label, and optionally split."""
     name, folder = printable(os.fspath(path)), path.parent
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        columns = {column.strip().lower(): column for column in reader.fieldnames or () if column}
-        path_column, label_column = (column_of(name, columns, known) for known in (_PATH_COLUMNS, LABEL_COLUMNS))
-        try:
-            rows = list(reader)
-        except csv.Error as fault:
-            raise UnderstudyError(f"{name} is not a CSV ({fault}); write it anew as one") from fault
-    if not rows:
-        raise UnderstudyError(f"{name} has a header but no rows; add one row for each image")
-    paths = [posixpath.normpath(row[path_column] or "") for row in rows]
-    missing = [p for p in paths if not (folder / p).is_file()]
-    if missing:
-        first = ", ".join(map(printable, missing[:3]))
-        raise UnderstudyError(
-            f"{name} names {len(missing):,} of {len(paths):,} images that do not exist below {folder}, first "
-            f"{first}; give paths relative to the table"
-        )
+    columns, rows = _rows(path)
+    path_column, label_column = (column_of(name, columns, known) for known in (PATH_COLUMNS, LABEL_COLUMNS))
+    paths = _paths(path, rows, path_column)
     labels = [(row[label_column] or "").strip() for row in rows]
     if "" in labels:
         raise UnderstudyError(f"{name} has no label in row {labels.index('') + 1}; give every image one")
@@ -75,25 +61,56 @@ def open_csv(path: Path, *, size: int | None, seed: int) -> Splits:
         [FileRecord(os.fspath(folder), p) for p in paths],
         path_ids(name, paths),
         torch.tensor([index[label] for label in labels]),
+        list(map(pair_key, paths)),
     )
-    return gather(name, tuple(map(printable, classes)), _divide(name, records, parts, seed), size)
+    return Listed(name, tuple(map(printable, classes)), _divide(name, records, parts, seed))
 
 
-def open_parquet(path: Path, *, size: int | None, seed: int) -> Splits:
+def csv_pairs(path: Path, column: str) -> dict[str, FileRecord]:
+    """The images that one column of a table names, by the samples of its column path."""
+    columns, rows = _rows(path)
+    name = printable(os.fspath(path))
+    known, own = (column_of(name, columns, words) for words in (PATH_COLUMNS, (column,)))
+    keys = [pair_key(posixpath.normpath(row[known] or "")) for row in rows]
+    return {key: FileRecord(os.fspath(path.parent), p) for key, p in zip(keys, _paths(path, rows, own), strict=True)}
+
+
+def _rows(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """A table's columns, lower-case name to name, and its rows."""
+    name = printable(os.fspath(path))
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        columns = {column.strip().lower(): column for column in reader.fieldnames or () if column}
+        try:
+            rows = list(reader)
+        except csv.Error as fault:
+            raise UnderstudyError(f"{name} is not a CSV ({fault}); write it anew as one") from fault
+    if not rows:
+        raise UnderstudyError(f"{name} has a header but no rows; add one row for each image")
+    return columns, rows
+
+
+def _paths(path: Path, rows: Sequence[Mapping[str, str]], column: str) -> list[str]:
+    """The files that a column names, all of which must exist."""
+    paths = [posixpath.normpath(row[column] or "") for row in rows]
+    missing = [p for p in paths if not (path.parent / p).is_file()]
+    if missing:
+        first = ", ".join(map(printable, missing[:3]))
+        raise UnderstudyError(
+            f"{printable(os.fspath(path))} names {len(missing):,} of {len(paths):,} images that do not exist below "
+            f"{path.parent}, first {first}; give paths relative to the table"
+        )
+    return paths
+
+
+def list_parquet(path: Path, *, seed: int) -> Listed:
     """A parquet file, or a folder of train-*.parquet, test-*.parquet, in the Hugging Face layout.
 
     The columns are image, a struct of bytes and path, and label, integers (named by the ClassLabel in the
     schema's metadata, if there) or strings. Ids are the positions in the part.
     """
     name = printable(os.fspath(path))
-    files: dict[Part, list[Path]] = {}
-    for file in parquet_files(path) if path.is_dir() else [path]:
-        files.setdefault(part_of(re.split(r"[-_.]", file.name)[0]) or "train", []).append(file)
-    if "train" not in files:
-        # A lone file is what there is to train with, whatever it is called.
-        if len(files) > 1 or path.is_dir():
-            raise UnderstudyError(f"{name} holds no train-*.parquet; name the training files so")
-        files = {"train": [path]}
+    files = _files_by_part(path)
     labels: dict[Part, list[int | str]] = {}
     records: dict[Part, list[CellRecord]] = {}
     classes: tuple[str, ...] | None = None
@@ -110,12 +127,43 @@ def open_parquet(path: Path, *, size: int | None, seed: int) -> Splits:
         raise UnderstudyError(f"{name} has no rows to train with; add one for each image")
     classes, targets = _targets(name, classes, labels)
     check_classes(name, classes)
-    parts = {part: Records(cells, position_ids(len(cells), part), targets[part]) for part, cells in records.items()}
+    parts = {
+        part: Records(
+            cells, position_ids(len(cells), part), targets[part], [row_key(part, i) for i in range(len(cells))]
+        )
+        for part, cells in records.items()
+    }
     if len(parts) == 1 and part_of(re.split(r"[-_.]", path.name)[0]) is None and not path.is_dir():
         parts = _divide(name, parts["train"], None, seed)
     # Of a big table only a few images are read before they are used.
     small = sum(file.stat().st_size for paths in files.values() for file in paths) <= ARRAY_BYTES
-    return gather(name, classes, parts, size, look_at_all=small)
+    return Listed(name, classes, parts, small)
+
+
+def parquet_pairs(path: Path, column: str) -> dict[str, CellRecord]:
+    """The images in one column of parquet files, by their position in the part."""
+    found: dict[str, CellRecord] = {}
+    for part, paths in _files_by_part(path).items():
+        cells = [cell for file in paths for cell in _cells(file, (column,))[0]]
+        found |= {row_key(part, i): cell for i, cell in enumerate(cells)}
+    return found
+
+
+def row_key(part: Part, row: int) -> str:
+    """What a row of parquet files is matched with its pair by."""
+    return f"row {row} of {part}"
+
+
+def _files_by_part(path: Path) -> dict[Part, list[Path]]:
+    files: dict[Part, list[Path]] = {}
+    for file in parquet_files(path) if path.is_dir() else [path]:
+        files.setdefault(part_of(re.split(r"[-_.]", file.name)[0]) or "train", []).append(file)
+    if "train" not in files:
+        # A lone file is what there is to train with, whatever it is called.
+        if len(files) > 1 or path.is_dir():
+            raise UnderstudyError(f"{printable(os.fspath(path))} holds no train-*.parquet; name the training files so")
+        files = {"train": [path]}
+    return files
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -128,9 +176,10 @@ def column_of(name: str, columns: Mapping[str, str], known: Sequence[str]) -> st
     for word in known:
         if word in columns:
             return columns[word]
+    others = f" (or {', '.join(known[1:])})" if known[1:] else ""
     raise UnderstudyError(
-        f"{name} has the columns {', '.join(columns) or '(none)'} but none called {known[0]!r} "
-        f"(or {', '.join(known[1:])}); rename one or add it"
+        f"{name} has the columns {', '.join(columns) or '(none)'} but none called {known[0]!r}{others}; "
+        "rename one or add it"
     )
 
 
@@ -156,25 +205,39 @@ def _divide(name: str, whole: Records, parts: Sequence[Part] | None, seed: int) 
     return {part: whole.keep(rows[part]) for part in rows}
 
 
-def _read(path: Path) -> tuple[list[CellRecord], list[int | str], tuple[str, ...] | None]:
-    """One file's records, labels and class names; of the images nothing is read."""
+def _cells(path: Path, known: Sequence[str]) -> tuple[list[CellRecord], Any]:
+    """The records of one file's column of images, nothing of which is read, and the open file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     name = printable(os.fspath(path))
     try:
         file = pq.ParquetFile(path)
-        columns = {column.lower(): column for column in file.schema_arrow.names}
-        image, label = column_of(name, columns, IMAGE_COLUMNS), column_of(name, columns, LABEL_COLUMNS)
+    except pa.ArrowException as fault:
+        raise _not_whole(name, fault) from fault
+    column = Column(path, column_of(name, {column.lower(): column for column in file.schema_arrow.names}, known))
+    groups = (file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+    return [CellRecord(column, g, row) for g, n in enumerate(groups) for row in range(n)], file
+
+
+def _not_whole(name: str, fault: Exception) -> UnderstudyError:
+    why = str(fault).splitlines()[0].rstrip(".")
+    return UnderstudyError(f"{name} is not a whole parquet file ({why}); write it again")
+
+
+def _read(path: Path) -> tuple[list[CellRecord], list[int | str], tuple[str, ...] | None]:
+    """One file's records, labels and class names."""
+    import pyarrow as pa
+
+    name = printable(os.fspath(path))
+    records, file = _cells(path, IMAGE_COLUMNS)
+    try:
+        label = column_of(name, {column.lower(): column for column in file.schema_arrow.names}, LABEL_COLUMNS)
         labels = file.read(columns=[label]).column(0).to_pylist()
     except pa.ArrowException as fault:
-        why = str(fault).splitlines()[0].rstrip(".")
-        raise UnderstudyError(f"{name} is not a whole parquet file ({why}); write it again") from fault
+        raise _not_whole(name, fault) from fault
     if None in labels:
         raise UnderstudyError(f"{name} has no label in row {labels.index(None)}; give every image one")
-    column = Column(path, image)
-    groups = (file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
-    records = [CellRecord(column, g, row) for g, n in enumerate(groups) for row in range(n)]
     about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
     return records, labels, None if names is None else tuple(map(str, names))

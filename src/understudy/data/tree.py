@@ -15,16 +15,16 @@ import torch
 from understudy.data.decode import SUFFIXES
 from understudy.data.gather import (
     Headed,
+    Listed,
     Part,
     Records,
     check_classes,
     falls_to_test,
-    gather,
+    pair_key,
     part_of,
     path_ids,
 )
 from understudy.data.records import FileRecord, MemberRecord, archive, printable
-from understudy.data.source import Splits
 from understudy.errors import UnderstudyError
 
 _LAYOUT = "put the images into one folder for each class, or such folders into train/ and test/"
@@ -55,27 +55,72 @@ class Tree:
         return [path for path in self.images if "/" not in path]
 
 
-def open_folder(path: Path, *, size: int | None, seed: int) -> Splits:
-    """A directory of class folders, of train/ and test/ with class folders, or of unlabelled images."""
-    root = os.fspath(path)
-    name = printable(root)
-    try:
-        tree = walk(root)
-    except OSError as fault:
-        where = printable(os.fsdecode(fault.filename or root))
-        raise UnderstudyError(f"{where} cannot be listed ({fault.strerror}); mend its permissions") from fault
-    return _open(name, tree, partial(FileRecord, root), size=size, seed=seed)
+def list_tree(path: Path, *, seed: int) -> Listed:
+    """A directory or zip of class folders, of train/ and test/ with class folders, or of unlabelled images."""
+    name = printable(os.fspath(path))
+    tree, record = list_images(path)
+
+    def records(prefix: str, part: Tree, classes: Sequence[str] | None) -> Records:
+        paths = [prefix + path for path in part.images]
+        index = None if classes is None else {c: i for i, c in enumerate(classes)}
+        targets = None if index is None else torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
+        return Records([record(path) for path in paths], path_ids(name, paths), targets, list(map(pair_key, paths)))
+
+    parts = _parts(name, tree)
+    train = tree.under(parts["train"]) if parts else tree
+    if train.loose and not train.tops and not parts:
+        return Listed(name, (), {"train": records("", tree, None)})
+    classes = _class_folders(name, train)
+    check_classes(name, [printable(c) for c in classes])
+    if not parts:
+        whole = records("", tree, classes)
+        assert whole.targets is not None
+        test = falls_to_test(whole.ids, whole.targets, seed)
+        split = {"train": whole.keep((~test).nonzero().flatten().tolist())}
+        if test.any():
+            split["test"] = whole.keep(test.nonzero().flatten().tolist())
+    else:
+        split = {"train": records(parts["train"] + "/", train, classes)}
+        for part, folder in parts.items():
+            inside = tree.under(folder)
+            # A test part without class folders, as ImageNet's, has no labels to test with.
+            if part == "train" or (inside.loose and not inside.tops):
+                continue
+            extra = sorted(set(_class_folders(name, inside, folder)) - set(classes))
+            if extra:
+                raise UnderstudyError(
+                    f"{name} has classes in {folder}/ that {parts['train']}/ lacks: "
+                    f"{', '.join(map(printable, extra))}; add them to {parts['train']}/ or take them out"
+                )
+            split[part] = records(folder + "/", inside, classes)
+    return Listed(name, tuple(map(printable, classes)), split)
 
 
-def open_zip(path: Path, *, size: int | None, seed: int) -> Splits:
-    """The same layouts in a zip, which is read member by member and never extracted."""
-    name, handle = printable(os.fspath(path)), archive(path)
-    try:
-        tree = _members(name, handle())
-    except BadZipFile as fault:
-        raise UnderstudyError(f"{name} is not a whole zip file ({fault}); copy it again") from fault
-    records = partial(MemberRecord, handle)
-    return _open(name, tree, records, size=size, seed=seed, into_flat=True)
+def list_images(path: Path) -> tuple[Tree, Callable[[str], Headed]]:
+    """What lies in a directory, or in a zip, which is read member by member and never extracted, as records.
+
+    A folder around everything, as archives have it, is stepped over: paths begin below it.
+    """
+    name = printable(os.fspath(path))
+    packed = path.is_file()
+    if packed:
+        handle = archive(path)
+        try:
+            tree = _members(name, handle())
+        except BadZipFile as fault:
+            raise UnderstudyError(f"{name} is not a whole zip file ({fault}); copy it again") from fault
+        record: Callable[[str], Headed] = partial(MemberRecord, handle)
+    else:
+        try:
+            tree = walk(os.fspath(path))
+        except OSError as fault:
+            where = printable(os.fsdecode(fault.filename or path))
+            raise UnderstudyError(f"{where} cannot be listed ({fault.strerror}); mend its permissions") from fault
+        record = partial(FileRecord, os.fspath(path))
+    if not tree.images:
+        raise UnderstudyError(f"{name} holds no images; {_LAYOUT}")
+    tree, top = _below_one_folder(tree, into_flat=packed)
+    return tree, lambda relative: record(top + relative)
 
 
 def walk(root: str) -> Tree:
@@ -129,55 +174,6 @@ def _members(name: str, file: ZipFile) -> Tree:
 
 def _is_image(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
-
-
-def _open(
-    name: str,
-    tree: Tree,
-    record: Callable[[str], Headed],
-    *,
-    size: int | None,
-    seed: int,
-    into_flat: bool = False,
-) -> Splits:
-    if not tree.images:
-        raise UnderstudyError(f"{name} holds no images; {_LAYOUT}")
-    tree, top = _below_one_folder(tree, into_flat)
-
-    def records(prefix: str, part: Tree, classes: Sequence[str] | None) -> Records:
-        paths = [prefix + path for path in part.images]
-        index = None if classes is None else {c: i for i, c in enumerate(classes)}
-        targets = None if index is None else torch.tensor([index[path.split("/", 1)[0]] for path in part.images])
-        return Records([record(top + path) for path in paths], path_ids(name, paths), targets)
-
-    parts = _parts(name, tree)
-    train = tree.under(parts["train"]) if parts else tree
-    if train.loose and not train.tops and not parts:
-        return gather(name, (), {"train": records("", tree, None)}, size)
-    classes = _class_folders(name, train)
-    check_classes(name, [printable(c) for c in classes])
-    if not parts:
-        whole = records("", tree, classes)
-        assert whole.targets is not None
-        test = falls_to_test(whole.ids, whole.targets, seed)
-        split = {"train": whole.keep((~test).nonzero().flatten().tolist())}
-        if test.any():
-            split["test"] = whole.keep(test.nonzero().flatten().tolist())
-    else:
-        split = {"train": records(parts["train"] + "/", train, classes)}
-        for part, folder in parts.items():
-            inside = tree.under(folder)
-            # A test part without class folders, as ImageNet's, has no labels to test with.
-            if part == "train" or (inside.loose and not inside.tops):
-                continue
-            extra = sorted(set(_class_folders(name, inside, folder)) - set(classes))
-            if extra:
-                raise UnderstudyError(
-                    f"{name} has classes in {folder}/ that {parts['train']}/ lacks: "
-                    f"{', '.join(map(printable, extra))}; add them to {parts['train']}/ or take them out"
-                )
-            split[part] = records(folder + "/", inside, classes)
-    return gather(name, tuple(map(printable, classes)), split, size)
 
 
 def _below_one_folder(tree: Tree, into_flat: bool) -> tuple[Tree, str]:

@@ -28,7 +28,7 @@ def flops(network: Network) -> int:
 
     Matrix products, convolutions and attention are counted, by torch's own counter; element-wise work is not.
     """
-    sample = torch.zeros(1, *network.contract.shape, device=network.mean.device)
+    sample = torch.zeros(1, *network.contract.source_shape, device=network.mean.device)
     # The plain attention kernel is made of matrix products, which are counted on every device.
     counter = FlopCounterMode(display=False)
     with evaluating(network), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -49,7 +49,7 @@ def latency(network: Network, repeats: int = 200, threads: int | None = None) ->
     folded = fold(network)
     folded.watch(())
     device = network.mean.device
-    sample = torch.rand(1, *network.contract.shape, device=device)
+    sample = torch.rand(1, *network.contract.source_shape, device=device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

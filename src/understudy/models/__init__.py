@@ -1,8 +1,9 @@
 """Networks by name, with what they must be fed, and their inference form."""
 
-from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec
+from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec, start_from
+from understudy.models.contract import InputContract, seen
 from understudy.models.fold import fold
-from understudy.models.network import InputContract, Network, read_weights
+from understudy.models.network import Network, read_weights
 from understudy.models.stages import find_head, stages
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "load_network",
     "parse_spec",
     "read_weights",
+    "seen",
     "stages",
+    "start_from",
 ]

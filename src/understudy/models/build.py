@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import nn
 from understudy.errors import UnderstudyError, nearest
 from understudy.models.cifar import NETS
 from understudy.models.cnn import cnn
+from understudy.models.contract import InputContract
 from understudy.models.mlp import mlp
-from understudy.models.network import InputContract, Network, load_weights, read_weights
+from understudy.models.network import Network, load_weights, read_weights
 from understudy.models.stages import find_head
 
 FAMILIES = {
@@ -111,6 +112,23 @@ def load_network(path: Path, *, trust_code: bool = False) -> Network:
     return network
 
 
+def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Network:
+    """A saved network to train on: its head kept where the classes are its own, made anew where they are others."""
+    network = load_network(path)
+    if network.classes == classes:
+        network.began = f"began from {path}, with its head of {len(classes)} classes"
+        return network
+    contract = replace(network.contract, classes=classes)
+    fresh = build(_without_downloads(network.spec), contract, seed=seed)
+    fresh.contract, fresh.spec = contract, network.spec
+    head = f"module.{find_head(fresh.module)}."
+    kept = {name: x for name, x in network.state_dict().items() if not name.startswith(head) and name != "class_bias"}
+    load_weights(fresh, fresh.state_dict() | kept, str(path))
+    known = len(network.classes)
+    fresh.began = f"began from {path}, with a new head of {len(classes)} classes in place of its {known} others"
+    return fresh
+
+
 def _without_downloads(spec: str) -> str:
     """The same architecture without the options that load weights: they are about to be overwritten."""
     head, _, query = spec.partition("?")
@@ -177,9 +195,9 @@ def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract
     options = dict(spec.options)
     weights = options.pop("weights", None)
     pretrained = bool(options.pop("pretrained", False))
-    channels = contract.shape[0]
-    if pretrained:
-        channels = 3
+    # of other modalities than its own it gets as many channels, the first layer's weights fitted to them by timm
+    own = pretrained and contract.modality in ("", "rgb", "image")
+    channels = 3 if own else contract.shape[0]
     module = _call(
         timm.create_model,
         spec,
@@ -194,12 +212,12 @@ def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract
     if "img_size" in options:
         size = (options["img_size"],) * 2
     if pretrained:
-        contract = InputContract(
-            (3, *size), tuple(config["mean"]), tuple(config["std"]), contract.classes,
-            "bicubic" if config["interpolation"] == "bicubic" else "bilinear",
-        )  # fmt: skip
+        interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
+        contract = replace(contract, shape=(channels, *size), interpolation=interpolation)
+        if own:
+            contract = replace(contract, mean=tuple(config["mean"]), std=tuple(config["std"]))
     elif config.get("fixed_input_size") or getattr(module, "pretrained_cfg", {}).get("fixed_input_size"):
-        contract = InputContract((channels, *size), contract.mean, contract.std, contract.classes)
+        contract = replace(contract, shape=(channels, *size))
     if weights is not None:
         load_weights(module, read_weights(Path(weights))[0], str(weights))
     return module, contract
@@ -221,14 +239,27 @@ def _torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputC
         module = _call(models.get_model, spec, spec.name, weights=weights, **options)
         _replace_head(module, len(contract.classes))
         preset = models.get_weight(f"{models.get_model_weights(spec.name).__name__}.{weights}").transforms()
-        size = preset.crop_size[0]
-        contract = InputContract((3, size, size), tuple(preset.mean), tuple(preset.std), contract.classes)
+        contract = replace(contract, shape=(contract.shape[0], *preset.crop_size * 2))
+        if contract.modality in ("", "rgb", "image"):
+            contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
     else:
         module = _call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
-    if contract.shape[0] != 3:
-        # torchvision's nets read three channels; grey images are repeated by the network's input contract
-        contract = InputContract((3, *contract.shape[1:]), contract.mean * 3, contract.std * 3, contract.classes)
+    if contract.shape[0] == 1:
+        # torchvision's nets read three channels; a single one is repeated by the network's input contract
+        contract = replace(contract, shape=(3, *contract.shape[1:]), mean=contract.mean * 3, std=contract.std * 3)
+    elif contract.shape[0] != 3:
+        _replace_stem(module, contract.shape[0])
     return module, contract
+
+
+def _replace_stem(module: nn.Module, channels: int) -> None:
+    """Have the first convolution read some channels, its weights fitted to them as timm does."""
+    from timm.models import adapt_input_conv
+
+    old = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        old.weight = nn.Parameter(adapt_input_conv(channels, old.weight))
+    old.in_channels = channels
 
 
 def _replace_head(module: nn.Module, classes: int) -> None:

@@ -44,7 +44,7 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
 def _probe(network: Network) -> Tensor:
     device = network.mean.device
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((2, *network.contract.shape), generator=generator).to(device)
+    return torch.rand((2, *network.contract.source_shape), generator=generator).to(device)
 
 
 class _Readers(TorchFunctionMode):

@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
+from understudy.models.contract import InputContract, prepared
 from understudy.models.dropout import count_dropouts, seed_dropouts
 from understudy.models.stages import find_head, stages
 from understudy.signals import Batch, Shapes, Signals
-
-# Rec. 601 luma: what PIL's convert("L") uses.
-_LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class InputContract:
-    """What a network wants to be fed, and the names of what it answers.
-
-    Attributes:
-        shape: (C, H, W) of the images the module reads, or (D,) for vectors.
-        mean, std: one value a channel, of inputs in [0, 1].
-        classes: the class names in the order of the logits.
-        interpolation: how images of another size are brought to (H, W), with antialiasing.
-    """
-
-    shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> InputContract:
-        return cls(
-            tuple(value["shape"]),
-            tuple(value["mean"]),
-            tuple(value["std"]),
-            tuple(value["classes"]),
-            value["interpolation"],
-        )
 
 
 class Network(nn.Module):
     """A module with its input contract and its taps: `network(batch) -> Signals`.
 
-    Resizing, channel conversion and normalising happen here, never in the data, so a teacher and a student
-    read the same view of the same sample, each in its own resolution and scale.
+    Choosing a modality, resizing, channel conversion and normalising happen here, never in the data, so a teacher and
+    a student read the same view of the same sample, each in its own modality, resolution and scale.
 
     Args:
         module: maps (B, *contract.shape) to logits (B, len(contract.classes)).
@@ -72,6 +41,8 @@ class Network(nn.Module):
     def __init__(self, module: nn.Module, contract: InputContract, spec: str = "") -> None:
         super().__init__()
         self.module, self.contract, self.spec = module, contract, spec
+        self.began = ""  # what its weights are from, in words
+        self.frozen = False
         self.dropouts = count_dropouts(module)
         self.noise = 0  # the member's seed for its dropout masks
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
@@ -85,6 +56,17 @@ class Network(nn.Module):
     @property
     def classes(self) -> tuple[str, ...]:
         return self.contract.classes
+
+    def freeze(self) -> Network:
+        """Train the classifier alone from now on: all below it is as in eval mode, and does not change."""
+        self.frozen = True
+        self.module.requires_grad_(False).get_submodule(find_head(self.module)).requires_grad_(True)
+        return self
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        self.module.train(mode and not self.frozen)
+        return self
 
     def watch(self, signals: Iterable[str]) -> Network:
         """Fill these signals in from now on: "embedding", or module paths to tap; "logits" always are."""
@@ -125,7 +107,7 @@ class Network(nn.Module):
             `features` are in the order in which the taps ran, from the input to the output.
         """
         with at_rest(self), torch.inference_mode():
-            blank = torch.zeros(1, *self.contract.shape, dtype=self.mean.dtype, device=self.mean.device)
+            blank = torch.zeros(1, *self.contract.source_shape, dtype=self.mean.dtype, device=self.mean.device)
             if taps is None:
                 taps = stages(self.module, self.prepare(blank))
             watched = self.signals
@@ -140,32 +122,12 @@ class Network(nn.Module):
         features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
 
-    def prepare(self, inputs: Tensor) -> Tensor:
-        """Canonical inputs (B, C, H, W) or (B, D) as the module wants them: channels, size, scale."""
-        shape = self.contract.shape
-        if len(shape) == 3:
-            if inputs.dim() != 4:
-                raise UnderstudyError(
-                    f"{self.spec or 'the network'} reads images {shape}; it was given {tuple(inputs.shape[1:])}"
-                )
-            if inputs.shape[1] != shape[0]:
-                inputs = convert_channels(inputs, shape[0])
-            if inputs.shape[2:] != shape[1:]:
-                inputs = F.interpolate(
-                    inputs, shape[1:], mode=self.contract.interpolation, antialias=True, align_corners=False
-                )
-        elif inputs.shape[1:] != shape:
-            raise UnderstudyError(
-                f"{self.spec or 'the network'} reads vectors of {shape[0]}; it was given {tuple(inputs.shape[1:])}"
-            )
-        return (inputs - self.mean) / self.std
+    def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """A batch's inputs as the module wants them: modality, channels, size, scale."""
+        return (prepared(inputs, self.contract, self.spec or "the network") - self.mean) / self.std
 
     def forward(self, batch: Batch | Tensor) -> Signals:
-        if isinstance(batch, Batch):
-            inputs = batch.inputs
-            assert isinstance(inputs, Tensor), "networks of one modality read one tensor"
-        else:
-            inputs = batch
+        inputs = batch.inputs if isinstance(batch, Batch) else batch
         if self.training and self.dropouts:
             seed_dropouts(self.dropouts, self.noise, batch.view if isinstance(batch, Batch) else None)
         logits = self.module(self.prepare(inputs))
@@ -197,16 +159,6 @@ def at_rest(network: Network) -> Iterator[None]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
-
-
-def convert_channels(images: Tensor, channels: int) -> Tensor:
-    """(B, C, H, W) images with 1 channel from 3 (Rec. 601 luma) or 3 from 1 (repeated)."""
-    if images.shape[1] == 1:
-        return images.expand(-1, channels, -1, -1)
-    if images.shape[1] == 3 and channels == 1:
-        weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(3, 1, 1)
-        return (images * weights).sum(1, keepdim=True)
-    raise UnderstudyError(f"images of {images.shape[1]} channels cannot be given to a network that reads {channels}")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
