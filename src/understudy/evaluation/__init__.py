@@ -1,6 +1,8 @@
 """Evaluation: what models answer, how good it is, what it costs, and pictures of it."""
 
 from understudy.evaluation.bias import fit_class_bias, parse_bias, parse_priors
+from understudy.evaluation.cka import CKA, CrossCovariance, cka_between, linear_cka
+from understudy.evaluation.correlation import class_correlation, correlation_difference
 from understudy.evaluation.cost import cost, cost_of_all, file_size, flops, latency, parameters
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, evaluating, logits_of
@@ -8,11 +10,16 @@ from understudy.evaluation.metrics import accuracy, agreement, brier, confusion,
 from understudy.evaluation.score import score_models
 
 __all__ = [
+    "CKA",
+    "CrossCovariance",
     "Predictions",
     "accuracy",
     "agreement",
     "brier",
+    "cka_between",
+    "class_correlation",
     "confusion",
+    "correlation_difference",
     "cost",
     "cost_of_all",
     "ece",
@@ -22,6 +29,7 @@ __all__ = [
     "flops",
     "gallery",
     "latency",
+    "linear_cka",
     "logits_of",
     "nll",
     "parameters",
