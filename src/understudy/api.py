@@ -27,6 +27,7 @@ from understudy.preparing import (
     check_recipe,
     join,
     make_fabric,
+    networks_of,
     prepare_data,
     prepare_members,
     prepare_teachers,
@@ -175,7 +176,7 @@ def evaluate(
         raise UnderstudyError(f"{_name(data)} has no test part; pass --split train")
     if source.targets is None:
         raise UnderstudyError(f"{source.name} has no labels to score against; see its classes with predict")
-    networks = _networks(target)
+    networks = networks_of(target)
     for name, network in networks.items():
         check_classes(network, name, source.classes)
         if class_bias:
@@ -204,7 +205,7 @@ def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -
 
     An image that cannot be read gives a prediction without classes whose `error` says why.
     """
-    network = fold(next(iter(_networks(target).values())))
+    network = fold(next(iter(networks_of(target).values())))
     channels, height, _ = network.contract.shape if len(network.contract.shape) == 3 else (0, 0, 0)
     if not channels:
         raise UnderstudyError(f"{target} reads vectors; predict takes images")
@@ -329,15 +330,6 @@ def _name(data: object) -> str:
     if isinstance(data, (str, Path)):
         return str(data)
     return data.name if isinstance(data, Source) else type(data).__name__
-
-
-def _networks(target: str | Path) -> dict[str, Network]:
-    path = Path(target)
-    if path.is_dir():
-        weights_of(str(path))  # complains of a run without a trained model
-        return {name: load_network(file) for name, file in find_run(path).models.items()}
-    name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
-    return {name: load_network(path)}
 
 
 def _image_files(images: Sequence[str | Path]) -> list[Path]:

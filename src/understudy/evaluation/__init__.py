@@ -7,12 +7,15 @@ from understudy.evaluation.cost import cost, cost_of_all, file_size, flops, late
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, evaluating, logits_of
 from understudy.evaluation.metrics import accuracy, agreement, brier, confusion, ece, nll, scores, top_k
+from understudy.evaluation.probe import Embeddings, Probe, embeddings_of, linear_probe
 from understudy.evaluation.score import score_models
 
 __all__ = [
     "CKA",
     "CrossCovariance",
+    "Embeddings",
     "Predictions",
+    "Probe",
     "accuracy",
     "agreement",
     "brier",
@@ -23,6 +26,7 @@ __all__ = [
     "cost",
     "cost_of_all",
     "ece",
+    "embeddings_of",
     "evaluating",
     "file_size",
     "fit_class_bias",
@@ -30,6 +34,7 @@ __all__ = [
     "gallery",
     "latency",
     "linear_cka",
+    "linear_probe",
     "logits_of",
     "nll",
     "parameters",
