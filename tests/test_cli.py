@@ -23,7 +23,19 @@ from understudy.objectives import OBJECTIVES
 from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
 from understudy.runs import fresh_run
 
-VERBS = ("train", "distill", "compare", "evaluate", "predict", "reproduce", "models", "methods", "datasets", "resume")
+VERBS = (
+    "train",
+    "distill",
+    "compare",
+    "evaluate",
+    "probe",
+    "predict",
+    "reproduce",
+    "models",
+    "methods",
+    "datasets",
+    "resume",
+)
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 
 

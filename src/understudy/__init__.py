@@ -9,14 +9,27 @@ if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
     from understudy.models import build
+    from understudy.probing import probe
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "compare", "distill", "evaluate", "open_source", "predict", "resume", "train"]
+__all__ = [
+    "__version__",
+    "build",
+    "compare",
+    "distill",
+    "evaluate",
+    "open_source",
+    "predict",
+    "probe",
+    "resume",
+    "train",
+]
 
 _HOMES = {
     **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
     "open_source": "understudy.data",
     "build": "understudy.models",
+    "probe": "understudy.probing",
 }
 
 

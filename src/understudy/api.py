@@ -28,6 +28,7 @@ from understudy.preparing import (
     check_recipe,
     join,
     make_fabric,
+    networks_of,
     prepare_data,
     prepare_members,
     prepare_teachers,
@@ -180,7 +181,7 @@ def evaluate(
         raise UnderstudyError(f"{splits.train.name} has no labels to score against; see its classes with predict")
     source = _part(splits, split, Path(target))
     untrained = Run(Path(target)).record.get("untrained_heads", []) if Path(target).is_dir() else []
-    networks, cautions = to_score(_networks(target), None, untrained)
+    networks, cautions = to_score(networks_of(target), None, untrained)
     if not networks:
         raise UnderstudyError(cautions[0])
     for name, network in networks.items():
@@ -227,7 +228,7 @@ def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -
 
     An image that cannot be read gives a prediction without classes whose `error` says why.
     """
-    network = fold(next(iter(_networks(target).values())))
+    network = fold(next(iter(networks_of(target).values())))
     shape = network.contract.source_shape
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
     if not channels:
@@ -363,15 +364,6 @@ def _name(data: object) -> str:
     if isinstance(data, (str, Path)):
         return str(data)
     return data.name if isinstance(data, Source) else type(data).__name__
-
-
-def _networks(target: str | Path) -> dict[str, Network]:
-    path = Path(target)
-    if path.is_dir():
-        weights_of(str(path))  # complains of a run without a trained model
-        return {name: load_network(file) for name, file in find_run(path).models.items()}
-    name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
-    return {name: load_network(weights_of(str(path))[0])}
 
 
 def _image_files(images: Sequence[str | Path]) -> list[Path]:

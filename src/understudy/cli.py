@@ -54,9 +54,9 @@ def _epilogue(examples: Sequence[str]) -> str:
     return "\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
 
 
-def lazy_command(verb: str, summary: str, *examples: str) -> None:
-    """Register a verb of `cli_recipe`, whose flags come from the recipes and take a while to load."""
-    app.command(f"understudy.cli_recipe:{verb}", name=verb, help=summary, help_epilogue=_epilogue(examples))
+def lazy_command(verb: str, summary: str, *examples: str, module: str = "cli_recipe") -> None:
+    """Register a verb of another module, which loads when asked for; flags that are recipes take a while."""
+    app.command(f"understudy.{module}:{verb}", name=verb, help=summary, help_epilogue=_epilogue(examples))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,6 +199,16 @@ def evaluate(
             data_root=data_root, download=download, size=size, pair=parse_pairs(pair),
         )
     )  # fmt: skip
+
+
+lazy_command(
+    "probe",
+    "Read classes from the networks' frozen representations with linear classifiers, on any data sets.",
+    "understudy probe runs/demo digits",
+    "understudy probe runs/demo photos/ cifar100 --teacher runs/teacher",
+    "understudy probe runs/omit-3 mnist --only-classes 3 8 --json",
+    module="cli_probe",
+)
 
 
 @command(

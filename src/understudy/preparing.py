@@ -22,7 +22,7 @@ from understudy.evaluation import parse_bias, parse_priors
 from understudy.models import InputContract, Network, build, is_code, load_network, start_from
 from understudy.objectives import Setting
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, parse_pairs
-from understudy.runs import Run
+from understudy.runs import Run, find_run
 from understudy.signals import Shapes
 from understudy.teachers import Ensemble, Teacher, check_classes
 from understudy.training import Learner, Member
@@ -189,6 +189,16 @@ def weights_of(name: str) -> list[Path]:
     if not path.is_file():
         raise UnderstudyError(f"there is no run folder or weights file {name}")
     return [path]
+
+
+def networks_of(target: str | Path) -> dict[str, Network]:
+    """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
+    path = Path(target)
+    if path.is_dir():
+        weights_of(str(path))  # complains of a run without a trained model
+        return {name: load_network(file) for name, file in find_run(path).models.items()}
+    name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
+    return {name: load_network(path)}
 
 
 def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble:

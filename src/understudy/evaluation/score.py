@@ -1,4 +1,4 @@
-"""Everything that is said of a run's models on a source: the rows, confusions and pictures of the page."""
+"""Everything that is said of a run's models on a source: the rows, confusions, pictures and maps of the page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from understudy.data.source import Source
+from understudy.evaluation.correlation import class_correlation, correlation_difference, correlation_maps, mean_logits
 from understudy.evaluation.cost import cost, cost_of_all
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, logits_of
@@ -30,7 +32,7 @@ def score_models(
     teachers: Sequence[Network],
     temperature: float | None,
 ) -> dict[str, Any]:
-    """Rows, confusions and gallery of some models and their teacher on a source, as `RunFacts` reads them.
+    """What is said of some models and their teacher on a source, as `RunFacts` reads it.
 
     Args:
         models: by role, method where there are several, and number, as "distilled-0" or "distilled-crd-0".
@@ -39,7 +41,7 @@ def score_models(
     """
     device = torch.device("cpu")
     said = {name: logits_of(network, test, device=device) for name, network in models.items()}
-    taught = logits_of(teacher, test, device=device) if teacher is not None else None
+    taught, alike = _taught(teacher, test, device) if teacher is not None else (None, None)
     hint = None if taught is None else taught.logits
     rows: list[dict[str, Any]] = []
     if taught is not None:
@@ -48,12 +50,17 @@ def score_models(
         rows.append(_row("teacher", "teacher", title, [(0, taught, None)]) | cost_of_all(teachers))
     mean: dict[str, Any] = {}
     first: dict[str, Predictions] = {}
+    learnt: list[tuple[str, str, list[Tensor]]] = []
     for group in sorted({name.rpartition("-")[0] for name in said}, key=_place):
         role, _, method = group.partition("-")
         own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == group}
         network = models[next(iter(own))]
         seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
         rows.append(_row(method or _TITLES[role], role, network.spec, seeds) | cost(network))
+        if alike is not None:
+            learnt.append((rows[-1]["name"], role, [class_correlation(answer.logits) for answer in own.values()]))
+            for seed, found in zip(rows[-1]["seeds"], learnt[-1][2], strict=True):
+                seed["correlation_difference"] = correlation_difference(found, alike)
         if role not in first:
             first[role] = next(iter(own.values()))
             tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
@@ -67,7 +74,20 @@ def score_models(
         "rows": rows,
         "confusions": {"classes": list(test.classes)} | mean,
         "gallery": pictures,
+        "correlations": None if alike is None else correlation_maps(alike, learnt, test.classes),
     }
+
+
+def _taught(teacher: Callable[[Batch], Signals], test: Source, device: torch.device) -> tuple[Predictions, Tensor]:
+    """The teacher's predictions, and its class correlations, in one pass."""
+    logits: list[Tensor] = []
+
+    def answer(batch: Batch) -> Signals:
+        signals = teacher(batch)
+        logits.append(mean_logits(signals).cpu())
+        return signals
+
+    return logits_of(answer, test, device=device), class_correlation(torch.cat(logits))
 
 
 def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from understudy.errors import UnderstudyError
 Role = Literal["teacher", "member", "alone", "distilled", "model"]
 """A row's part: the teacher, a member of its ensemble, the student alone or distilled, or a lone model."""
 
-Metric = Literal["accuracy", "top5", "errors", "nll", "ece", "brier", "agreement"]
+Metric = Literal["accuracy", "top5", "errors", "nll", "ece", "brier", "agreement", "correlation_difference"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Matrix = list[list[float]]
 
@@ -39,6 +39,7 @@ class Seed(_Facts):
     ece: float | None = None
     brier: float | None = None
     agreement: Share | None = None
+    correlation_difference: float | None = None
     top5: Share | None = None
 
 
@@ -121,6 +122,39 @@ class Confusions(_Facts):
         return self
 
 
+class CorrelationMap(_Facts):
+    """Means over seeds, classes in order; of very many classes, blocks of neighbours."""
+
+    name: str
+    role: Role
+    matrix: Matrix
+
+
+class ClassPair(_Facts):
+    """Two classes, and the correlation of their logits in each of the maps."""
+
+    classes: tuple[str, str]
+    values: list[float]
+
+
+class Correlations(_Facts):
+    """Correlations between the logits of classes, and by how much the students' differ from the teacher's."""
+
+    classes: list[str]
+    maps: Annotated[list[CorrelationMap], Field(min_length=1)]  # the teacher's is the first
+    differences: list[CorrelationMap] = []
+    pairs: list[ClassPair] = []
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        for one in (*self.maps, *self.differences):
+            if not one.matrix or any(len(row) != len(one.matrix) for row in one.matrix):
+                raise ValueError("a map of correlations needs as many columns as rows")
+        if any(len(pair.values) != len(self.maps) for pair in self.pairs):
+            raise ValueError("a pair of classes needs one correlation for each map")
+        return self
+
+
 class Picture(_Facts):
     """One image and what each model says about it: probabilities a class, already at `temperature`."""
 
@@ -166,6 +200,7 @@ class RunFacts(_Facts):
     curves: list[Curve] = []
     confusions: Confusions | None = None
     gallery: list[Picture] = []
+    correlations: Correlations | None = None
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:

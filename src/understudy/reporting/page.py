@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from understudy import __version__
-from understudy.reporting import figures, summary, wording
+from understudy.reporting import figures, heatmaps, summary, wording
 from understudy.reporting.facts import Confusions, Matrix, Picture, Role, Row, RunFacts
 from understudy.reporting.gain import gain
 
@@ -48,6 +48,7 @@ def render(facts: RunFacts) -> str:
             curve_key=figures.dashes(facts),
             dashes=figures.DASHES,
             confusions=confusion_lists(facts.confusions) if facts.confusions else [],
+            correlations=heatmaps.section(facts),
             gallery=gallery,
             longest_belief=max((max(b.shares.values()) for tile in gallery for b in tile.beliefs), default=1) or 1,
             command=command_line(facts.command),

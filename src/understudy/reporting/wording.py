@@ -21,6 +21,8 @@ DEFINITIONS = {
     "ECE": "expected calibration error: mean distance between confidence and accuracy, 15 equal-width bins.",
     "Brier": "mean squared distance between the probabilities and the one-hot truth, summed over classes.",
     "Agreement": "share of examples where the model names the same class as the teacher.",
+    "Correlation Δ": "class correlation difference: mean distance between the model's and the teacher's correlations "
+    "of two classes' logits over the examples, over all pairs of different classes; lower is better.",
     "FLOPs": "floating-point operations for one image; a multiply-add counts two.",
     "Latency": "median time of one forward pass at batch 1, ± its spread, on the hardware named here.",
     "Gap closed": "errors that distillation removed ÷ errors of the student alone beyond its teacher's.",
