@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from understudy.models import Network
-from understudy.objectives import Objective
+from understudy.objectives import Objective, kept_alike
 from understudy.randomness import name_key, seed_of
 from understudy.recipe import Optimizer
 from understudy.signals import Batch, Signals
@@ -92,9 +92,7 @@ class Member:
         if self.recipe.ema is not None:
             self.average = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
             network.watch(self.learner.objective.needs.student)
-        parts = [(name, part) for name, part in self.learner.named_modules() if isinstance(part, Objective)]
-        alike = [f"{name}.{buffer}" for name, part in parts for buffer in part.alike]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, alike)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, kept_alike(self.learner))
         self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.recipe))
         self.totals = Totals(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
