@@ -2,7 +2,7 @@
 
 from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec
 from understudy.models.fold import fold
-from understudy.models.network import InputContract, Network, read_weights
+from understudy.models.network import InputContract, Network, laid_out, read_weights
 from understudy.models.stages import find_head, stages
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "find_head",
     "fold",
     "is_code",
+    "laid_out",
     "load_network",
     "parse_spec",
     "read_weights",

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from understudy.models import Network
+from understudy.models import Network, laid_out
 from understudy.objectives import Objective, kept_alike
 from understudy.randomness import name_key, seed_of
 from understudy.recipe import Optimizer
@@ -85,7 +85,7 @@ class Member:
 
     def prepare(self, fabric: Fabric) -> None:
         """Make the optimiser and put everything on the device."""
-        self.learner.to(fabric.device)
+        laid_out(self.learner, fabric.device)
         network = self.learner.network
         network.noise = seed_of(self.seed, name_key("dropout"))
         network.watch(self.learner.objective.needs.student)
@@ -150,6 +150,8 @@ class Member:
             slots.setdefault(int(index), {})[key] = value
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+        for parameter, kept in self.optimizer.state.items():  # fused optimisers read both in one order of memory
+            kept |= {k: torch.empty_like(parameter).copy_(v) for k, v in kept.items() if v.shape == parameter.shape}
         if self.average is not None:
             self.average.load_state_dict(_under(flat, "average."))
         if "best_accuracy" in flat:
