@@ -279,6 +279,7 @@ def test_unlabelled_contrasts_with_every_other_sample() -> None:
         ({"ids": torch.zeros(M, dtype=torch.int64)}, "unique"),
         ({"bank": "queue:many"}, "queue:65536"),
         ({"bank": "queue:16", "negatives": 4}, "queue"),
+        ({"bank": "queue:16", "sharded": True}, "leave out sharded"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], words: str) -> None:

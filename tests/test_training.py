@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -72,6 +73,33 @@ def test_the_loop_is_the_plain_loop() -> None:
             optimizer.step()
     expected = nn.utils.parameters_to_vector(network.parameters()).detach()
     torch.testing.assert_close(weights(fitted(spec="mlp:16x2")), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_kernels_with_their_channels_last_learn_the_same(kind: Literal["sgd", "adamw"]) -> None:
+    """The loop lays kernels out for speed and fuses updates; a loop by hand does neither."""
+    targets = torch.arange(40) % 3
+    images = torch.rand((40, 3, 8, 8), generator=torch.Generator().manual_seed(0)) + targets.view(-1, 1, 1, 1) / 3
+    source = ArraySource("images", ("a", "b", "c"), torch.arange(40), targets, (3, 8, 8), inputs=images)
+    optimizer = Optimizer(optimizer=kind, lr=0.01, schedule="constant", warmup=0.0)
+    recipe = TrainRecipe(data="images", model="cnn:6-8", epochs=3, batch_size=10, optimizer=optimizer)
+    looped, plain = (build("cnn:6-8", InputContract((3, 8, 8), (0.5,) * 3, (1.0,) * 3, source.classes)) for _ in "ab")
+    batches = Batches(source, PLAIN, 10, 0, CPU)
+    member = Member("model-0", "model", 1, Learner(looped, HardTargets()), optimizer, False)
+    Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
+    assert all(layer.weight.is_contiguous(memory_format=torch.channels_last)
+               for layer in looped.modules() if isinstance(layer, nn.Conv2d))  # fmt: skip
+    if kind == "sgd":
+        by_hand: torch.optim.Optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, fused=False)
+    else:
+        by_hand = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0, fused=False)
+    for batch in (batch for epoch in range(3) for batch in batches.epoch(epoch)):
+        assert batch.targets is not None
+        by_hand.zero_grad()
+        nn.functional.cross_entropy(plain(batch).logits, batch.targets).backward()
+        by_hand.step()
+    for (name, a), b in zip(looped.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("micro", [7, 16, 50])

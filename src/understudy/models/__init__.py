@@ -3,7 +3,7 @@
 from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec, start_from
 from understudy.models.contract import InputContract, seen
 from understudy.models.fold import fold
-from understudy.models.network import Network, read_weights
+from understudy.models.network import Network, laid_out, read_weights
 from understudy.models.stages import find_head, stages
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "find_head",
     "fold",
     "is_code",
+    "laid_out",
     "load_network",
     "parse_spec",
     "read_weights",

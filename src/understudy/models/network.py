@@ -149,6 +149,16 @@ class Network(nn.Module):
         self.class_bias = bias.to(self.mean) + previous
 
 
+def laid_out(module: nn.Module, device: torch.device | str) -> None:
+    """Move a module to a device, in place, with its kernels' channels last where convolutions run faster so.
+
+    What convolutions put out then has its channels last too, whatever their inputs have. No value or file changes.
+    """
+    last = torch.device(device).type in ("cpu", "cuda")
+    layout = torch.channels_last if last else torch.preserve_format
+    module.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this one
+
+
 @contextmanager
 def at_rest(network: Network) -> Iterator[None]:
     """In eval mode inside; outside, every layer has the mode it had, also where some were frozen on purpose."""

@@ -2,7 +2,7 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention import AttentionTransfer, attention_loss
-from understudy.objectives.base import Needs, Objective, PerTeacher, Setting, WeightedSum
+from understudy.objectives.base import Needs, Objective, PerTeacher, Setting, WeightedSum, kept_alike
 from understudy.objectives.correlation import CorrelationCongruence, correlation_loss
 from understudy.objectives.crd import CRD
 from understudy.objectives.crd_loss import crd_loss, mutual_information_bound
@@ -89,6 +89,7 @@ __all__ = [
     "fsp_loss",
     "hard_target_loss",
     "hint_loss",
+    "kept_alike",
     "logit_matching_loss",
     "mutual_information_bound",
     "nst_loss",

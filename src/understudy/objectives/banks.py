@@ -10,18 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def first_rows(count: int, dim: int, seed: int, dtype: torch.dtype, file: Path | None = None) -> Tensor:
-    """(count, dim) random unit rows, the same on every rank; mapped from a new file where one is named."""
+def first_rows(
+    count: int, dim: int, seed: int, dtype: torch.dtype, file: Path | None = None, kept: slice = slice(None)
+) -> Tensor:
+    """(count, dim) random unit rows, the same on every rank, or those `kept`; mapped from a new file where named."""
+    low, high, _ = kept.indices(count)
     # uniform as in the released code, where the rows' mean square norm is 1; here each row's norm is
     draw = torch.Generator().manual_seed(seed)
     if file is None:
-        rows = torch.empty(count, dim, dtype=dtype)
+        rows = torch.empty(high - low, dim, dtype=dtype)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
-        rows = torch.from_file(str(file), shared=True, size=count * dim, dtype=dtype).view(count, dim)
+        rows = torch.from_file(str(file), shared=True, size=(high - low) * dim, dtype=dtype).view(-1, dim)
     for start in range(0, count, 2**16):
-        part = rows[start : start + 2**16]
-        part.copy_(F.normalize(torch.rand(part.shape, generator=draw) * 2 - 1, dim=1))
+        end = min(start + 2**16, count)
+        part = F.normalize(torch.rand(end - start, dim, generator=draw) * 2 - 1, dim=1)
+        first, last = max(start, low), min(end, high)
+        if first < last:
+            rows[first - low : last - low] = part[first - start : last - start]
     return rows
 
 
@@ -36,6 +42,10 @@ def move_rows(bank: Tensor, rows: Tensor, towards: Tensor, momentum: float) -> N
 
 def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if ranks() > 1 else 0
 
 
 def from_every_rank(*values: Tensor) -> tuple[Tensor, ...]:

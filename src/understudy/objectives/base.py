@@ -126,6 +126,15 @@ class PerTeacher(Objective):
         return torch.stack(losses).sum()
 
 
+def kept_alike(module: nn.Module) -> list[str]:
+    """Names of the buffers in a module that its objectives keep right on every rank, so that none is to be sent around.
+
+    Give them to `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)` before wrapping.
+    """
+    parts = [(name, part) for name, part in module.named_modules() if isinstance(part, Objective)]
+    return [f"{name}.{buffer}".lstrip(".") for name, part in parts for buffer in sorted(part.alike)]
+
+
 def teacher_of(objective: Objective, teacher: Signals | None) -> Signals:
     """The teacher's signals, for an objective that cannot do without."""
     if teacher is None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.objectives.banks import first_of_each, first_rows, from_every_rank, move_rows, ranks
+from understudy.objectives.banks import first_of_each, first_rows, from_every_rank, move_rows, rank, ranks
 from understudy.objectives.base import Needs, Objective, Setting, teacher_of
 from understudy.objectives.crd_kernel import Compute
 from understudy.objectives.crd_loss import PAPERS_NEGATIVES, both_sides
 from understudy.objectives.roster import Queue, Roster
+from understudy.objectives.sharding import Shard
 from understudy.signals import Batch, Signals
 
 Normalizer = Literal["running", "first", "paper"]
 
 EMBEDDING = frozenset({"embedding"})
+_BANKS = "bank_student", "bank_teacher"
 _DTYPES = "float32", "bfloat16", "float16", "float64"
 
 
@@ -52,6 +54,10 @@ class CRD(Objective):
         bank_dtype: type of the banks' numbers; "float32", "bfloat16" or "float16".
         bank_folder: where to keep the banks in files that are mapped into memory, made anew: a folder of its own
             for each CRD. None for in memory.
+        sharded: whether each rank holds a block of the banks' rows only, and all ranks add up what theirs say to
+            everyone's queries: the same values, for banks that do not fit one rank. Then every forward pass and
+            every `state_dict()` is a matter of all ranks; the first rank's state has the whole banks, and is loaded
+            by any number of ranks.
         seed: of the banks' first rows.
         ids: (M,) int64, the samples' ids in any order.
         targets: (M,) int64, the classes of `ids` (or of 0 .. M - 1), -1 where unlabelled.
@@ -61,7 +67,9 @@ class CRD(Objective):
     summary = "contrast of both sides' embeddings with memory banks (Tian et al. 2020)"
     weight = 0.8
     rowwise = False
-    alike = frozenset({"bank_student", "bank_teacher"}) | {f"roster.{name}" for name in Roster.BUFFERS}
+    alike = frozenset(_BANKS) | {f"roster.{name}" for name in Roster.BUFFERS}
+    # how torch's data parallelism is told, where it wraps this module itself
+    _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = sorted(alike)
 
     bank_student: Tensor
     bank_teacher: Tensor
@@ -85,6 +93,7 @@ class CRD(Objective):
         bank: str = "samples",
         bank_dtype: torch.dtype | str = torch.float32,
         bank_folder: str | Path | None = None,
+        sharded: bool = False,
         seed: int = 0,
         ids: Tensor | None = None,
         targets: Tensor | None = None,
@@ -102,9 +111,13 @@ class CRD(Objective):
         self.number = negatives if negatives != "all" else nominal or min(PAPERS_NEGATIVES, size - 1)
         self.project_student, self.project_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
         dtype: torch.dtype = getattr(torch, str(bank_dtype).removeprefix("torch."))
-        for index, name in enumerate(("bank_student", "bank_teacher")):
-            file = None if bank_folder is None else Path(bank_folder) / f"{name}-{_rank()}.bin"
-            self.register_buffer(name, first_rows(size, dim, 2 * seed + index, dtype, file))
+        if sharded and bank != "samples":
+            raise ValueError("a queue is held whole by every rank; leave out sharded")
+        self.size, self.shard = size, Shard(size) if sharded else None
+        kept = self.shard.rows if self.shard else slice(None)
+        for index, name in enumerate(_BANKS):
+            file = None if bank_folder is None else Path(bank_folder) / f"{name}-{rank()}.bin"
+            self.register_buffer(name, first_rows(size, dim, 2 * seed + index, dtype, file, kept))
         self.mapped = bank_folder is not None
         self.register_buffer("log_z", torch.full((2,), 0.0 if normalizer == "paper" else math.nan))
         self.roster = Roster(size, ids, targets if exclude == "class" else None) if bank == "samples" else None
@@ -135,14 +148,17 @@ class CRD(Objective):
                 keys = [x.detach() for x in embeddings]
             else:
                 assert self.roster is not None
-                rows = self.roster.rows(batch.ids)
-                negatives = self.roster.negatives(rows, self.number, sampled=self.negatives != "all")
-                keys = [bank[rows.to(bank.device)].to(embeddings[0]) for bank in banks]
-            size = len(self.bank_student)
+                rows, sampled = self.roster.rows(batch.ids), self.negatives != "all"
+                if self.shard is None:
+                    negatives = self.roster.negatives(rows, self.number, sampled=sampled)
+                    keys = [bank[rows.to(bank.device)].to(embeddings[0]) for bank in banks]
+                else:
+                    negatives = self.shard.negatives(self.roster, rows, self.number, sampled=sampled)
+                    keys = self.shard.keys(banks, rows, embeddings[0].detach())
 
             def losses(log_z: Tensor) -> tuple[Tensor, Tensor]:
-                return both_sides(embeddings, keys, banks, negatives, self.number / size, self.temperature,
-                                   log_z, self.compute)  # fmt: skip
+                return both_sides(embeddings, keys, banks, negatives, self.number / self.size, self.temperature,
+                                   log_z, self.compute, self.shard and self.shard.summed)  # fmt: skip
 
             each, log_sums = losses(self._normalizer(losses))
             if self.training:
@@ -172,7 +188,7 @@ class CRD(Objective):
 
     def _estimate(self, log_sums: Tensor) -> Tensor:
         """`log (M * mean of exp(q'k / tau))` over the samples and their N + 1 keys, (2,) of (B, 2)."""
-        count = len(log_sums) * (self.number + 1) / len(self.bank_student)
+        count = len(log_sums) * (self.number + 1) / self.size
         return torch.logsumexp(log_sums, 0) - math.log(count)
 
     @torch.no_grad()
@@ -185,27 +201,40 @@ class CRD(Objective):
             self.log_z.copy_(torch.logaddexp(self.log_z + math.log(self.z_decay), found))
         momentum = self.momentum
         if self.queue is not None:
-            kept = slice(-len(self.bank_student), None)
+            kept = slice(-self.size, None)
             rows, momentum = self.queue.enter(own[kept]), 0.0
         else:
             kept = first_of_each(own) if ranks() > 1 else slice(None)
             rows = own[kept]
+        if self.shard is not None:
+            held = self.shard.holds(rows)
+            rows, student, teacher = rows[held] - self.shard.first, student[kept][held], teacher[kept][held]
+            kept = slice(None)
         move_rows(self.bank_student, rows, student[kept], momentum)
         move_rows(self.bank_teacher, rows, teacher[kept], momentum)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # mapped banks stay where they are: they are mapped because they do not fit elsewhere
-        banks = {name: self._buffers.pop(name) for name in ("bank_student", "bank_teacher")} if self.mapped else {}
+        banks = {name: self._buffers.pop(name) for name in _BANKS} if self.mapped else {}
         super()._apply(fn, recurse)
         self._buffers.update(banks)
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.shard is not None:
+            for name in _BANKS:
+                destination[prefix + name] = self.shard.whole(getattr(self, name), self.log_z.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **named: Any) -> None:
+        if self.shard is not None:
+            for name in (prefix + bank for bank in _BANKS):
+                if len(state_dict.get(name, ())) == self.size:
+                    state_dict[name] = state_dict[name][self.shard.rows]
+        super()._load_from_state_dict(state_dict, prefix, *args, **named)
+
     def extra_repr(self) -> str:
-        return f"{len(self.bank_student)} rows, negatives={self.negatives}, temperature={self.temperature:g}"
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if ranks() > 1 else 0
+        return f"{self.size} rows, negatives={self.negatives}, temperature={self.temperature:g}"
 
 
 def _queue_size(bank: str) -> int | None:

@@ -8,7 +8,7 @@ rewritten before the backward pass runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -37,6 +37,7 @@ class Negatives:
 
     Attributes:
         ids: (B, N) int64, or None for all rows whose group is not the query's.
+        ragged: whether M among the ids stands for no row, as queries have fewer than N.
         groups: (M,) int64, and
         own: (B,) int64, the queries' groups, and
         counts: (B,), how many rows that leaves, and
@@ -44,10 +45,15 @@ class Negatives:
     """
 
     ids: Tensor | None = None
+    ragged: bool = False
     groups: Tensor | None = None
     own: Tensor | None = None
     counts: Tensor | None = None
     number: int = 0
+
+
+SumNegatives = Callable[[Tensor, Tensor, Negatives, Tensor, Compute], tuple[Tensor, Tensor, Tensor]]
+"""What `negative_sums` is."""
 
 
 def is_dense(compute: Compute, bank_rows: int, negatives: int) -> bool:
@@ -66,6 +72,7 @@ def contrast(
     temperature: float,
     shift: Tensor,
     compute: Compute = "auto",
+    summed: SumNegatives | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy of telling a query's positive from its negatives, each on `l = q'k / tau - shift`.
 
@@ -78,11 +85,34 @@ def contrast(
         bank: (M, D), of any float type and on any device.
         shift: scalar, `log Z + log(N / M)`.
         compute: how sampled negatives are looked up; "auto" asks `is_dense`.
+        summed: in the place of `negative_sums`, where the bank is not all here.
 
     Returns:
         The losses (B,), and the log of `exp(q'k+ / tau) + sum_n w_b exp(q'k_n / tau)` (B,), without a gradient.
     """
-    return cast("tuple[Tensor, Tensor]", _Contrast.apply(query, positive, bank, negatives, temperature, shift, compute))
+    found = _Contrast.apply(query, positive, bank, negatives, temperature, shift, compute, summed or negative_sums)
+    return cast("tuple[Tensor, Tensor]", found)
+
+
+def negative_sums(
+    scaled: Tensor, bank: Tensor, negatives: Negatives, shift: Tensor, compute: Compute
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Over the negatives of each query, each of weight 1: three sums.
+
+    Args:
+        scaled: (B, D), queries over the temperature.
+
+    Returns:
+        The losses (B,), the log of the sum of `exp(l)` (B,), and the rows' sum weighted by `sigmoid(l)` (B, D).
+    """
+    sums = _Sums(scaled, shift)
+    if negatives.ids is None:
+        _all_rows(sums, bank, negatives)
+    elif is_dense(compute, len(bank), negatives.ids.shape[1]):
+        _dense(sums, bank, negatives.ids, negatives.ragged)
+    else:
+        _gathered(sums, bank, negatives.ids, negatives.ragged)
+    return sums.loss, sums.log_sum, sums.gradient
 
 
 class _Contrast(torch.autograd.Function):
@@ -96,17 +126,11 @@ class _Contrast(torch.autograd.Function):
         temperature: float,
         shift: Tensor,
         compute: Compute,
+        summed: SumNegatives,
     ) -> tuple[Tensor, Tensor]:
         scaled = query / temperature
         own = (scaled * positive).sum(1) - shift
-        sums = _Sums(scaled, shift)
-        if negatives.ids is None:
-            _all_rows(sums, bank, negatives)
-        elif is_dense(compute, len(bank), negatives.ids.shape[1]):
-            _dense(sums, bank, negatives.ids)
-        else:
-            _gathered(sums, bank, negatives.ids)
-        loss, gradient, log_sum = sums.loss, sums.gradient, sums.log_sum
+        loss, log_sum, gradient = summed(scaled, bank, negatives, shift, compute)
         if negatives.counts is not None:
             weights = negatives.number / negatives.counts.to(query.dtype)
             loss, gradient, log_sum = loss * weights, gradient * weights[:, None], log_sum + weights.log()
@@ -122,7 +146,7 @@ class _Contrast(torch.autograd.Function):
         ctx: Any, *upstream: Tensor
     ) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return upstream[0][:, None] * gradient, None, None, None, None, None, None
+        return upstream[0][:, None] * gradient, *[None] * 7
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -191,12 +215,13 @@ def _all_rows(sums: _Sums, bank: Tensor, negatives: Negatives) -> None:
         sums.gradient.addmm_(sums.take(logits), rows)
 
 
-def _dense(sums: _Sums, bank: Tensor, ids: Tensor) -> None:
+def _dense(sums: _Sums, bank: Tensor, ids: Tensor, ragged: bool) -> None:
     """Scores of the whole bank by matrix products; the sampled ones are picked, their derivatives put back."""
     columns = max(256, _ROWS.get(sums.scaled.device.type, _ROWS_ELSEWHERE) // max(bank.shape[1], 1))
     for some in _pieces(len(ids), max(1, _MOST_SCORES // len(bank))):
         scaled = sums.scaled[some]
-        scores = scaled.new_empty(len(scaled), len(bank))
+        scores = scaled.new_empty(len(scaled), len(bank) + ragged)
+        scores[:, len(bank) :] = -math.inf  # the score of no row
         for piece in _pieces(len(bank), columns):
             torch.mm(scaled, sums.like(bank[piece]).t(), out=scores[:, piece])
         slopes = sums.take(scores.gather(1, ids[some]).sub_(sums.shift), some)
@@ -205,7 +230,7 @@ def _dense(sums: _Sums, bank: Tensor, ids: Tensor) -> None:
             sums.gradient[some].addmm_(scores[:, piece], sums.like(bank[piece]))
 
 
-def _gathered(sums: _Sums, bank: Tensor, ids: Tensor) -> None:
+def _gathered(sums: _Sums, bank: Tensor, ids: Tensor, ragged: bool) -> None:
     """Each query's own rows, copied to a place small enough to stay in the cache for both of their uses."""
     batch, count = ids.shape
     width = bank.shape[1]
@@ -214,6 +239,9 @@ def _gathered(sums: _Sums, bank: Tensor, ids: Tensor) -> None:
         scaled = sums.scaled[some]
         for piece in _pieces(count, max(1, room // (len(scaled) * width))):
             chosen = ids[some, piece]
-            rows = sums.like(bank.index_select(0, chosen.reshape(-1).to(bank.device))).view(*chosen.shape, width)
+            places = (chosen.clamp_max(len(bank) - 1) if ragged else chosen).reshape(-1)
+            rows = sums.like(bank.index_select(0, places.to(bank.device))).view(*chosen.shape, width)
             logits = torch.bmm(rows, scaled[:, :, None]).squeeze(2).sub_(sums.shift)
+            if ragged:
+                logits.masked_fill_(chosen == len(bank), -math.inf)
             sums.gradient[some] += torch.bmm(sums.take(logits, some)[:, None], rows).squeeze(1)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from understudy.objectives.crd_kernel import Compute, Negatives, contrast
+from understudy.objectives.crd_kernel import Compute, Negatives, SumNegatives, contrast
 
 PAPERS_NEGATIVES = 16_384
 
@@ -96,6 +96,7 @@ def both_sides(
     temperature: float,
     log_z: Tensor,
     compute: Compute,
+    summed: SumNegatives | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Losses (B,) and logs of the sums of exponentials (B, 2). Lists are student, teacher; `prior` is N / M."""
     losses, log_sums = zip(
@@ -108,6 +109,7 @@ def both_sides(
                 temperature=temperature,
                 shift=(log_z[side] + math.log(prior)).to(embeddings[side].dtype),
                 compute=compute,
+                summed=summed,
             )
             for side in (0, 1)
         ),

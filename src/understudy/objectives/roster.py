@@ -93,16 +93,18 @@ class Roster(nn.Module):
         """How many rows may be negatives of each, (B,)."""
         return len(self.groups) - (self.high[rows] - self.low[rows])
 
-    def draw(self, rows: Tensor, number: int) -> Tensor:
-        """(B, number) rows drawn evenly, with replacement, from each one's possible negatives.
+    def streams(self, rows: Tensor) -> Tensor:
+        """What the draws of some rows follow from, (B,) of (B,): the row, and one number of torch's global generator.
 
-        One number of torch's global generator is used up; the rest is a function of it, of the row and of the
-        place. So a sample's negatives depend neither on the rest of the batch nor on the rank that holds it.
+        So a sample's negatives depend neither on the rest of the batch nor on the rank that holds it.
         """
-        key = int(torch.randint(2**62, ()))
+        return mixed(rows + int(torch.randint(2**62, ())))
+
+    def draw(self, rows: Tensor, number: int, streams: Tensor | None = None) -> Tensor:
+        """(B, number) rows drawn evenly, with replacement, from each one's possible negatives."""
+        streams = self.streams(rows) if streams is None else streams
         size = len(self.order)
         bits = 62 - size.bit_length()  # as many as leave room for a product with the size
-        streams = mixed(rows + key)
         places = torch.arange(number, device=rows.device) * _STEP
         counts, low = self.counts(rows), self.low[rows]
         jump = size - counts

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.models import Network, fold
+from understudy.models import Network, fold, laid_out
 from understudy.objectives import ensemble_log_probs
 from understudy.objectives.soft_targets import Mean
 from understudy.signals import Batch, Signals
@@ -20,7 +20,8 @@ class Teacher:
     """
 
     def __init__(self, network: Network, device: torch.device | str = "cpu") -> None:
-        self.network = fold(network).to(device)
+        self.network = fold(network)
+        laid_out(self.network, device)
         self.networks = (self.network,)
 
     def watch(self, signals: Iterable[str]) -> None:

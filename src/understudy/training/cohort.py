@@ -11,8 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from understudy.models import Network
-from understudy.objectives import Objective
+from understudy.models import Network, laid_out
+from understudy.objectives import Objective, kept_alike
 from understudy.randomness import name_key, seed_of
 from understudy.recipe import Optimizer
 from understudy.signals import Batch, Signals
@@ -85,16 +85,14 @@ class Member:
 
     def prepare(self, fabric: Fabric) -> None:
         """Make the optimiser and put everything on the device."""
-        self.learner.to(fabric.device)
+        laid_out(self.learner, fabric.device)
         network = self.learner.network
         network.noise = seed_of(self.seed, name_key("dropout"))
         network.watch(self.learner.objective.needs.student)
         if self.recipe.ema is not None:
             self.average = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
             network.watch(self.learner.objective.needs.student)
-        parts = [(name, part) for name, part in self.learner.named_modules() if isinstance(part, Objective)]
-        alike = [f"{name}.{buffer}" for name, part in parts for buffer in part.alike]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, alike)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, kept_alike(self.learner))
         self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.recipe))
         self.totals = Totals(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
@@ -152,6 +150,8 @@ class Member:
             slots.setdefault(int(index), {})[key] = value
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+        for parameter, kept in self.optimizer.state.items():  # fused optimisers read both in one order of memory
+            kept |= {k: torch.empty_like(parameter).copy_(v) for k, v in kept.items() if v.shape == parameter.shape}
         if self.average is not None:
             self.average.load_state_dict(_under(flat, "average."))
         if "best_accuracy" in flat:

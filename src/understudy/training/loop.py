@@ -88,12 +88,13 @@ class Loop:
         saved = time.monotonic()
         while self._epoch < self.recipe.epochs and not self._exhausted:
             for batch in self.batches.epoch(self._epoch, self._in_epoch):
-                asked, samples = self._agree(flag.number, len(batch))
+                due = time.monotonic() - saved >= self.recipe.checkpoint_every
+                asked, samples, due = self._agree(flag.number, len(batch), due)
                 self._update(batch, samples)
                 self._in_epoch += 1
                 if self._in_epoch == self.batches.steps:
                     break  # the epoch's end is booked below, before anything is saved
-                if asked or time.monotonic() - saved >= self.recipe.checkpoint_every:
+                if asked or due:
                     self._save()
                     saved = time.monotonic()
                     if asked:
@@ -108,18 +109,21 @@ class Loop:
     def _exhausted(self) -> bool:
         return self.recipe.patience is not None and self._stale >= self.recipe.patience
 
-    def _agree(self, asked: int, here: int) -> tuple[int, int]:
-        """Whether any rank was asked to stop, and how many samples the ranks hold together.
+    def _agree(self, asked: int, here: int, due: bool) -> tuple[int, int, bool]:
+        """Whether any rank was asked to stop, how many samples the ranks hold together, and whether to save.
 
-        None where one rank has nothing to add (fewer samples are left than there are ranks, or all of its own
-        were unreadable): ranks make an update together or not at all.
+        No samples where one rank has nothing to add (fewer are left than there are ranks, or all of its own
+        were unreadable): ranks make an update together or not at all. Whether a checkpoint is due is for the
+        first rank's clock to say.
         """
         if self.fabric.world_size == 1:
-            return asked, here
-        shared = torch.tensor([asked, here, here == 0], device=self.fabric.device)
+            return asked, here, due
+        shared = torch.tensor(
+            [asked, asked > 0, here, here == 0, due and self.fabric.global_rank == 0], device=self.fabric.device
+        )
         dist.all_reduce(shared)
-        stop, samples, empty = shared.tolist()
-        return stop, 0 if empty else samples
+        asked, askers, samples, empty, due = shared.tolist()
+        return asked // max(askers, 1), 0 if empty else samples, bool(due)
 
     def _update(self, batch: Batch, samples: int) -> None:
         if samples == 0:
@@ -141,7 +145,9 @@ class Loop:
             self.watcher.step(step + 1, samples, lambda: self._rows(step + 1))
 
     def _check(self) -> None:
-        """A loss that is NaN or infinite ends the run, before anything of it is saved."""
+        """A loss that is NaN or infinite on any rank ends the run, before anything of it is saved."""
+        if self.fabric.world_size > 1:
+            dist.all_reduce(self._bad, dist.ReduceOp.MAX)
         for member, step in zip(self.members, self._bad.tolist(), strict=True):
             if step >= 0:
                 rate = learning_rate(self.recipe.optimizer, step, self.steps)
@@ -174,10 +180,13 @@ class Loop:
             self.watcher.epoch(rows)
 
     def _save(self) -> None:
-        if self.folder is None or self.fabric.global_rank != 0:
+        if self.folder is None:
             return
         self._check()
+        # on every rank, as what is sharded is brought together for it
         tensors = {f"{m.name}/{k}": v for m in self.members for k, v in m.state().items()}
+        if self.fabric.global_rank != 0:
+            return
         facts = {"epoch": self._epoch, "in_epoch": self._in_epoch, "stale": self._stale, "step": self._step}
         write_checkpoint(self.folder, self._step, tensors, facts)
 
