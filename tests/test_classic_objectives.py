@@ -257,23 +257,6 @@ def test_silent_channels_give_no_wild_gradients(loss: Callable[[Tensor, Tensor],
     assert s.grad.abs().max() < 10
 
 
-@pytest.mark.parametrize("name", CLASSIC)
-def test_full_precision_under_autocast_and_a_teacher_in_inference_mode(name: str) -> None:
-    torch.manual_seed(0)
-    objective = OBJECTIVES[name].suited(SETTING).eval()
-    student = signals(SETTING.student)
-    expected = objective(student, signals(SETTING.teacher, seed=9), BATCH)
-    with torch.inference_mode():
-        teacher = signals(SETTING.teacher, seed=9)
-    for x in (student.embedding, *student.features.values()):
-        assert x is not None
-        x.requires_grad_(True)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = objective(student, teacher, BATCH)
-    found.backward()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("name", ["sp", "cc", "rkd", "pkt", "at", "nst"])
 def test_functions_keep_full_precision_under_autocast(name: str) -> None:
     loss = {**COMPARE, "at": attention_loss, "nst": nst_loss}[name]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.base import Needs, Objective, Setting, teacher_of
+from understudy.objectives.numerics import full_precision
 from understudy.signals import Batch, Shapes, Signals
 
 Shape = tuple[int, ...]
@@ -78,7 +79,10 @@ class SimKD(Objective):
 
     def project(self, student: Signals) -> Tensor:
         """The student's feature as the teacher would have it, (B, D_t) or (B, D_t, h, w)."""
-        x = _feature(self, student, self.student_tap).float()
+        return self._projected(_feature(self, student, self.student_tap))
+
+    @full_precision
+    def _projected(self, x: Tensor) -> Tensor:
         if self.places and x.shape[2:] != self.places:
             x = F.adaptive_avg_pool2d(x, self.places)  # type: ignore[arg-type]
         if self.training and x.numel() == x.shape[1]:  # one value a channel has no statistics of its own
