@@ -40,6 +40,7 @@ from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
+from understudy.training.laps import milliseconds_an_image
 from understudy.training.progress import Metrics, Screen, Watchers
 
 _PARTS = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
@@ -113,7 +114,7 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
         if fabric.global_rank == 0:
             run.note(seconds=run.duration + time.monotonic() - started)
     if fabric.global_rank == 0:
-        run.note(set_aside=dict(material.train.set_aside) | batches.set_aside)
+        run.note(cost=loop.laps.read(), set_aside=dict(material.train.set_aside) | batches.set_aside)
         _save_models(recipe, run, members, material, fabric.device)
 
 
@@ -181,8 +182,9 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
     }
     if material.test is not None and material.test.targets is not None:
         facts |= score_models(
-            material.test, models, taught, list(teachers.values()), getattr(recipe, "temperature", None)
-        )
+            material.test, models, taught, list(teachers.values()), getattr(recipe, "temperature", None),
+            milliseconds_an_image(record.get("cost", {})),
+        )  # fmt: skip
         facts["data"] |= {"train_examples": len(material.labelled)}
         if taught is not None:
             facts["data"]["transfer_examples"] = len(material.train)
@@ -213,5 +215,6 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     for member, values in series.items():
         name, _, number = member.rpartition("-")
         kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
-        curves.append({"name": name, "role": name.partition("-")[0], "seed": int(number)} | kept)
+        role, _, method = name.partition("-")
+        curves.append({"name": method or role, "role": role, "seed": int(number)} | kept)
     return curves
