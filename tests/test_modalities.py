@@ -15,7 +15,7 @@ from torch import Tensor
 import understudy
 from understudy.cli import main
 from understudy.contracts import contract_of, modalities_of
-from understudy.data import ArraySource, RecordSource, open_source
+from understudy.data import ArraySource, RecordSource, gather, open_source
 from understudy.data.batches import Batches, in_order
 from understudy.data.views import ViewPlan
 from understudy.errors import UnderstudyError
@@ -108,7 +108,11 @@ def both(inputs: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("data", "pair"), [("photos", "maps"), ("pairs.csv", "pairs.csv")])
 @pytest.mark.parametrize("size", [None, 8])
-def test_pairs_share_their_views(folders: Path, data: str, pair: str, size: int | None) -> None:
+def test_pairs_share_their_views(
+    folders: Path, data: str, pair: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if size is not None:
+        monkeypatch.setattr(gather, "ARRAY_BYTES", 0)  # too large for arrays
     source = open_source(data, pairs={"depth": pair}, size=size).train
     assert isinstance(source, ArraySource if size is None else RecordSource)
     assert modalities_of(source) == ("rgb", "grey", "luminance", "chrominance", "image", "depth")

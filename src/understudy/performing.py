@@ -43,6 +43,7 @@ from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
+from understudy.training.laps import milliseconds_an_image
 from understudy.training.progress import Metrics, Screen, Watchers
 
 _PARTS = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
@@ -122,7 +123,7 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
         labelled = material.train.targets is not None
         untrained = [m.name for m in members if not teaches_head(m.learner.objective, labelled=labelled)]
         run.note(began=list(dict.fromkeys(filter(None, (m.network.began for m in members)))), untrained_heads=untrained)
-        run.note(set_aside=dict(material.train.set_aside) | batches.set_aside)
+        run.note(cost=loop.laps.read(), set_aside=dict(material.train.set_aside) | batches.set_aside)
         _save_models(recipe, run, members, material, fabric.device)
 
 
@@ -198,7 +199,10 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
         "curves": _curves(run),
     }
     if test is not None:
-        facts |= score_models(test, models, taught, networks, getattr(recipe, "temperature", None))
+        facts |= score_models(
+            test, models, taught, networks, getattr(recipe, "temperature", None),
+            milliseconds_an_image(record.get("cost", {})),
+        )  # fmt: skip
         facts["data"] |= {"train_examples": len(material.labelled)}
         if networks:
             facts["data"]["transfer_examples"] = len(material.train)
@@ -249,5 +253,6 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         kept = {key: column for key, column in values.items() if any(v is not None for v in column)}
         if member in run.record.get("untrained_heads", []):
             kept = {key: kept[key] for key in ("epoch", "loss")}
-        curves.append({"name": name, "role": name.partition("-")[0], "seed": int(number)} | kept)
+        role, _, method = name.partition("-")
+        curves.append({"name": method or role, "role": role, "seed": int(number)} | kept)
     return curves

@@ -76,8 +76,14 @@ class Run:
 
     @property
     def models(self) -> dict[str, Path]:
-        """Member name -> weights file, the distilled ones first."""
-        files = sorted((self.path / "models").glob("*.safetensors"), key=lambda p: (p.stem < "distilled", p.stem))
+        """Member name -> weights file, the distilled ones first, in the order in which their methods were named."""
+        methods = getattr(self.recipe, "method", ()) if self.exists else ()
+
+        def place(file: Path) -> tuple[bool, int, str]:
+            method = file.stem.rpartition("-")[0].removeprefix("distilled-")
+            return file.stem < "distilled", methods.index(method) if method in methods else 0, file.stem
+
+        files = sorted((self.path / "models").glob("*.safetensors"), key=place)
         return {file.stem: file for file in files}
 
     def network(self, name: str, *, trust_code: bool = False) -> Network:

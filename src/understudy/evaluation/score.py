@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,17 +21,13 @@ from understudy.signals import Batch, Signals
 _TITLES = {"alone": "student alone", "distilled": "distilled", "model": "model"}
 
 
-def _place(group: str) -> tuple[bool, str]:
-    """The student alone comes before those that learnt from a teacher."""
-    return not group.startswith("alone"), group
-
-
 def score_models(
     test: Source,
     models: Mapping[str, Network],
     teacher: Callable[[Batch], Signals] | None,
     teachers: Sequence[Network],
     temperature: float | None,
+    train_ms: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What is said of some models and their teacher on a source, as `RunFacts` reads it.
 
@@ -38,6 +35,7 @@ def score_models(
         models: by role, method where there are several, and number, as "distilled-0" or "distilled-crd-0".
         teacher: answers for all of its networks, `teachers`, together.
         temperature: of the soft targets that the gallery shows; None for no gallery.
+        train_ms: what training took for one image, by the names of `models` and "teacher".
     """
     device = torch.device("cpu")
     said = {name: logits_of(network, test, device=device) for name, network in models.items()}
@@ -47,15 +45,18 @@ def score_models(
     if taught is not None:
         spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
         title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
-        rows.append(_row("teacher", "teacher", title, [(0, taught, None)]) | cost_of_all(teachers))
+        rows.append(
+            _row("teacher", "teacher", title, [(0, taught, None, train_ms.get("teacher"))]) | cost_of_all(teachers)
+        )
     mean: dict[str, Any] = {}
     first: dict[str, Predictions] = {}
     learnt: list[tuple[str, str, list[Tensor]]] = []
-    for group in sorted({name.rpartition("-")[0] for name in said}, key=_place):
+    groups = dict.fromkeys(name.rpartition("-")[0] for name in said)
+    for group in sorted(groups, key=lambda group: not group.startswith("alone")):  # else in the order given
         role, _, method = group.partition("-")
         own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == group}
         network = models[next(iter(own))]
-        seeds = [(int(name.rpartition("-")[2]), answer, hint) for name, answer in own.items()]
+        seeds = [(int(name.rpartition("-")[2]), answer, hint, train_ms.get(name)) for name, answer in own.items()]
         rows.append(_row(method or _TITLES[role], role, network.spec, seeds) | cost(network))
         if alike is not None:
             learnt.append((rows[-1]["name"], role, [class_correlation(answer.logits) for answer in own.values()]))
@@ -90,9 +91,9 @@ def _taught(teacher: Callable[[Batch], Signals], test: Source, device: torch.dev
     return logits_of(answer, test, device=device), class_correlation(torch.cat(logits))
 
 
-def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any]]) -> dict[str, Any]:
+def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any, float | None]]) -> dict[str, Any]:
     measured = []
-    for seed, said, hint in seeds:
+    for seed, said, hint, train_ms in seeds:
         assert said.targets is not None
-        measured.append({"seed": seed} | scores(said.logits, said.targets, hint))
+        measured.append({"seed": seed, "train_ms": train_ms} | scores(said.logits, said.targets, hint))
     return {"name": name, "role": role, "model": spec or "module", "seeds": measured}

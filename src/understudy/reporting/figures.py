@@ -96,7 +96,7 @@ def _pairs(found: Gain) -> Markup:
             [*distilled, found.distilled_errors],
         )
     rows = range(len(labels))
-    with _panel("pairs", "Errors of each seed, alone and distilled", _height(len(rows))) as (ax, svg):
+    with panel("pairs", "Errors of each seed, alone and distilled", height_of(len(rows))) as (ax, svg):
         ax.hlines(rows, alone, distilled, color=COLOURS["distilled"], linewidth=1.6, alpha=0.45)
         ax.plot(alone, rows, "o", color="none", markeredgecolor=COLOURS["alone"], markersize=8, mew=1.8)
         ax.plot(distilled, rows, "o", color=COLOURS["distilled"], markersize=9)
@@ -112,7 +112,7 @@ def _removed(found: Gain) -> Markup:
     rows = range(len(found.seeds))
     accent = COLOURS["distilled"]
     label = "Errors that distillation removed, by seed, with the mean and its 95% interval"
-    with _panel("removed", label, _height(len(rows) + 1)) as (ax, svg):
+    with panel("removed", label, height_of(len(rows) + 1)) as (ax, svg):
         ax.axvline(0, color=INK, linewidth=1)
         ax.plot(found.removed, rows, "o", color=accent, markersize=7, alpha=0.55, mew=0)
         mean_row = len(found.seeds)
@@ -129,7 +129,7 @@ def _seed_names(found: Gain) -> list[str]:
     return [f"seed {seed}" for seed in found.seeds]
 
 
-def _height(rows: int) -> float:
+def height_of(rows: int) -> float:
     return 0.85 + 0.34 * min(rows, 24)
 
 
@@ -154,7 +154,7 @@ def curves(facts: RunFacts) -> list[Panel]:
     return [
         Panel(title, _curves(facts, series))
         for series, title in titles.items()
-        if any(_finite(getattr(curve, series)) for curve in facts.curves)
+        if any(finite(getattr(curve, series)) for curve in facts.curves)
     ]
 
 
@@ -173,16 +173,16 @@ DASHES = ("", "6 3", "2 2.5", "7 2.5 1.5 2.5")
 def _curves(facts: RunFacts, series: Series) -> Markup:
     scale = 1 if series == "loss" else 100
     shown: list[float] = []
-    with _panel(series, f"{series.capitalize()} by epoch", 2.9) as (ax, svg):
+    with panel(series, f"{series.capitalize()} by epoch", 2.9) as (ax, svg):
         for (role, name), dash in dashes(facts).items():
             seeds = [c for c in facts.curves if (c.role, c.name) == (role, name) and getattr(c, series)]
             for curve in seeds:
                 faint = len(seeds) > 1
-                shown += _line(ax, curve.epoch, _scaled(curve, series, scale), role, dash, faint)
+                shown += line(ax, curve.epoch, scaled(curve, series, scale), role, dash, faint)
             if len(seeds) > 1 and all(curve.epoch == seeds[0].epoch for curve in seeds):
-                columns = zip(*(_scaled(curve, series, scale) for curve in seeds), strict=True)
-                _line(ax, seeds[0].epoch, [fmean(column) for column in columns], role, dash)
-        _limits(ax, shown, falling=series == "loss")
+                columns = zip(*(scaled(curve, series, scale) for curve in seeds), strict=True)
+                line(ax, seeds[0].epoch, [fmean(column) for column in columns], role, dash)
+        limits(ax, shown, falling=series == "loss")
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -190,17 +190,15 @@ def _curves(facts: RunFacts, series: Series) -> Markup:
     return svg()
 
 
-def _scaled(curve: Curve, series: Series, scale: float) -> list[float]:
+def scaled(curve: Curve, series: Series, scale: float) -> list[float]:
     return [nan if value is None else scale * value for value in getattr(curve, series)]
 
 
-def _finite(values: Sequence[float | None]) -> list[float]:
+def finite(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None and isfinite(value)]
 
 
-def _line(
-    ax: Axes, epochs: list[float], values: list[float], role: Role, dash: int, faint: bool = False
-) -> list[float]:
+def line(ax: Axes, epochs: list[float], values: list[float], role: Role, dash: int, faint: bool = False) -> list[float]:
     """Draw one curve, past its gaps, and return what it shows after the first tenth of training."""
     points = [(x, y) for x, y in zip(epochs, values, strict=True) if isfinite(y)]
     if not points:
@@ -220,7 +218,7 @@ def _line(
     return list(y[len(y) // 10 :])
 
 
-def _limits(ax: Axes, shown: list[float], falling: bool) -> None:
+def limits(ax: Axes, shown: list[float], falling: bool) -> None:
     """Fit the axis to training after its first tenth, so that the start does not flatten all the rest."""
     if not shown or min(shown) == max(shown):
         return
@@ -230,7 +228,7 @@ def _limits(ax: Axes, shown: list[float], falling: bool) -> None:
 
 
 @contextmanager
-def _panel(name: str, label: str, height: float) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
+def panel(name: str, label: str, height: float) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
     """Axes in the page's style, and a function that gives the finished SVG once they are drawn."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")

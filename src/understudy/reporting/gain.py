@@ -81,11 +81,23 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     return fmean(values) - half, fmean(values) + half
 
 
+def t_test(values: Sequence[float]) -> float | None:
+    """p of Student's two-sided test that a mean is zero. None where there is no interval either."""
+    if len(set(values)) < 2:
+        return None
+    from scipy.stats import t
+
+    return 2 * float(t.sf(abs(fmean(values)) * sqrt(len(values)) / stdev(values), len(values) - 1))
+
+
 def gain(facts: RunFacts, row: Row) -> Gain | None:
     """What `row`, a distilled student, gained; None where the same student was not trained alone."""
     baseline = facts.baseline(row)
-    if baseline is None:
-        return None
+    return None if baseline is None else pair(baseline, row, facts.teacher)
+
+
+def pair(baseline: Row, row: Row, teacher: Row | None = None) -> Gain:
+    """`row` beside any other row that stands where the student alone does: paired by the seeds of both."""
     alone = {seed.seed: seed.errors for seed in baseline.seeds}
     distilled = {seed.seed: seed.errors for seed in row.seeds}
     common = tuple(sorted(alone.keys() & distilled.keys()))
@@ -95,5 +107,5 @@ def gain(facts: RunFacts, row: Row) -> Gain | None:
         distilled=tuple(distilled[seed] for seed in common),
         alone_errors=fmean(alone[seed] for seed in common) if common else baseline.errors,
         distilled_errors=fmean(distilled[seed] for seed in common) if common else row.errors,
-        teacher_errors=facts.teacher.errors if facts.teacher else None,
+        teacher_errors=teacher.errors if teacher else None,
     )

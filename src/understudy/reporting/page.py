@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from understudy import __version__
-from understudy.reporting import figures, heatmaps, summary, wording
+from understudy.reporting import comparison, comparison_figures, contrast, figures, heatmaps, summary, verdicts, wording
 from understudy.reporting.facts import Confusions, Matrix, Picture, Role, Row, RunFacts
 from understudy.reporting.gain import gain
 
@@ -27,7 +27,8 @@ _TOP_CONFUSIONS = 10
 def render(facts: RunFacts) -> str:
     """The whole page as one string of HTML. What the facts lack, the page leaves out."""
     distilled = facts.of("distilled")
-    found = gain(facts, distilled[0]) if distilled else None
+    several = contrast.is_comparison(facts)
+    found = gain(facts, distilled[0]) if distilled and not several else None
     lines = summary.lines(facts)
     gallery = [_tile(picture, facts.classes) for picture in facts.gallery]
     return (
@@ -36,15 +37,17 @@ def render(facts: RunFacts) -> str:
         .render(
             facts=facts,
             version=__version__,
-            headline=wording.headline(facts),
+            headline=verdicts.headline(facts) if several else wording.headline(facts),
             bars=bars(facts),
             columns=summary.columns(facts),
             lines=lines,
             asides=[any(line.cells[i].aside for line in lines) for i in range(len(facts.rows))],
-            several=len(distilled) > 1,
+            several=several,
+            first=distilled[0] if distilled else None,
+            compared=compared(facts) if several else None,
             pairs=figures.pairs(found) if found else [],
             evidence=wording.evidence(found) if found else "",
-            curves=figures.curves(facts),
+            curves=[] if several else figures.curves(facts),
             curve_key=figures.dashes(facts),
             dashes=figures.DASHES,
             confusions=confusion_lists(facts.confusions) if facts.confusions else [],
@@ -55,6 +58,35 @@ def render(facts: RunFacts) -> str:
             role_names=summary.ROLE_NAMES,
             definitions=definitions(facts),
         )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What the page of several methods has in the place of the page of one."""
+
+    lines: list[summary.Line]
+    note: str
+    reference: str
+    differences: list[figures.Panel]
+    front: list[figures.Panel]
+    front_note: str
+    curves_title: str
+    curves: list[figures.Panel]
+    costs: tuple[list[Row], list[summary.Line]]
+
+
+def compared(facts: RunFacts) -> Compared:
+    of = contrast.reference(facts)
+    return Compared(
+        comparison.measures(facts),
+        verdicts.table_note(facts),
+        contrast.title(of) if of else "",
+        comparison_figures.differences(facts),
+        comparison_figures.front(facts),
+        comparison.front_note(facts),
+        *comparison_figures.curves(facts),
+        comparison.costs(facts),
     )
 
 
@@ -86,14 +118,19 @@ class Bar:
 
 
 def bars(facts: RunFacts) -> list[Bar]:
-    """Errors of the models in the headline: the first of each role, nothing where there is only one."""
+    """Errors of the models in the headline: the first of each role, of methods all; nothing where there is only one."""
+    if contrast.is_comparison(facts):
+        return _bars(facts.of("teacher", "alone", "distilled"))
     rows = [of[0] for role in ("teacher", "alone", "distilled") if (of := facts.of(role))]
     distilled = facts.of("distilled")
     if distilled:  # only the very same student is fair beside it
         rows = [row for row in rows if row.role != "alone"]
         if baseline := facts.baseline(distilled[0]):
             rows.insert(-1, baseline)
-    rows = rows if len(rows) > 1 else facts.of("model")
+    return _bars(rows if len(rows) > 1 else facts.of("model"))
+
+
+def _bars(rows: Sequence[Row]) -> list[Bar]:
     longest = max((seed.errors for row in rows for seed in row.seeds), default=0)
     if len(rows) < 2 or not longest:
         return []
@@ -225,6 +262,8 @@ def command_line(words: Sequence[str]) -> str:
 def definitions(facts: RunFacts) -> dict[str, str]:
     """The measures that the page shows, in one line each."""
     shown = {line.label for line in summary.lines(facts)}
+    if contrast.is_comparison(facts):
+        shown |= {line.label for line in comparison.measures(facts)}
     if any(len(row.seeds) > 1 for row in facts.of("distilled")):
         shown.add("95% interval")
     return {term: text for term, text in wording.DEFINITIONS.items() if term in shown}

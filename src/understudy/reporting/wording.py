@@ -26,6 +26,8 @@ DEFINITIONS = {
     "FLOPs": "floating-point operations for one image; a multiply-add counts two.",
     "Latency": "median time of one forward pass at batch 1, ± its spread, on the hardware named here.",
     "Gap closed": "errors that distillation removed ÷ errors of the student alone beyond its teacher's.",
+    "p": "the chance of a difference at least as large were there none; adjusted for the number of comparisons.",
+    "Training": "time of one image's forward and backward pass and update; for the teacher, of its pass.",
     "95% interval": "paired t over seeds; it covers chance in training, not the choice of test examples.",
 }
 
@@ -45,6 +47,12 @@ def count(value: float, fixed: bool = False) -> str:
     text = f"{abs(value):,.1f}"
     sign = "−" if value < 0 and text != "0.0" else ""
     return sign + (text if fixed else text.removesuffix(".0"))
+
+
+def signed(value: float, fixed: bool = False) -> str:
+    """A difference: `+2.5`, `−2.5`, `0`."""
+    text = count(value, fixed)
+    return f"+{text}" if value > 0 and text not in ("0", "0.0") else text
 
 
 def percent(share: float, decimals: int = 0) -> str:
@@ -77,6 +85,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(ms: float) -> str:
+    """A short time with its unit: `45 µs`, `1.2 ms`."""
+    value, unit = (1000 * ms, "µs") if ms < 1 else (ms, "ms")
+    return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
 def milliseconds(value: float) -> str:

@@ -19,6 +19,7 @@ from understudy.recipe import Recipe
 from understudy.signals import Batch, Signals
 from understudy.training.checkpoints import read_newest, write_checkpoint
 from understudy.training.cohort import Member
+from understudy.training.laps import Laps
 from understudy.training.schedules import learning_rate
 from understudy.training.stopping import StopFlag, stop_flag
 
@@ -43,6 +44,7 @@ class Loop:
         validate: gives each member's accuracy on the validation part; None without one.
         folder: where checkpoints lie (a `pathlib.Path`), or None to keep none.
         label: how to name the run when it is stopped.
+        laps: what the teacher and each member cost; made when the loop runs.
     """
 
     fabric: Fabric
@@ -54,6 +56,7 @@ class Loop:
     folder: Any = None
     watcher: Watcher | None = None
     label: str = ""
+    laps: Laps = field(init=False)
     _epoch: int = 0
     _in_epoch: int = 0
     _stale: int = 0
@@ -70,6 +73,8 @@ class Loop:
                 member.prepare(self.fabric)
                 member.learner.train()
             self._bad = torch.full((len(self.members),), -1, dtype=torch.int64, device=self.fabric.device)
+            names = [*(["teacher"] if self.teacher is not None else []), *(member.name for member in self.members)]
+            self.laps = Laps(names, self.fabric.device)
             self._restore()
             if self.watcher:
                 self.watcher.begin(self._step, self.steps)
@@ -129,18 +134,25 @@ class Loop:
         if samples == 0:
             return
         step = self._step
-        with self.fabric.autocast():
-            hints = self.teacher(batch) if self.teacher is not None else None
+        self.laps.mark()
+        hints = None
+        if self.teacher is not None:
+            with self.fabric.autocast():
+                hints = self.teacher(batch)
+            self.laps.mark()
         losses = []
         for member in self.members:
             torch.manual_seed(seed_of(member.seed, step))
             rate = learning_rate(self.recipe.optimizer, step, self.steps)
             hint = hints if member.taught else None
             losses.append(member.step(self.fabric, batch, hint, rate, samples, self.recipe.micro_batch))
+            self.laps.mark()
+        self.laps.count(len(batch))
         finite = torch.isfinite(torch.stack(losses))
         self._bad = torch.where(finite | (self._bad >= 0), self._bad, step)
         if step % _WATCH_EVERY == _WATCH_EVERY - 1:
             self._check()
+            self.laps.read()
         if self.watcher:
             self.watcher.step(step + 1, samples, lambda: self._rows(step + 1))
 
@@ -187,8 +199,8 @@ class Loop:
         tensors = {f"{m.name}/{k}": v for m in self.members for k, v in m.state().items()}
         if self.fabric.global_rank != 0:
             return
-        facts = {"epoch": self._epoch, "in_epoch": self._in_epoch, "stale": self._stale, "step": self._step}
-        write_checkpoint(self.folder, self._step, tensors, facts)
+        place = {"epoch": self._epoch, "in_epoch": self._in_epoch, "stale": self._stale, "step": self._step}
+        write_checkpoint(self.folder, self._step, tensors, place | {"cost": self.laps.read()})
 
     def _restore(self) -> None:
         found = read_newest(self.folder) if self.folder is not None else None
@@ -196,6 +208,8 @@ class Loop:
             return
         tensors, facts = found
         self._epoch, self._in_epoch, self._stale = facts["epoch"], facts["in_epoch"], facts["stale"]
+        if "cost" in facts:  # a checkpoint of an earlier version has none
+            self.laps.restore(facts["cost"])
         for member in self.members:
             own = f"{member.name}/"
             member.load({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
