@@ -406,3 +406,13 @@ def test_plain_dropout_of_others_is_replaced() -> None:
     network = Network(nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.3)), nn.Linear(7, 5)), VECTOR)
     assert [layer.p for layer in network.dropouts] == [0.3]
     assert len([m for m in network.modules() if isinstance(m, CounterDropout)]) == 1
+
+
+def test_a_layer_that_there_is_not_is_answered_with_those_there_are() -> None:
+    contract = InputContract((3, 32, 32), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
+    with pytest.raises(UnderstudyError) as caught:
+        build("timm:resnet18", contract).watch(["block1"])
+    assert "has no layer 'block1'; there are conv1, bn1, act1" in str(caught.value)
+    assert str(caught.value).endswith("and more inside them")
+    with pytest.raises(UnderstudyError, match=r"did you mean 'layer3'\? there are conv1"):
+        build("timm:resnet18", contract).watch(["layer33"])

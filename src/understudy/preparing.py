@@ -75,6 +75,7 @@ def check_recipe(recipe: AnyRecipe, given: Given) -> None:
         raise UnderstudyError("there is no teacher; pass --teacher with a run folder or a weights file")
     if not recipe.student and given.model is None:
         raise UnderstudyError("there is no student; pass --student, as in --student mlp:300x2")
+    methods_of(recipe)  # a name or an option that there is none of is said before anything is opened
 
 
 def prepare_data(recipe: AnyRecipe, given: Given) -> Material:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,9 +83,7 @@ class Network(nn.Module):
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
             else:
-                raise UnderstudyError(
-                    f"{self.spec or 'the module'} has no layer {name!r}{nearest(name, filter(None, modules))}"
-                )
+                raise UnderstudyError(f"{self.spec or 'the module'} has no layer {name!r}{_layers_like(name, modules)}")
         return self
 
     def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -157,6 +156,16 @@ def laid_out(module: nn.Module, device: torch.device | str) -> None:
     last = torch.device(device).type in ("cpu", "cuda")
     layout = torch.channels_last if last else torch.preserve_format
     module.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this one
+
+
+def _layers_like(name: str, paths: Iterable[str]) -> str:
+    """The nearest of some layers' paths, and those that there are: of a large net, the outer ones."""
+    known = [path for path in paths if path]
+    outer = [path for path in known if path.count(".") < 2]
+    close = nearest(name, known) if difflib.get_close_matches(name, known, n=1) else ""
+    return f"{close}{'' if close else ';'} there are {', '.join(known if len(known) <= 40 else outer[:40])}" + (
+        ", and more inside them" if len(known) > 40 else ""
+    )
 
 
 @contextmanager

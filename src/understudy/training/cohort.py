@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from understudy.errors import UnderstudyError
 from understudy.models import Network, laid_out
 from understudy.objectives import Objective, kept_alike
 from understudy.randomness import name_key, seed_of
@@ -27,7 +28,11 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, teacher: Signals | None) -> tuple[Tensor, Tensor]:
         student = self.network(batch)
-        return self.objective(student, teacher, batch), student.logits.detach()
+        try:
+            loss = self.objective(student, teacher, batch)
+        except ValueError as fault:  # objectives know nothing of this package's errors; theirs say what to mend
+            raise UnderstudyError(str(fault)) from fault
+        return loss, student.logits.detach()
 
 
 @dataclass
