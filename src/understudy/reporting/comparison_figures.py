@@ -25,7 +25,6 @@ from understudy.reporting.figures import (
     COLOURS,
     FAINT,
     INK,
-    RULE,
     Panel,
     Series,
     finite,
@@ -158,7 +157,7 @@ def _curve(of: Mapping[tuple[str, str], Sequence[Curve]], key: tuple[str, str], 
             if role == "alone":
                 line(ax, epochs, values, "alone", 0)
             else:
-                ax.plot(epochs, values, color=RULE, linewidth=1.4)
+                ax.plot(epochs, values, color=FAINT, linewidth=1, alpha=0.35)
         for curve in of[key]:
             line(ax, curve.epoch, scaled(curve, series, 100), "distilled", 0, faint=True)
         if key in means:
