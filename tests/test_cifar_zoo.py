@@ -183,6 +183,7 @@ def test_taps_of_a_training_step_get_gradients() -> None:
         ("timm:resnet50", ["layer1", "layer2", "layer3", "layer4"]),
         ("timm:convnext_atto", ["stages.0", "stages.1", "stages.2", "stages.3"]),
         ("timm:mobilenetv2_050", [f"blocks.{i}" for i in (0, 1, 2, 4, 6)]),
+        ("torchvision:convnext_tiny", [f"features.{i}" for i in (1, 3, 5, 7)]),
         ("torchvision:mobilenet_v2", [f"features.{i}" for i in (1, 3, 6, 13, 18)]),
         ("torchvision:regnet_y_400mf", ["stem", *(f"trunk_output.block{i}" for i in (1, 2, 3, 4))]),
         ("torchvision:resnet18", ["layer1", "layer2", "layer3", "layer4"]),

@@ -14,7 +14,7 @@ from understudy.models.dropout import CounterDropout
 
 # These only pass on what the layer before them has said, or lose some of it.
 _MUTE = (
-    nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, CounterDropout,
+    nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, CounterDropout, nn.LayerNorm,
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
