@@ -13,13 +13,13 @@ _WARM_UP = 3  # steps after each start that are not counted: they fill caches, a
 
 
 class Laps:
-    """A watch that is marked where a step begins and after each of its runners.
+    """A watch that is marked where a step begins, and by each runner when it is done, in any order.
 
     A CPU's clock is read at the mark. CUDA works on while the loop runs ahead, so there an event is put in
     the stream and read later, when the loop waits for the device anyhow. Other devices are not measured.
 
     Args:
-        names: the runners, in their order.
+        names: the runners.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -27,12 +27,13 @@ class Laps:
         self._seconds = dict.fromkeys(names, 0.0)
         self._images = 0
         self._steps = 0
-        self._marks: list[Any] = []
-        self._unread: list[list[Any]] = []
+        self._marks: list[tuple[str, Any]] = []
+        self._unread: list[list[tuple[str, Any]]] = []
 
-    def mark(self) -> None:
+    def mark(self, done: str = "") -> None:
+        """A step begins, or this runner is done: what passed since the mark before is its own."""
         if self._clock is not None:
-            self._marks.append(self._clock())
+            self._marks.append((done, self._clock()))
 
     def count(self, images: int) -> None:
         """The step is over: book its marks."""
@@ -45,7 +46,7 @@ class Laps:
     def read(self) -> dict[str, Any]:
         """Add up the marks so far: `seconds` by runner, over `images`, as `restore` takes them."""
         for marks in self._unread:
-            for name, (start, end) in zip(self._seconds, pairwise(marks), strict=True):
+            for (_, start), (name, end) in pairwise(marks):
                 self._seconds[name] += _between(start, end)
         self._unread = []
         return {"seconds": dict(self._seconds), "images": self._images}
