@@ -43,7 +43,7 @@ def probe(
     download
         Fetch a named set that is not there.
     size
-        Pixels a side that images of unequal sizes are brought to; 224 where unset.
+        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
     as_json
         Print a JSON list with an object for each data set.
     """

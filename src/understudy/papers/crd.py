@@ -114,20 +114,17 @@ def epochs_of(bench: Bench, full: int = EPOCHS) -> int:
     return max(1, round(full * bench.scale / (60 if bench.quick else 1)))
 
 
-def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
+def teacher(bench: Bench, net: str, seeds: int = 1) -> Run:
     """One or more teachers that differ in their initial weights, trained on the labels."""
     epochs = max(epochs_of(bench), 0 if bench.quick else TEACHER_EPOCHS)
-    values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds, **changes)
+    values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds)
     return bench.ensure(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), TrainRecipe(**values))
 
 
-def students(
-    bench: Bench, name: str, net: str, teachers: tuple[str, ...], methods: tuple[str, ...], **changes: Any
-) -> RunFacts:
+def students(bench: Bench, name: str, net: str, source: Path, methods: tuple[str, ...]) -> RunFacts:
     """What came of a net trained alone and by some methods, three seeds each, side by side."""
-    values = schedule(bench, net, epochs_of(bench), student=f"cifar:{net}", seeds=SEEDS)
-    recipe = DistillRecipe(**{**values, "teacher": teachers, "method": methods, **changes})
-    return bench.ensure(name, recipe).facts
+    taught = {"student": f"cifar:{net}", "teacher": (str(source),), "method": methods, "seeds": SEEDS}
+    return bench.ensure(name, DistillRecipe(**schedule(bench, net, epochs_of(bench), **taught))).facts
 
 
 def cifar100(bench: Bench) -> Comparison:
@@ -140,7 +137,7 @@ def cifar100(bench: Bench) -> Comparison:
     lines: list[Line] = []
     for pair in pairs:
         source = teacher(bench, pair.teacher)
-        facts = students(bench, pair.folder, pair.student, (str(source.path),), pair.methods)
+        facts = students(bench, pair.folder, pair.student, source.path, pair.methods)
         here = {
             one.name.partition(":")[0]: accuracy(facts, "distilled", name=one.name) for one in facts.of("distilled")
         }
@@ -174,8 +171,7 @@ def ensemble(bench: Bench) -> Comparison:
     source = teacher(bench, pair.teacher, seeds=3)
     methods = ("kd", "crd", "crd+kd")
     lines: list[Line] = []
-    for teachers in ((str(source.path / "models" / "model-0.safetensors"),), (str(source.path),)):
-        number = 1 if teachers[0].endswith(".safetensors") else 3
+    for number, teachers in ((1, source.path / "models" / "model-0.safetensors"), (3, source.path)):
         facts = students(bench, f"{pair.folder}-of-{number}", pair.student, teachers, methods)
         taught = [accuracy(facts, "distilled", name=name) for name in methods]
         lines.append((str(number), accuracy(facts, "teacher"), accuracy(facts, "alone"), *taught))

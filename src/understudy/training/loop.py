@@ -217,8 +217,7 @@ class Loop:
             return
         tensors, facts = found
         self._epoch, self._in_epoch, self._stale = facts["epoch"], facts["in_epoch"], facts["stale"]
-        if "cost" in facts:  # a checkpoint of an earlier version has none
-            self.laps.restore(facts["cost"])
+        self.laps.restore(facts["cost"])
         for member in self.members:
             own = f"{member.name}/"
             member.load({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
