@@ -1,0 +1,71 @@
+"""Static 8-bit quantisation of an ONNX model, calibrated on real samples."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from understudy.errors import UnderstudyError
+from understudy.exports.form import INPUT
+from understudy.exports.torch_files import hushed, reason
+
+Calibration = Literal["minmax", "entropy", "percentile"]
+
+
+def to_int8(model: Any, batches: Sequence[np.ndarray], *, method: Calibration = "minmax") -> Any:
+    """An `onnx.ModelProto` with weights and activations in 8 bits (QDQ, signed; weights a scale for each channel).
+
+    Args:
+        model: float32, from normalised inputs to logits.
+        batches: normalised inputs, (B, *shape) float32 each, that the ranges of the activations are found on.
+        method: how a range is chosen: the extremes, or the cut that changes the distribution least (entropy), or
+            percentiles.
+
+    Raises:
+        UnderstudyError: onnxruntime's quantiser failed.
+    """
+    import onnx
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    assert batches, "nothing to calibrate on"
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            batch = next(self.left, None)
+            return None if batch is None else {INPUT: batch}
+
+    methods = {
+        "minmax": q.CalibrationMethod.MinMax,
+        "entropy": q.CalibrationMethod.Entropy,
+        "percentile": q.CalibrationMethod.Percentile,
+    }
+    with tempfile.TemporaryDirectory() as folder, hushed():
+        plain, ready, small = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "small.onnx"))
+        onnx.save(model, plain)
+        try:
+            quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+            q.quantize_static(
+                str(ready),
+                str(small),
+                Reader(),
+                quant_format=q.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=q.QuantType.QInt8,
+                weight_type=q.QuantType.QInt8,
+                calibrate_method=methods[method],
+            )
+        except OSError:
+            raise
+        except Exception as fault:  # onnxruntime raises what it likes for a graph that it cannot quantise
+            raise UnderstudyError(
+                f"onnxruntime could not make an int8 model ({reason(fault)}); export without int8"
+            ) from fault
+        return onnx.load(small)
