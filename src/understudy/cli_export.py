@@ -84,8 +84,8 @@ def export_table(done: Export) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.caption = Text(f"{done.name}; one sample on one thread, median and 90th percentile of one interleaved run")
     table.caption_justify = "left"
-    table.add_column("file", overflow="fold")
-    for head in ("size", "latency", "p90", "accuracy", "agreement", "worst difference"):
+    table.add_column("file", no_wrap=True)
+    for head in ("size", "latency", "p90", "accuracy", "agreement", "worst Δ"):
         table.add_column(head, justify="right", no_wrap=True)
 
     def cells(one: Measured) -> list[str]:

@@ -83,7 +83,6 @@ class Job:
     network: Network
     form: Form
     batches: Sequence[np.ndarray]
-    calibration: int8.Calibration
 
     @property
     def who(self) -> str:
@@ -116,7 +115,7 @@ def _onnx(job: Job) -> bytes:
 
 
 def _int8(job: Job) -> bytes:
-    small = int8.to_int8(job.core, job.batches, method=job.calibration)
+    small = int8.to_int8(job.core, job.batches)
     return onnx_files.onnx_bytes(job.with_preparing(small), job.metadata)
 
 
@@ -173,7 +172,6 @@ def export_network(
     *,
     preprocessing: str = "inside",
     calibrate: int = CALIBRATE,
-    method: int8.Calibration = "minmax",
     tolerance: float = TOLERANCE,
 ) -> list[Exported]:
     """Write a network's files, load each back, and hold it against the network on a whole source.
@@ -188,7 +186,6 @@ def export_network(
         folder: made where it is not there.
         preprocessing: "inside" or "beside"; see `Form`.
         calibrate: how many samples int8 takes, drawn by their places.
-        method: how int8 chooses the ranges of activations.
         tolerance: points of accuracy on `test` that int8 may lose.
 
     Raises:
@@ -198,7 +195,7 @@ def export_network(
     check_formats(formats)
     form = form_of(network, test, preprocessing)
     samples = _calibration(network, calibration, calibrate) if "int8" in formats else []
-    job = Job(fold(network), form, samples, method)
+    job = Job(fold(network), form, samples)
     with _staging(folder) as staging, at_rest(network):
         for name in formats:
             write_whole(staging / FORMATS[name].file, FORMATS[name].make(job))

@@ -7,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -54,11 +54,11 @@ def reason(fault: BaseException) -> str:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without the exporters' own warnings and logs, which are about themselves."""
+    """Without the exporters' own warnings, logs and prints, which are about themselves."""
     before: Any = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
