@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -143,6 +145,14 @@ def test_classes_and_scale_travel_inside(run: Run, exported: Any) -> None:
     ]
     assert quantised
     assert set(quantised) == {onnx.TensorProto.INT8}
+
+
+def test_nothing_of_this_machine_is_inside(exported: Any) -> None:
+    here = str(Path(understudy.__file__).parent).encode()
+    for one in exported.files:
+        with zipfile.ZipFile(one.file) if one.format == "torch" else nullcontext() as packed:
+            parts = [packed.read(name) for name in packed.namelist()] if packed else [one.file.read_bytes()]
+        assert not any(here in part for part in parts), one.file
 
 
 def test_beside_takes_normalised_inputs(run: Run, digits: Splits, tmp_path: Path) -> None:

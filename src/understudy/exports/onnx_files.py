@@ -100,6 +100,12 @@ def onnx_bytes(model: Any, metadata: Mapping[str, str]) -> bytes:
     del own.graph.value_info[:]  # of shapes inside, which readers infer
     for value in (own.graph.input[0], own.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+    for node in own.graph.node:  # the exporter notes where in whose files each came from
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    for value in (*own.graph.input, *own.graph.output, *own.graph.initializer):
+        del value.metadata_props[:]
+        value.ClearField("doc_string")
     del own.metadata_props[:]
     onnx.helper.set_model_props(own, dict(metadata))
     onnx.checker.check_model(own, full_check=True)

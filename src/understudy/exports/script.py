@@ -50,7 +50,7 @@ def predict_script(form: Form, file: str) -> str:
         return _HEAD.format(does=does, more="", imports="", file=file) + body
     height, width = form.side
     head = _HEAD.format(
-        does="Name the class of each image: python predict.py photo.jpg ...",
+        does="Name the class of each image: python predict.py IMAGE [IMAGE ...]",
         more=" and Pillow",
         imports="from PIL import Image, ImageOps\n",
         file=file,

@@ -41,6 +41,8 @@ def program(module: nn.Module, sample: Tensor, who: str) -> torch.export.Exporte
 def program_bytes(traced: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> bytes:
     """A .pt2 file, the metadata in it as extra files."""
     stream = io.BytesIO()
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names the files of this machine
     with hushed():
         torch.export.save(traced, stream, extra_files=dict(metadata))
     return stream.getvalue()
