@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
+    from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.transferring import transfer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,11 +20,13 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "few_shots",
     "open_source",
     "predict",
     "probe",
     "resume",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -30,6 +34,8 @@ _HOMES = {
     "open_source": "understudy.data",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "few_shots": "understudy.few_shots",
+    "transfer": "understudy.transferring",
 }
 
 

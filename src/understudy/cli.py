@@ -113,6 +113,14 @@ lazy_command(
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
+    "transfer",
+    "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
+    "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
+    "understudy transfer photos/ --backbone timm:resnet50 --batch-size 32 --crop-size 224",
+    "understudy transfer photos/ --backbone runs/upstream --shots 1,5,10 --draws 5",
+    module="cli_transfer",
+)
+lazy_command(
     "distill",
     "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
@@ -142,7 +150,13 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
     from understudy import api
+    from understudy.few_shots import FewShots, go_on, is_few_shots
 
+    if is_few_shots(run):
+        from understudy.cli_transfer import show_draws
+
+        show_draws(go_on(FewShots(run), trust_code=trust_code))
+        return
     show_run(api.resume(run, trust_code=trust_code))
 
 

@@ -66,6 +66,13 @@ def integers(seeds: Tensor, stream: int, low: int, high: int) -> Tensor:
     return low + _shift(mix(seeds, stream), 16) % (high - low)
 
 
+def beta(alpha: float, *keys: int) -> float:
+    """A draw from Beta(alpha, alpha), in [0, 1]: the inverse of its distribution function at a uniform draw."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(alpha, alpha, (seed_of(*keys) >> 10) * 2.0**-53))
+
+
 def permutation(n: int, *keys: int) -> Tensor:
     """A permutation of range(n), (n,) int64, drawn by sorting n hashes."""
     return torch.argsort(mix(*keys, torch.arange(n)), stable=True)

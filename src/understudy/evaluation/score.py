@@ -13,7 +13,7 @@ from understudy.data.source import Source
 from understudy.evaluation.correlation import class_correlation, correlation_difference, correlation_maps, mean_logits
 from understudy.evaluation.cost import cost, cost_of_all
 from understudy.evaluation.gallery import gallery
-from understudy.evaluation.logits import Predictions, logits_of
+from understudy.evaluation.logits import Predictions, at_once, logits_of
 from understudy.evaluation.metrics import confusion, scores
 from understudy.models import Network
 from understudy.signals import Batch, Signals
@@ -39,7 +39,7 @@ def score_models(
     """
     device = torch.device("cpu")
     said = {name: logits_of(network, test, device=device) for name, network in models.items()}
-    taught, alike = _taught(teacher, test, device) if teacher is not None else (None, None)
+    taught, alike = _taught(teacher, teachers, test, device) if teacher is not None else (None, None)
     hint = None if taught is None else taught.logits
     rows: list[dict[str, Any]] = []
     if taught is not None:
@@ -79,7 +79,9 @@ def score_models(
     }
 
 
-def _taught(teacher: Callable[[Batch], Signals], test: Source, device: torch.device) -> tuple[Predictions, Tensor]:
+def _taught(
+    teacher: Callable[[Batch], Signals], networks: Sequence[Network], test: Source, device: torch.device
+) -> tuple[Predictions, Tensor]:
     """The teacher's predictions, and its class correlations, in one pass."""
     logits: list[Tensor] = []
 
@@ -88,7 +90,8 @@ def _taught(teacher: Callable[[Batch], Signals], test: Source, device: torch.dev
         logits.append(mean_logits(signals).cpu())
         return signals
 
-    return logits_of(answer, test, device=device), class_correlation(torch.cat(logits))
+    size = at_once(test, *networks)
+    return logits_of(answer, test, device=device, batch_size=size), class_correlation(torch.cat(logits))
 
 
 def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any, float | None]]) -> dict[str, Any]:

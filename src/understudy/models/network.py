@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,27 @@ class Network(nn.Module):
                 raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} puts out no tensor to tap")
         features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
+
+    def reads(self, side: int) -> bool:
+        """Whether it can read images of `side` pixels a side, tried with a blank one where they are not its own."""
+        own = self.contract
+        if own.shape[1:] == (side, side):
+            return True
+        self.contract = replace(own, shape=(own.shape[0], side, side))
+        try:
+            self.shapes(())
+        except (RuntimeError, AssertionError):  # what nets of fixed size raise, each in its own way
+            return False
+        finally:
+            self.contract = own
+        return True
+
+    def feed(self, side: int) -> Network:
+        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other."""
+        own = self.contract
+        shape = (own.shape[0], side, side) if self.reads(side) else own.shape
+        self.contract = replace(own, shape=shape, fit="whole")
+        return self
 
     def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         """A batch's inputs as the module wants them: modality, channels, size, scale."""
