@@ -25,7 +25,7 @@ from understudy.runs import Run
 from understudy.training import Loop
 from understudy.transferring import plan_transfer, pretrained, transfer
 
-QUICK = {"crop_size": 12, "steps": 20, "from_scratch": True}
+QUICK = {"crop_size": 12, "steps": 20, "from_scratch": True, "workers": 0}
 
 
 def fields(recipe: TrainRecipe) -> dict[str, object]:
@@ -119,7 +119,7 @@ def test_batchnorm_is_told_of() -> None:
 
 
 def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
-    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=40, batch_size=128)
+    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=40, batch_size=128, lr=0.1)
     assert run.recipe.kind == "train"
     assert run.finished
     network = load_network(run.models["model-0"])
@@ -152,9 +152,11 @@ def test_a_module_and_a_folder_of_photos(tmp_path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.append(nn.Linear(8, 3))
-    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=60, update_batch=64, lr=0.1)
+    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=60, update_batch=64, lr=0.1, workers=0)
     assert run.facts.rows[0].mean("accuracy") == 1.0
     with pytest.raises(UnderstudyError, match="answers 3 classes, and digits has 10"):
+        transfer("digits", net, run=tmp_path / "b", crop_size=16, sees="rgb")
+    with pytest.raises(UnderstudyError, match="cannot read images of 1x16x16"):
         transfer("digits", net, run=tmp_path / "b", crop_size=16)
     named = transfer(photos, "cnn:8", run=tmp_path / "c", **QUICK)
     evaluated = understudy.evaluate(named.path, photos)
@@ -186,11 +188,20 @@ def test_a_manifest_can_be_loaded_by_others(tmp_path: Path, photos: Path) -> Non
     subset.write(tmp_path / "two.json")
     assert read_subset(tmp_path / "two.json") == subset
     assert json.loads((tmp_path / "two.json").read_text())["classes"]["red"][0]["name"].startswith("train/red/")
-    run = api.train(photos, "cnn:4", subset=str(tmp_path / "two.json"), epochs=1, batch_size=6, run=tmp_path / "a")
+    run = api.train(
+        photos, "cnn:4", subset=str(tmp_path / "two.json"), epochs=1, batch_size=6, workers=0, run=tmp_path / "a"
+    )
     assert run.facts.data is not None
     assert run.facts.data.train_examples == 6
     student = api.distill(
-        photos, run.path, "cnn:4", subset=str(tmp_path / "two.json"), epochs=1, batch_size=6, run=tmp_path / "b"
+        photos,
+        run.path,
+        "cnn:4",
+        subset=str(tmp_path / "two.json"),
+        epochs=1,
+        batch_size=6,
+        workers=0,
+        run=tmp_path / "b",
     )
     assert student.facts.data is not None
     assert student.facts.data.train_examples == 6
@@ -275,7 +286,7 @@ def test_names_get_the_option_that_loads_their_weights() -> None:
     assert pretrained("timm:resnet18?pretrained=true") == "timm:resnet18?pretrained=true"
     assert pretrained("timm:resnet18", from_scratch=True) == "timm:resnet18"
     assert pretrained("BiT-M-R50x1.npz") == "bit:BiT-M-R50x1.npz"
-    for fresh in ("cnn:8-16", "bit:R50x1", "mlp:20x1", "timm:resnetv2_50x3_bit"):
+    for fresh in ("cnn:8-16", "bit:R50x1", "mlp:20x1", "timm:coatnet_0_224"):
         with pytest.raises(UnderstudyError, match="pass --from-scratch"):
             pretrained(fresh)
 
@@ -308,7 +319,7 @@ def test_a_class_without_an_example_is_named() -> None:
      (["digits", "--backbone", "cnn:8", "--from-scratch", "--shots", "1", "--validation", "0.1"], "leave out"),
      (["digits", "--backbone", "cnn:8", "--from-scratch", "--steps", "0"], "at least one step"),
      (["digits", "--backbone", "cnn:8", "--from-scratch", "--update-batch", "0"], "0 a step"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--crop-size", "0"], "window")],
+     (["digits", "--backbone", "cnn:8", "--from-scratch", "--crop-size", "0"], "at least one pixel")],
 )  # fmt: skip
 def test_bad_command_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str

@@ -302,6 +302,7 @@ def _begin(network: Network, recipe: TrainRecipe) -> None:
     if recipe.zero_head:
         for weights in network.module.get_submodule(find_head(network.module)).parameters():
             nn.init.zeros_(weights)
+        network.began += ", set to zeros" if network.began else ""
     if recipe.freeze:
         network.freeze()
 

@@ -198,7 +198,11 @@ class Task:
             side = crop if network.reads(crop) else network.contract.shape[1]
             if side != crop and self.ways.crop_size:
                 raise UnderstudyError(f"{recipe.model} reads images of {side} pixels only; leave out --crop-size")
-            answers = network.shapes(()).classes
+            try:
+                answers = network.shapes(()).classes
+            except RuntimeError as fault:
+                shape = "x".join(map(str, network.contract.shape))
+                raise UnderstudyError(f"{recipe.model} cannot read images of {shape}: {fault}") from fault
             if answers != len(material.labelled.classes):
                 raise UnderstudyError(
                     f"{recipe.model} answers {answers} classes, and {material.labelled.name} has "

@@ -74,6 +74,8 @@ class HyperRule:
 
     def sized(self, crop: int) -> HyperRule:
         """The same for images cut to `crop` pixels, out of a square as much larger as the rule has it."""
+        if crop < 1:
+            raise UnderstudyError(f"a network reads at least one pixel, not {crop}")
         return replace(self, crop=crop, resize=round(crop * self.resize / self.crop))
 
     @property
