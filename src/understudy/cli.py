@@ -149,14 +149,13 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
-    from understudy import api
-    from understudy.few_shots import FewShots, go_on, is_few_shots
+    if (run / "transfer.json").exists():  # a folder of runs, of few shots
+        from understudy.cli_transfer import resume_draws
 
-    if is_few_shots(run):
-        from understudy.cli_transfer import show_draws
-
-        show_draws(go_on(FewShots(run), trust_code=trust_code))
+        resume_draws(run, trust_code=trust_code)
         return
+    from understudy import api
+
     show_run(api.resume(run, trust_code=trust_code))
 
 

@@ -181,6 +181,13 @@ def _show_plan(data: str, backbone: str, options: dict[str, Any]) -> None:
     print_rows(api.dry_run(plan.recipe, trust_code=True).items())
 
 
+def resume_draws(folder: Path, *, trust_code: bool) -> None:
+    """Go on with the draws that are not finished."""
+    from understudy.few_shots import FewShots, go_on
+
+    show_draws(go_on(FewShots(folder), trust_code=trust_code))
+
+
 def show_draws(found: FewShots) -> None:
     """Print the medians, and where their page is; of torchrun's processes the first does."""
     if int(os.environ.get("RANK", "0")) > 0:

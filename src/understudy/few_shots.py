@@ -73,11 +73,6 @@ class FewShots:
         return self.path / "report.html"
 
 
-def is_few_shots(path: Path) -> bool:
-    """Whether a folder is one of `few_shots`."""
-    return (path / RECORD).exists()
-
-
 def few_shots(
     data: object,
     backbone: str | Path | nn.Module,
