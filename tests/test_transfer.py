@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from understudy.runs import Run
 from understudy.training import Loop
 from understudy.transferring import plan_transfer, pretrained, transfer
 
-QUICK = {"crop_size": 12, "steps": 20, "from_scratch": True, "workers": 0}
+QUICK: dict[str, Any] = {"crop_size": 12, "steps": 20, "from_scratch": True, "workers": 0}
 
 
 def fields(recipe: TrainRecipe) -> dict[str, object]:
@@ -72,7 +73,7 @@ def test_the_recipe_is_the_rule_s() -> None:
 def test_ways_to_differ_from_the_rule() -> None:
     plain = fields(plan_transfer("digits", "cnn:8", from_scratch=True).recipe)
 
-    def differing(**ways: object) -> dict[str, object]:
+    def differing(**ways: Any) -> dict[str, object]:
         found = fields(plan_transfer("digits", "cnn:8", from_scratch=True, **ways).recipe)
         return {name: value for name, value in found.items() if value != plain[name]}
 
@@ -223,12 +224,13 @@ def test_what_is_no_manifest_is_said(tmp_path: Path, text: str) -> None:
 def test_draws_give_medians_and_are_resumed_one_by_one(
     tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = {"crop_size": 8, "steps": 6, "update_batch": 32, "draws": 3}
+    ways: dict[str, Any] = {"crop_size": 8, "steps": 6, "update_batch": 32, "draws": 3}
     whole = few_shots("digits", upstream, [1, 3], run=tmp_path / "whole", **ways)
     one, three = whole.each
     assert (one.shots, one.examples, len(one.runs)) == (1, 10, 3)
     assert (three.shots, three.examples, len(three.runs)) == (3, 30, 3)
     drawn = three.drawn
+    assert drawn.median is not None
     assert drawn.median == sorted(drawn.accuracies)[1]
     assert drawn.spread == (min(drawn.accuracies), max(drawn.accuracies))
     assert len({read_subset(Path(str(run.recipe.subset))).ids[0] for run in three.runs}) > 1

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from understudy.cli import print_rows, show_run
+from understudy.cli_flags import Data, DataRoot, Download
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _Flag = Parameter(negative=())
 
 
 def transfer(
-    data: str = "",
+    data: Data = "",
     /,
     *,
     backbone: str = "",
@@ -44,8 +45,8 @@ def transfer(
     weight_decay: Annotated[float | None, _RULE] = None,
     shots: Annotated[tuple[str, ...], _SHOTS] = (),
     draws: Annotated[int, _SHOTS] = 5,
-    data_root: Annotated[str | None, _SAMPLES] = None,
-    download: Annotated[bool, _SAMPLES, _Flag] = False,
+    data_root: Annotated[DataRoot, _SAMPLES] = None,
+    download: Annotated[Download, _SAMPLES] = False,
     only_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
     omit_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
     fraction: Annotated[float | None, _SAMPLES] = None,
@@ -66,8 +67,6 @@ def transfer(
 
     Parameters
     ----------
-    data
-        A set's name, a folder, a zip, a CSV or a parquet file, of labelled images.
     backbone
         A timm: or torchvision: model, which comes with its weights, a run folder or a weights file.
     from_scratch
@@ -98,10 +97,6 @@ def transfer(
         Examples of each class, as in 1,5,10: several transfers, each from few examples.
     draws
         How often to draw the examples of each number of shots.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    download
-        Fetch a named set that is not there.
     only_classes
         Learn from the samples of these classes only.
     omit_classes

@@ -126,20 +126,21 @@ class Batches:
             end = min(begin + size, (epoch + 1) * n)
         else:
             begin, end = step * size, (step + 1) * size
-        here = _share(torch.arange(end - begin), self.rank, self.world)
-        partners, weight = None, 1.0
-        if self.mixup:
-            weight = beta(self.mixup, self.seed, _MIX, step)
-            others = permutation(end - begin, self.seed, _MIX, step)[here]
-            own = here
-            here = torch.cat([own, others[~torch.isin(others, own)]])
-            place = torch.empty(end - begin, dtype=torch.int64)
-            place[here] = torch.arange(len(here))
-            partners = place[others]
         first, last = begin // n, (end - 1) // n
-        rows = self._order(first, last)[begin - first * n :][here]
-        epochs = first if first == last else (begin + here) // n
-        return _Step(rows, epochs, len(rows) if partners is None else len(partners), partners, weight)
+        rows = self._order(first, last)[begin - first * n : end - first * n]
+        epochs = torch.arange(begin, end) // n if first < last else first
+        if not self.mixup:
+            own = _share(rows, self.rank, self.world)
+            return _Step(own, epochs if isinstance(epochs, int) else _share(epochs, self.rank, self.world), len(own))
+        own = _share(torch.arange(len(rows)), self.rank, self.world)
+        others = permutation(len(rows), self.seed, _MIX, step)[own]
+        needed = torch.cat([own, others[~torch.isin(others, own)]])
+        place = torch.empty_like(rows)
+        place[needed] = torch.arange(len(needed))
+        weight = beta(self.mixup, self.seed, _MIX, step)
+        return _Step(
+            rows[needed], epochs if isinstance(epochs, int) else epochs[needed], len(own), place[others], weight
+        )
 
     def _order(self, first: int, last: int) -> Tensor:
         """Rows of the source in the order in which these epochs show them."""
@@ -299,8 +300,8 @@ class _Keys(Sampler[Any]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int | None]]]:
         for rows, views in self.parts:
-            seeds = [None] * len(rows) if views is None else views.tolist()
-            keys = list(zip(rows.tolist(), seeds, strict=True))
+            seeds: list[int | None] = [None] * len(rows) if views is None else views.tolist()
+            keys: list[tuple[int, int | None]] = list(zip(rows.tolist(), seeds, strict=True))
             yield from (keys[k : k + _TOGETHER] for k in range(0, len(keys), _TOGETHER))
 
 
