@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +151,14 @@ def test_a_partner_that_cannot_be_read_leaves_a_sample_unmixed(tmp_path: Path) -
     halves = [next(stream(source, 14, 1, PLAIN, r, 2, 1.0).stream(0, 1)) for r in (0, 1)]
     for a, b in zip(joined(halves), joined([mixed]), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_pairs_are_mixed_alike() -> None:
+    first = arrays(9)
+    source = replace(first, pairs={"depth": replace(first, inputs=255 - first.inputs, modality="depth")})
+    (batch,) = stream(source, 9, 1, mixup=0.5).stream(0, 1)
+    assert isinstance(batch.inputs, dict)
+    torch.testing.assert_close(batch.inputs["depth"], 1 - batch.inputs["image"])
 
 
 def test_hard_targets_weigh_both_classes() -> None:

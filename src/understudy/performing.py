@@ -179,11 +179,11 @@ def _size(recipe: TrainRecipe, run: Run, name: str, network: Network, material: 
         network.feed(recipe.test_size)
 
 
-def _sizes(tried: dict[str, dict[str, float]]) -> list[str]:
-    """What is said of the sizes that validation parts prefer."""
+def _sizes(tried: dict[str, dict[str, float]], trained: int | None) -> list[str]:
+    """What is said of the sizes that validation parts prefer; of equals, that of the training."""
     notes = []
     for name, of in tried.items():
-        best = max(of, key=lambda side: of[side])
+        best = max(of, key=lambda side: (of[side], side == str(trained)))
         listed = ", ".join(f"{share:.2%} at {side}" for side, share in of.items())
         notes.append(f"{name}: the validation part prefers images of {best} pixels ({listed})")
     return notes
@@ -213,7 +213,7 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
         "notes": [
             *record.get("told", ()),
             *record.get("began", ()),
-            *_sizes(record.get("sizes", {})),
+            *_sizes(record.get("sizes", {}), recipe.views.window),
             *(f"{n} set aside: {why}" for why, n in count_reasons(record.get("set_aside", {})).items()),
         ],
         "cautions": reasons,

@@ -134,7 +134,7 @@ class Batches:
             return _Step(own, epochs if isinstance(epochs, int) else _share(epochs, self.rank, self.world), len(own))
         own = _share(torch.arange(len(rows)), self.rank, self.world)
         others = permutation(len(rows), self.seed, _MIX, step)[own]
-        needed = torch.cat([own, others[~torch.isin(others, own)]])
+        needed = own if self.world == 1 else torch.cat([own, others[~torch.isin(others, own)]])
         place = torch.empty_like(rows)
         place[needed] = torch.arange(len(needed))
         weight = beta(self.mixup, self.seed, _MIX, step)
