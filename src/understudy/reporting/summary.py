@@ -69,6 +69,7 @@ def _lines(facts: RunFacts) -> Iterator[Line]:
     yield scores("Errors", of, "errors", lambda x: count(x, fixed=not whole))
     yield scores("Agreement", "%", "agreement", lambda x: f"{100 * x:.2f}")
     yield scores("Correlation Δ", "", "correlation_difference", lambda x: f"{x:.4f}")
+    yield scores("CKA", "", "cka", lambda x: f"{x:.3f}")
     yield scores("NLL", "nats", "nll", lambda x: f"{x:.3f}")
     yield scores("ECE", "%", "ece", lambda x: f"{100 * x:.2f}")
     yield scores("Brier", "", "brier", lambda x: f"{x:.4f}")
