@@ -23,6 +23,11 @@ ROLE_NAMES: dict[Role, str] = {
 Group = Literal["quality", "cost", "gain"]
 
 
+def own_name(role: Role, name: str) -> str:
+    """What a row is called, where its kind does not say it already."""
+    return "" if name.lower() in (role, ROLE_NAMES[role].lower()) else name
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One number as shown: the value, its spread over seeds or runs, and its share of the teacher's."""
