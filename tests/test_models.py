@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -298,7 +299,7 @@ def test_channels_are_found_by_the_proportions_of_the_image(
 
 def test_swin_is_tapped_with_its_channels_in_front() -> None:
     small = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "num_classes": len(NAMES)}
-    module = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, **small)
+    module: Any = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, **small)
     network = Network(module, replace(RGB, shape=(3, 64, 64))).eval()
     sides = {"layers.0": (16, 16, 16), "layers.1": (32, 8, 8), "layers.2": (64, 4, 4), "layers.3": (128, 2, 2)}
     assert network.shapes().features == sides
