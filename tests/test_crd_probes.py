@@ -115,7 +115,7 @@ def test_classes_that_nobody_saw(desk: Desk, tmp_path: Path) -> None:
     assert {recipe.omit_classes for recipe in desk.api.runs.values()} == {held}
     assert [asked["only_classes"] for _, asked in desk.probed] == [held, ()]
     assert desk.opened == {"photos": 32, "x/y": 32}
-    assert {recipe.epochs for recipe in desk.api.runs.values()} == {60, 24}
+    assert {recipe.epochs for recipe in desk.api.runs.values()} == {crd.TEACHER_EPOCHS, 24}
     notes = " ".join(EXPERIMENTS["crd-transfer"].compare(bench).notes)
     assert "24 epochs of the paper's 240" in notes
     assert "class 0, class 5, class 10, class 15" in notes

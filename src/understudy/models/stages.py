@@ -52,6 +52,12 @@ def channels_first(x: Tensor, image: tuple[int, ...], *, declared_last: bool = F
     return x.movedim(3, 1) if last else x
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether it has convolutions of one channel at a time, as mobile nets do."""
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
+
+
 def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     """Paths of the ends of a net's stages, from the input to the output: what is tapped where nothing is named.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAPER = "Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020"
 SEEDS = 3
 EPOCHS, IMAGENET_EPOCHS = 240, 100
-TEACHER_EPOCHS = 60  # at least, where the students' schedule is shortened: a student needs something to learn
+TEACHER_EPOCHS = 40  # at least, where the students' schedule is shortened: a student needs something to learn
 _SLIM = ("mobilenet", "shufflenet")  # depthwise convolutions want a lower rate
 Line = tuple[str | Measured, ...]
 
