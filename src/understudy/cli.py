@@ -337,6 +337,7 @@ def reproduce(
     probe: tuple[str, ...] = (),
     run: Path | None = None,
     data_root: DataRoot = None,
+    download: Download = False,
 ) -> None:
     """Run a paper's experiment and set its numbers beside the paper's; without a name, list them.
 
@@ -371,7 +372,11 @@ def reproduce(
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
     folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size, held_out, probe))
+    bench = Bench(
+        folder, quick, data_root, download=download,
+        pairs=pair, scale=scale, data=data, size=size, held_out=held_out, probes=probe,
+    )  # fmt: skip
+    EXPERIMENTS[name].run(bench)
 
 
 def _minutes(minutes: float | None) -> str:

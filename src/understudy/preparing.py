@@ -237,8 +237,8 @@ def weights_of(name: str) -> list[Path]:
 def networks_of(target: str | Path) -> dict[str, Network]:
     """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
     path = Path(target)
+    weights_of(str(path))  # complains of what is not there, and of a run without a trained model
     if path.is_dir():
-        weights_of(str(path))  # complains of a run without a trained model
         return {name: load_network(file) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path)}

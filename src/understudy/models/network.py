@@ -19,7 +19,7 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepared
 from understudy.models.dropout import count_dropouts, seed_dropouts
-from understudy.models.stages import find_head, stages
+from understudy.models.stages import channels_first, find_head, stages
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -91,9 +91,15 @@ class Network(nn.Module):
         self._watched["embedding"] = args[0].flatten(1)
 
     def _keeper(self, name: str) -> Any:
+        last = getattr(self.module, "output_fmt", "") == "NHWC"  # timm's word for it
+
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
             # a copy, as many nets go on in place (`relu_`, `out += shortcut`) and would write over what was tapped
-            self._watched[name] = output.clone() if isinstance(output, Tensor) else output
+            self._watched[name] = (
+                channels_first(output.clone(), self.contract.shape, declared_last=last)
+                if isinstance(output, Tensor)
+                else output
+            )
 
         return keep
 

@@ -142,7 +142,7 @@ class Loop:
             self.laps.mark("teacher")
         losses: dict[str, Tensor] = {}
         for member in self._turns(step):
-            torch.manual_seed(seed_of(member.seed, step))
+            _seed(seed_of(member.seed, step), self.fabric.device)
             rate = learning_rate(self.recipe.optimizer, step, self.steps)
             hint = hints if member.taught else None
             losses[member.name] = member.step(self.fabric, batch, hint, rate, samples, self.recipe.micro_batch)
@@ -220,3 +220,12 @@ class Loop:
         for member in self.members:
             own = f"{member.name}/"
             member.load({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the devices in use; it would look for every kind of accelerator, at each step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
