@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
     from understudy.exporting import export
+    from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.transferring import transfer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,11 +22,13 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "few_shots",
     "open_source",
     "predict",
     "probe",
     "resume",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -33,6 +37,8 @@ _HOMES = {
     "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "few_shots": "understudy.few_shots",
+    "transfer": "understudy.transferring",
 }
 
 

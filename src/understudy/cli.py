@@ -114,6 +114,14 @@ lazy_command(
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
+    "transfer",
+    "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
+    "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
+    "understudy transfer photos/ --backbone timm:resnet50 --batch-size 32 --crop-size 224",
+    "understudy transfer photos/ --backbone runs/upstream --shots 1,5,10 --draws 5",
+    module="cli_transfer",
+)
+lazy_command(
     "distill",
     "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
@@ -142,6 +150,11 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
+    if (run / "transfer.json").exists():  # a folder of runs, of few shots
+        from understudy.cli_transfer import resume_draws
+
+        resume_draws(run, trust_code=trust_code)
+        return
     from understudy import api
 
     show_run(api.resume(run, trust_code=trust_code))
@@ -335,6 +348,7 @@ def reproduce(
     probe: tuple[str, ...] = (),
     run: Path | None = None,
     data_root: DataRoot = None,
+    download: Download = False,
 ) -> None:
     """Run a paper's experiment and set its numbers beside the paper's; without a name, list them.
 
@@ -369,7 +383,11 @@ def reproduce(
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
     folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size, held_out, probe))
+    bench = Bench(
+        folder, quick, data_root, download=download,
+        pairs=pair, scale=scale, data=data, size=size, held_out=held_out, probes=probe,
+    )  # fmt: skip
+    EXPERIMENTS[name].run(bench)
 
 
 def _minutes(minutes: float | None) -> str:
