@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.suiting import suite
     from understudy.transferring import transfer
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "predict",
     "probe",
     "resume",
+    "suite",
     "train",
     "transfer",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "build": "understudy.models",
     "probe": "understudy.probing",
     "few_shots": "understudy.few_shots",
+    "suite": "understudy.suiting",
     "transfer": "understudy.transferring",
 }
 

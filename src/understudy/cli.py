@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -120,6 +121,14 @@ lazy_command(
     module="cli_transfer",
 )
 lazy_command(
+    "suite",
+    "Transfer one backbone to many tasks by BiT-HyperRule; one table. The exit code is 1 if a task failed.",
+    "understudy suite cifar100 flowers102 pets photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
+    "understudy suite dtd eurosat --backbone runs/upstream --shots 1,5,10",
+    "understudy suite caltech101 pcam clevr-count --backbone timm:resnet50 --vtab --run runs/vtab",
+    module="cli_suite",
+)
+lazy_command(
     "distill",
     "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
@@ -137,8 +146,15 @@ lazy_command(
 )
 
 
+_RESUMED = {
+    "transfer.json": ("cli_transfer", "resume_draws"),
+    "suite.json": ("cli_suite", "resume_suite"),
+}
+"""What goes on with a folder of several runs, by the record that it holds."""
+
+
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
-def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:
+def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> int | None:
     """Go on with a run where it stopped; the result is that of a run never stopped.
 
     Parameters
@@ -148,11 +164,9 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
-    if (run / "transfer.json").exists():  # a folder of runs, of few shots
-        from understudy.cli_transfer import resume_draws
-
-        resume_draws(run, trust_code=trust_code)
-        return
+    for record, (module, verb) in _RESUMED.items():
+        if (run / record).exists():
+            return getattr(import_module(f"understudy.{module}"), verb)(run, trust_code=trust_code)
     from understudy import api
 
     show_run(api.resume(run, trust_code=trust_code))
