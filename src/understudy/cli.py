@@ -301,14 +301,15 @@ def methods() -> None:
 @command("understudy datasets", "understudy datasets --data-root ~/data")
 def datasets(*, data_root: DataRoot = None) -> None:
     """List the data sets that go by a name, and which of them are here."""
-    from understudy.data import NAMED
+    from understudy.data import NAMED, group_of
 
     home = Path(data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
-        rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about))
-    print_rows(rows, ("name", "classes", "here", "what"))
+        counts = [f"{n:,}" for n in named.examples] + ["-"] * (3 - len(named.examples))
+        rows.append((name, named.classes or "-", *counts, "yes" if here else "", group_of(name), named.about))
+    print_rows(rows, ("name", "classes", "train", "test", "validation", "here", "VTAB", "what"))
 
 
 def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:

@@ -1,7 +1,7 @@
 """Data: sources of samples, and what to take from them."""
 
 from understudy.data.gather import ARRAY_BYTES, DEFAULT_SIZE, typical_size
-from understudy.data.named import NAMED, NamedSet
+from understudy.data.named_sets import NAMED, NamedSet
 from understudy.data.open import open_source
 from understudy.data.select import fraction, in_proportion, omit_classes, only_classes, stratified_split
 from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable, joined, squashed

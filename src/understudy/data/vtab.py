@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.select import in_proportion
-from understudy.data.source import Source, Splits, joined
+from understudy.data.source import Splits, joined
 from understudy.data.subset import Subset, listed
 from understudy.errors import UnderstudyError
 
