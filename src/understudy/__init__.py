@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
+    from understudy.compressing import compress
     from understudy.data import open_source
     from understudy.exporting import export
     from understudy.few_shots import few_shots
@@ -19,6 +20,7 @@ __all__ = [
     "__version__",
     "build",
     "compare",
+    "compress",
     "distill",
     "evaluate",
     "export",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
+    "compress": "understudy.compressing",
     "open_source": "understudy.data",
     "export": "understudy.exporting",
     "build": "understudy.models",

@@ -112,6 +112,14 @@ lazy_command(
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
+    "compress",
+    "Transfer a backbone to your images, distil it into a small model, export that, and show what was gained.",
+    "understudy compress photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k --student timm:mobilenetv3_small_100",
+    "understudy compress photos/ --backbone timm:resnet50 --student cnn:16-32-64 --budget 30m --crop-size 128",
+    "understudy compress photos/ --backbone runs/a runs/b --student timm:resnet18 --transfer-set unlabelled/",
+    module="cli_compress",
+)
+lazy_command(
     "transfer",
     "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
     "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
@@ -148,6 +156,11 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
+    if (run / "compress.json").exists():  # a folder of stages
+        from understudy.cli_compress import resume_stages
+
+        resume_stages(run, trust_code=trust_code)
+        return
     if (run / "transfer.json").exists():  # a folder of runs, of few shots
         from understudy.cli_transfer import resume_draws
 

@@ -19,6 +19,7 @@ from understudy.data import (
     ArraySource,
     Source,
     fraction,
+    joined,
     omit_classes,
     only_classes,
     open_source,
@@ -121,8 +122,11 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         train, validation = labelled.subset(kept), labelled.subset(held)
     if transfer_set:
         transfer, _ = opened(transfer_set, parse_pairs(recipe.pair))
-        same = transfer.classes == labelled.classes
-        train = transfer if same else replace(transfer, targets=None, classes=())
+        if isinstance(recipe, DistillRecipe) and recipe.transfer_beside:
+            train = joined(train, transfer)
+        else:
+            same = transfer.classes == labelled.classes
+            train = transfer if same else replace(transfer, targets=None, classes=())
     if recipe.only_classes:
         train = train.subset(only_classes(train, recipe.only_classes))
     if recipe.omit_classes:
@@ -275,8 +279,8 @@ def prepare_members(
             network.full_precision = loses_by_bf16(recipe, network)
             for source in filter(None, (material.train, material.validation)):
                 check_seen(source, network.contract.modality)
-            if recipe.views.window:
-                network.feed(recipe.views.window)
+            if side := recipe.read_size or recipe.views.window:
+                network.feed(side)
             if isinstance(recipe, TrainRecipe):
                 _begin(network, recipe)
             objective = compose(terms, _settings(recipe, terms, network, teachers, material), seed)

@@ -97,6 +97,8 @@ class Recipe(_Strict):
     """Fetch a named set that is not there."""
     size: Annotated[Positive | None, _SAMPLES] = None
     """Pixels a side that images are brought to; where unset, 224 if their sizes differ."""
+    read_size: Annotated[Positive | None, _SAMPLES] = None
+    """Pixels a side that the net in training reads, whatever the samples have; those of the samples where unset."""
     only_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Learn from the samples of these classes only."""
     omit_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
@@ -219,6 +221,8 @@ class DistillRecipe(Recipe):
     """How the teachers' distributions are joined."""
     transfer_set: Annotated[str | None, _SAMPLES] = None
     """Samples to distil on in place of the data's training part; they need no labels."""
+    transfer_beside: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
+    """Distil on the data's training part as well as on the transfer set, all without labels."""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -233,6 +237,8 @@ class DistillRecipe(Recipe):
     def _one_way(self) -> Self:
         if not self.method:
             raise ValueError("method names nothing to learn; understudy methods lists what there is")
+        if self.transfer_beside and not self.transfer_set:
+            raise ValueError("transfer_beside is said of a transfer set, and there is none; pass --transfer-set")
         if self.objective and self.method != ("kd",):
             raise ValueError("method and objective both say what to learn; choose one")
         return self

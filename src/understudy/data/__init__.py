@@ -4,7 +4,7 @@ from understudy.data.gather import ARRAY_BYTES, DEFAULT_SIZE, typical_size
 from understudy.data.named import NAMED, NamedSet
 from understudy.data.open import open_source
 from understudy.data.select import fraction, omit_classes, only_classes, stratified_split
-from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable, squashed
+from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable, joined, squashed
 from understudy.data.subset import Subset, draw_shots, read_subset
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Unreadable",
     "draw_shots",
     "fraction",
+    "joined",
     "omit_classes",
     "only_classes",
     "open_source",
