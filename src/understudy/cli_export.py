@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from understudy.cli_flags import DataRoot, Download, Size
 
 if TYPE_CHECKING:
     from understudy.exporting import Export
@@ -27,9 +28,9 @@ def export(
     tolerance: float = 2.0,
     out: Path | None = None,
     license: str | None = None,
-    data_root: str | None = None,
-    download: Annotated[bool, Parameter(negative=())] = False,
-    size: int | None = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    size: Size = None,
     pair: tuple[str, ...] = (),
 ) -> None:
     """Write a network as files that run elsewhere, each checked against it on the whole test split.
@@ -55,12 +56,6 @@ def export(
         The folder; RUN/export where unset.
     license
         Of the model, for its card, as in apache-2.0.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    download
-        Fetch a named set that is not there.
-    size
-        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
     pair
         The same samples in another modality, as in depth=FOLDER.
     """
