@@ -119,8 +119,8 @@ def compress(
     }  # fmt: skip
     found = carry_out(
         data, backbone, student, transfer_set=transfer_set, budget=budget, format=format, steps=steps,
-        teacher_steps=teacher_steps, crop_size=crop_size, student_size=student_size, batch_size=batch_size, from_scratch=from_scratch, run=run,
-        overwrite=overwrite, command=["understudy", *sys.argv[1:]],
+        teacher_steps=teacher_steps, crop_size=crop_size, student_size=student_size, batch_size=batch_size,
+        from_scratch=from_scratch, run=run, overwrite=overwrite, command=["understudy", *sys.argv[1:]],
         **{name: value for name, value in shared.items() if value is not None},
     )  # fmt: skip
     show(found)

@@ -178,8 +178,8 @@ def compress(
     asked = {
         "data": api.name_of(data), "backbones": [str(one) for one in backbones], "student": student,
         "transfer_set": None if transfer_set is None else api.name_of(transfer_set), "budget": seconds,
-        "formats": list(formats), "steps": steps, "teacher_steps": teacher_steps, "crop_size": crop_size, "student_size": student_size,
-        "batch_size": batch_size, "from_scratch": from_scratch,
+        "formats": list(formats), "steps": steps, "teacher_steps": teacher_steps, "crop_size": crop_size,
+        "student_size": student_size, "batch_size": batch_size, "from_scratch": from_scratch,
     } | shared  # fmt: skip
     given = Given(
         data=None if isinstance(data, (str, Path)) else data,

@@ -49,10 +49,9 @@ class Foreseen:
     def sentence(self) -> str:
         """For the page and the terminal."""
         short = f"On {self.pilot_steps:,} steps the student reaches {percent(1 - self.pilot_error, 1)}"
+        whole = f"on {self.steps:,} {percent(1 - self.error, 1)}"
         if self.pilot_steps >= self.steps or not self.error < self.pilot_error:
-            return (
-                f"{short} already, on {self.steps:,} {percent(1 - self.error, 1)}: more time would likely buy nothing."
-            )
+            return f"{short} already, {whole}: more time would likely buy nothing."
         return (
             f"{short}, {whole}. By that slope, of one seed each, twice the time "
             f"would likely bring {percent(1 - self.at(2), 1)}, and four times {percent(1 - self.at(4), 1)}."
