@@ -259,6 +259,8 @@ def test_draws_give_medians_and_are_resumed_one_by_one(
     assert calls == 4 * 6, "the same command again has nothing left to do"
     with pytest.raises(UnderstudyError, match="another recipe"):
         few_shots("digits", upstream, [1, 3], run=parts, **{**ways, "steps": 5})
+    with pytest.raises(UnderstudyError, match="draws of other samples"):
+        few_shots("digits", upstream, [1, 3], run=parts, seed=1, **ways)
     assert go_on(FewShots(parts)).report.exists()
 
 
