@@ -58,6 +58,11 @@ class InputContract:
         """The shape of a sample as a set holds it, before anything is seen in it."""
         return (3, *self.shape[1:]) if self.modality in ASPECTS else self.shape
 
+    @property
+    def sees_images(self) -> bool:
+        """Whether what is seen are images as they are, which nets pre-trained on images have a scale for."""
+        return self.modality in ("", "rgb", "image")
+
 
 def seen(inputs: Tensor | Mapping[str, Tensor], modality: str) -> Tensor:
     """A modality of a batch's inputs: a tensor of that name, or an aspect of the image.

@@ -211,6 +211,10 @@ def at_rest(network: Network) -> Iterator[None]:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and our own facts (spec, contract; {} in files of others) of a weights file. Nothing is unpickled."""
+    if path.suffix == ".npz":
+        raise UnderstudyError(
+            f"{path} is an archive of arrays; Big Transfer's official weights are loaded as bit:{path}"
+        )
     try:
         if path.suffix in (".pth", ".pt", ".bin"):
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -24,14 +24,23 @@ _CLEARLY = 0.2  # in the logarithm of height over width: more than the rounding 
 
 def find_head(module: nn.Module) -> str:
     """The path of the classifier: the last linear layer or 1x1 convolution in module order."""
-    path = None
-    for name, layer in module.named_modules():
-        is_pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        if isinstance(layer, nn.Linear) or is_pointwise:
-            path = name
-    if path is None:
+    paths = _heads(module)
+    if not paths:
         raise UnderstudyError(f"{type(module).__name__} has no linear classifier whose input could be the embedding")
-    return path
+    return paths[-1]
+
+
+def has_head(module: nn.Module) -> bool:
+    """Whether there is a classifier to find."""
+    return bool(_heads(module))
+
+
+def _heads(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    ]
 
 
 def channels_first(x: Tensor, image: tuple[int, ...], *, declared_last: bool = False) -> Tensor:
