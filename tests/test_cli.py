@@ -30,6 +30,7 @@ VERBS = (
     "evaluate",
     "probe",
     "predict",
+    "export",
     "reproduce",
     "models",
     "methods",

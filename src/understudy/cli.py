@@ -209,6 +209,17 @@ def show_run(run: Run) -> None:
     Console().print(Text(f"report: {run.report}"), soft_wrap=True)
 
 
+lazy_command(
+    "export",
+    "Write a network as files that run elsewhere, each checked against it on the whole test split.",
+    "understudy export runs/demo",
+    "understudy export runs/demo --format onnx torch int8",
+    "understudy export runs/demo --network distilled-2 --preprocessing beside --out device/",
+    "understudy export student.safetensors --data photos/ --format int8 --calibrate 500 --tolerance 1",
+    module="cli_export",
+)
+
+
 # --- papers and lists -------------------------------------------------------------------------------------
 
 
