@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Weights so few that, for one image, PyTorch's other kernels are done before oneDNN has begun.
+_SMALL = 2**14
+
 
 class PackedConv2d(nn.Conv2d):
     """A convolution for inference: of float32 on the CPU it keeps its weights in oneDNN's order too.
 
     PyTorch brings a convolution's weights into that order in every pass, which for small batches takes about as long
-    as the rest, or does without oneDNN. Here it is done in the first pass and again when the weights have changed.
-    Wherever gradients, autocast, another device or type, or an exporter are at work, it is a plain `nn.Conv2d`. The
-    packed weights are neither saved nor copied.
+    as the rest, or does without oneDNN. Here it is done in the first pass, and again when the weights have changed.
+    For a single image, small layers do without it. Wherever gradients, autocast, another device or type, or an
+    exporter are at work, it is a plain `nn.Conv2d`. The packed weights are neither saved nor copied.
     """
 
     _packed: Tensor | None = None
@@ -47,7 +50,7 @@ class PackedConv2d(nn.Conv2d):
             and input.dtype == self.weight.dtype == torch.float32
             and input.device.type == self.weight.device.type == "cpu"
             and input.dim() == 4
-            and input.numel() > 0
+            and len(input) > (0 if self.weight.numel() >= _SMALL else 1)
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
