@@ -15,13 +15,14 @@ class PackedConv2d(nn.Conv2d):
     """A convolution for inference: of float32 on the CPU it keeps its weights in oneDNN's order too.
 
     PyTorch brings a convolution's weights into that order in every pass, which for small batches takes about as long
-    as the rest, or does without oneDNN. Here it is done in the first pass, and again when the weights have changed.
+    as the rest, or does without oneDNN. Here it is done in the first pass, and again when the shape of the inputs, by
+    which the best order goes, or the weights have changed.
     For a single image, small layers do without it. Wherever gradients, autocast, another device or type, or an
     exporter are at work, it is a plain `nn.Conv2d`. The packed weights are neither saved nor copied.
     """
 
     _packed: Tensor | None = None
-    _packed_from: tuple[int, int] = (0, 0)
+    _packed_from: tuple[object, ...] = ()
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> PackedConv2d:
@@ -37,7 +38,8 @@ class PackedConv2d(nn.Conv2d):
         if not self._applies(input):
             return super().forward(input)
         geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        state = self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version
+        version = 0 if self.weight.is_inference() else self.weight._version
+        state = input.shape, self.weight.data_ptr(), version
         if self._packed is None or self._packed_from != state:
             shape = list(input.shape)
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *geometry, shape)
