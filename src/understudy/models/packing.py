@@ -28,7 +28,7 @@ class PackedConv2d(nn.Conv2d):
     def of(cls, conv: nn.Conv2d) -> PackedConv2d:
         """A layer that shares a plain convolution's weights."""
         made = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]  # tuples of two
             conv.groups, bias=False, device="meta",  # no memory, and no random numbers drawn
         )  # fmt: skip
         made.weight, made.bias = conv.weight, conv.bias
@@ -55,7 +55,7 @@ class PackedConv2d(nn.Conv2d):
             and len(input) > (0 if self.weight.numel() >= _SMALL else 1)
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         )
 
     def __getstate__(self) -> dict[str, Any]:
