@@ -52,9 +52,8 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
                 _replace(folded, path, PackedConv2d.of(layer))
         distance = _distance(folded, original, probe)
         if tolerance < distance < tolerance * _ROUNDING:
-            distance = _distance(
-                *(copy.deepcopy(net).cpu().double() for net in (folded, original)), probe.cpu().double()
-            )
+            found, expected = (copy.deepcopy(net).cpu().double() for net in (folded, original))
+            distance = _distance(found, expected, probe.cpu().double())
     return (folded if distance <= tolerance else original).watch(signals)
 
 
