@@ -31,7 +31,8 @@ def flops(network: Network) -> int:
     sample = torch.zeros(1, *network.contract.source_shape, device=network.mean.device)
     # The plain attention kernel is made of matrix products, which are counted on every device.
     counter = FlopCounterMode(display=False)
-    with evaluating(network), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # Where gradients may be asked for, folded convolutions are plain ones, which the counter knows.
+    with evaluating(network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(sample)
     return counter.get_total_flops()
 
