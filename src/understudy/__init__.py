@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from understudy.data import open_source
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.specialising import specialists
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "predict",
     "probe",
     "resume",
+    "specialists",
     "train",
 ]
 
@@ -30,6 +32,7 @@ _HOMES = {
     "open_source": "understudy.data",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "specialists": "understudy.specialising",
 }
 
 

@@ -21,7 +21,8 @@ from understudy.data.views import place
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, flops, logits_of, parameters, score_models
 from understudy.evaluation.bias import parse_bias
-from understudy.models import Network, fold, load_network
+from understudy.models import Network, fold
+from understudy.panels import load_teacher
 from understudy.performing import perform, to_score
 from understudy.preparing import (
     Given,
@@ -139,12 +140,12 @@ def run_recipe(
     return _start(recipe, run, Given(trust_code=trust_code), overwrite, command)
 
 
-def ensure_run(recipe: AnyRecipe, run: Path) -> Run:
+def ensure_run(recipe: AnyRecipe, run: Path, given: Given | None = None, command: Sequence[str] = ()) -> Run:
     """A finished run of this recipe: the one in the folder, that one resumed, or a new one."""
     found = Run(run)
     if found.exists and found.recipe == recipe:
-        return found if found.finished else perform(recipe, found, Given())
-    return run_recipe(recipe, run=run)
+        return found if found.finished else perform(recipe, found, given or Given(), command)
+    return _start(recipe, run, given or Given(), False, command)
 
 
 def resume(run: str | Path, *, trust_code: bool = False) -> Run:
@@ -188,7 +189,7 @@ def evaluate(
         check_classes(network, name, source.classes)
         if class_bias:
             network.set_class_bias(parse_bias(class_bias, network.classes))
-    teachers = [load_network(file) for name in teacher for file in weights_of(name)]
+    teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
     for network in teachers:
         check_classes(network, f"teacher {network.spec}", source.classes)
     panel = join(teachers, DistillRecipe(), torch.device("cpu")) if teachers else None

@@ -129,6 +129,15 @@ lazy_command(
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
 
+lazy_command(
+    "specialists",
+    "Group the classes that a generalist confuses, and train a specialist for each group.",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --parallel 2",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --only 3",
+    "understudy distill photos/ --teacher runs/generalist/specialists --student timm:resnet18",
+    module="cli_specialists",
+)
+
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
 def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:
@@ -324,6 +333,7 @@ def reproduce(
     scale: float = 1.0,
     data: str | None = None,
     size: int | None = None,
+    groups: str | None = None,
     run: Path | None = None,
     data_root: str | None = None,
 ) -> None:
@@ -343,6 +353,8 @@ def reproduce(
         Another set in place of the paper's.
     size
         Pixels a side that its images are brought to.
+    groups
+        Of an experiment on groups of classes: a YAML file of those that are known, as in dogs: [beagle, pug].
     run
         The folder for its runs; runs/NAME where unset.
     data_root
@@ -360,7 +372,7 @@ def reproduce(
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
     folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size))
+    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size, groups))
 
 
 def _minutes(minutes: float | None) -> str:

@@ -91,10 +91,9 @@ def _cpuinfo() -> list[str]:
 def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     material = prepare_data(recipe, given)
     networks, files = prepare_teachers(recipe, given, material)
-    teacher = None
-    if isinstance(recipe, DistillRecipe):
+    if networks or files:
         _check_teachers(run, files, fabric)
-        teacher = join(list(networks.values()), recipe, fabric.device)
+    teacher = join(list(networks.values()), recipe, fabric.device) if networks else None
     members = prepare_members(recipe, given, material, list(networks.values()))
     console = Console()
     if fabric.global_rank == 0:
@@ -104,7 +103,7 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
         teacher.watch(wanted(members))
     batches = Batches(
         material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device,
-        fabric.global_rank, fabric.world_size, workers_of(recipe),
+        fabric.global_rank, fabric.world_size, workers_of(recipe), draw=material.draw,
     )  # fmt: skip
     watcher = None
     if fabric.global_rank == 0:

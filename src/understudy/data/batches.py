@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from understudy.data.drawing import HalfAndHalf
 from understudy.data.source import ArraySource, RecordSource, Source, Unreadable
 from understudy.data.views import ViewPlan, place, to_unit, vary
 from understudy.randomness import mix, permutation
@@ -29,6 +30,7 @@ class Batches:
     Attributes:
         source: where the samples come from; an array is moved to the device once.
         batch_size: samples of a step over all ranks; each rank takes its equal, contiguous share.
+        draw: gives the rows of an epoch, of which each has as many; all of them in a new order where None.
         set_aside: record name -> reason, for records that could not be decoded so far.
     """
 
@@ -41,6 +43,7 @@ class Batches:
     world: int = 1
     workers: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
+    draw: HalfAndHalf | None = None
 
     def __post_init__(self) -> None:
         self._targets = _to(self.source.targets, self.device)
@@ -51,11 +54,11 @@ class Batches:
     @property
     def steps(self) -> int:
         """Steps of an epoch; the last one may be ragged."""
-        return -(-len(self.source) // self.batch_size)
+        return -(-len(self.source if self.draw is None else self.draw) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's batch for each step of an epoch from `start` on; without samples where none could be read."""
-        order = permutation(len(self.source), self.seed, _ORDER, epoch)
+        order = self.draw(epoch) if self.draw else permutation(len(self.source), self.seed, _ORDER, epoch)
         parts = [_share(chunk, self.rank, self.world) for chunk in order.split(self.batch_size)[start:]]
         if isinstance(self.source, ArraySource):
             for rows in parts:

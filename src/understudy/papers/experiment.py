@@ -96,6 +96,7 @@ class Bench:
         scale: share of the paper's epochs.
         data: another set, in place of the paper's.
         size: pixels a side of its images.
+        groups: a file of groups of its classes that are known.
     """
 
     folder: Path
@@ -105,6 +106,7 @@ class Bench:
     scale: float = 1.0
     data: str | None = None
     size: int | None = None
+    groups: str | None = None
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -125,7 +127,7 @@ class Bench:
 
 
 NOTHING: frozenset[str] = frozenset()
-_FLAGS = {"pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size"}
+_FLAGS = {"pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size", "groups": "--groups"}
 
 
 @dataclass(frozen=True)
