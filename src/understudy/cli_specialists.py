@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from cyclopts import Group, Parameter
 from pydantic import ConfigDict, model_validator
@@ -49,6 +49,7 @@ def specialists(
     generalist: Annotated[str, _PANEL] = "",
     clusters: Annotated[int, _PANEL] = 5,
     group_size: Annotated[int | None, _PANEL] = None,
+    columns: Annotated[Literal["correlation", "covariance"], _PANEL] = "correlation",
     top_n: Annotated[int, _PANEL] = 1,
     only: Annotated[int | None, _PANEL] = None,
     parallel: Annotated[int, _PANEL] = 1,
@@ -69,6 +70,8 @@ def specialists(
         How many groups.
     group_size
         Take the classes nearest to each group's centre, this many; groups may overlap. The clusters where unset.
+    columns
+        What is clustered: columns of the predictions' correlation, or, as in the paper, of their covariance.
     top_n
         How many of the generalist's most probable classes call specialists.
     only
@@ -88,8 +91,8 @@ def specialists(
     from understudy.specialising import specialists as make
 
     folder = make(
-        data, generalist, clusters=clusters, group_size=group_size, top_n=top_n, only=only, parallel=parallel,
-        student=student, run=run, overwrite=overwrite, command=["understudy", *sys.argv[1:]],
+        data, generalist, clusters=clusters, group_size=group_size, columns=columns, top_n=top_n,
+        only=only, parallel=parallel, student=student, run=run, overwrite=overwrite, command=["understudy", *sys.argv[1:]],
         **(flags.model_dump(exclude_unset=True) if flags else {}),
     )  # fmt: skip
     console = Console()

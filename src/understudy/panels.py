@@ -13,6 +13,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,7 +34,7 @@ class Manifest(BaseModel):
         generalist: its weights file, from the panel's folder.
         sha256: of that file.
         data: what the groups were found on.
-        clusters, group_size, seed: how.
+        clusters, group_size, columns, seed: how.
         groups: the classes of each specialist.
         held: the share of the generalist's expected confusion that lies within each group.
         top_n: how many of the generalist's most probable classes call specialists.
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
     data: str
     clusters: int
     group_size: int | None
+    columns: Literal["correlation", "covariance"]
     seed: int
     classes: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]

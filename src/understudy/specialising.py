@@ -15,7 +15,7 @@ from understudy.api import _grouped, _name, ensure_run
 from understudy.data.drawing import log_oversampling
 from understudy.errors import UnderstudyError
 from understudy.evaluation.covariance import covariance_of
-from understudy.evaluation.grouping import confusion_held, group_classes
+from understudy.evaluation.grouping import Columns, confusion_held, group_classes
 from understudy.files import sha256, write_whole
 from understudy.models import fold, load_network
 from understudy.panel_report import report_on
@@ -36,6 +36,7 @@ def specialists(
     *,
     clusters: int = 5,
     group_size: int | None = None,
+    columns: Columns = "correlation",
     top_n: int = 1,
     only: int | None = None,
     parallel: int = 1,
@@ -54,6 +55,7 @@ def specialists(
         generalist: a run folder of one network, or a weights file.
         clusters: how many groups.
         group_size: take each cluster's nearest `group_size` classes, so that groups may overlap.
+        columns: what is clustered; "covariance" is as in the paper, see `group_classes`.
         top_n: how many of the generalist's most probable classes call specialists.
         only: train this specialist alone, from 0; another machine trains the others.
         parallel: how many to train at a time.
@@ -73,15 +75,20 @@ def specialists(
     for name in _FIXED:
         if name in fields:
             raise UnderstudyError(f"specialists takes no {name}; it follows from the generalist and its groups")
-    if parallel < 1:
-        raise UnderstudyError(f"parallel must be at least 1; it is {parallel}")
+    for name, number in (("parallel", parallel), ("top_n", top_n)):
+        if number < 1:
+            raise UnderstudyError(f"{name} must be at least 1; it is {number}")
     begun = _weights(generalist)
     folder = PanelFolder(Path(run) if run is not None else _beside(Path(generalist)))
     given = Given(data=None if isinstance(data, (str, Path)) else data)
     names = {"data": _name(data), "model": str(begun)}
     recipe = checked(SpecialistRecipe, names | _grouped(fields), "specialists")
     whole = prepare_data(_plain(recipe), given)
-    wanted = _manifest(folder, recipe, begun, clusters, group_size, top_n)
+    wanted = Manifest(
+        generalist=os.path.relpath(begun, folder.path), sha256=sha256(begun), data=recipe.data, clusters=clusters,
+        group_size=group_size, columns=columns, seed=recipe.seed, classes=(), groups=(), held=(), top_n=top_n,
+        soft=bool(recipe.soft),
+    )  # fmt: skip
     if not overwrite and folder.exists:
         _keep(folder, wanted)
     else:
@@ -115,7 +122,9 @@ def group(folder: PanelFolder, wanted: Manifest, recipe: SpecialistRecipe, begun
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.accelerator in ("auto", "cuda") else "cpu")
     found = covariance_of(fold(network.to(device)), material.labelled, device=device, workers=workers_of(recipe))
     matrix = found.matrix.cpu()
-    groups = group_classes(matrix, wanted.clusters, group_size=wanted.group_size, seed=recipe.seed)
+    groups = group_classes(
+        matrix, wanted.clusters, columns=wanted.columns, group_size=wanted.group_size, seed=recipe.seed
+    )
     held = confusion_held(found.together.cpu(), groups)
     classes = material.labelled.classes
     named = tuple(tuple(classes[i] for i in one) for one in groups)
@@ -144,17 +153,6 @@ def _plain(recipe: SpecialistRecipe) -> TrainRecipe:
     """The same samples as they are before any group is made of them."""
     kept = {name: getattr(recipe, name) for name in TrainRecipe.model_fields if name != "kind"}
     return TrainRecipe(**kept)
-
-
-def _manifest(
-    folder: PanelFolder, recipe: SpecialistRecipe, begun: Path, clusters: int, group_size: int | None, top_n: int
-) -> Manifest:
-    if top_n < 1:
-        raise UnderstudyError(f"top_n must be at least 1; it is {top_n}")
-    return Manifest(
-        generalist=os.path.relpath(begun, folder.path), sha256=sha256(begun), data=recipe.data, clusters=clusters,
-        group_size=group_size, seed=recipe.seed, classes=(), groups=(), held=(), top_n=top_n, soft=bool(recipe.soft),
-    )  # fmt: skip
 
 
 def _keep(folder: PanelFolder, wanted: Manifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -14,14 +15,29 @@ _MANY = 2_000  # classes beyond which columns are clustered in mini-batches
 Group = tuple[int, ...]
 
 
+Columns = Literal["correlation", "covariance"]
+
+
 def group_classes(
-    covariance: Tensor, clusters: int, *, group_size: int | None = None, seed: int = 0, online: bool | None = None
+    covariance: Tensor,
+    clusters: int,
+    *,
+    columns: Columns = "correlation",
+    group_size: int | None = None,
+    seed: int = 0,
+    online: bool | None = None,
 ) -> list[Group]:
     """Cluster the columns of a covariance matrix by K-means.
+
+    As they are, as in the paper, columns differ most by their class's own variance, far larger than any covariance: a
+    generalist that is seldom in doubt gives columns that are all equally far from one another. As correlations, of
+    length one, they tell of what a class is taken for and not of how often.
 
     Args:
         covariance: (C, C).
         clusters: how many groups, from 2 to C.
+        columns: "correlation", divided by the classes' deviations and brought to length one; or "covariance", as they
+            are.
         group_size: take each cluster's nearest `group_size` classes, so that groups overlap or leave classes out; where
             None the clusters themselves, which hold each class once.
         seed: of the first centres.
@@ -44,14 +60,19 @@ def group_classes(
             f"groups of {group_size} do not fit {classes} classes: a group has at least 1 class and leaves one for "
             f"the dustbin; ask for {classes - 1} or fewer"
         )
-    columns = covariance.double().cpu().numpy().T
-    if not np.isfinite(columns).all():
+    points = covariance.double().cpu().numpy().T
+    if not np.isfinite(points).all():
         raise UnderstudyError("the covariance holds NaN or infinite values; classes cannot be grouped by it")
+    if columns == "correlation":
+        tiny = np.finfo(float).tiny
+        deviation = np.sqrt(np.diag(points).clip(tiny))
+        points = points / deviation / deviation[:, None]
+        points /= np.linalg.norm(points, axis=1, keepdims=True).clip(tiny)
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
     # scaled to a spread of one: K-means stops at an absolute distance
-    points = columns / max(float(columns.std()), np.finfo(float).tiny)
+    points = points / max(float(points.std()), np.finfo(float).tiny)
     if len(np.unique(points.round(9), axis=0)) < clusters:
         raise UnderstudyError(
             f"the predictions do not tell {clusters} groups of classes apart; ask for fewer clusters, or give a "
