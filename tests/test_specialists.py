@@ -84,17 +84,15 @@ def test_again_keeps_what_is_finished_and_changes_only_who_is_asked(made: PanelF
     assert facts_of(made).top_n == 1
 
 
-def test_parallel_is_the_same_and_one_that_is_killed_is_resumed_alone(
-    made: PanelFolder, generalist: Path, tmp_path: Path
-) -> None:
+def test_parallel_is_the_same_and_one_that_is_killed_is_resumed_alone(generalist: Path, tmp_path: Path) -> None:
     folder = PanelFolder(tmp_path / "panel")
-    slow = {**FIELDS, "checkpoint_every": 0.0, "micro_batch": 1}
+    slow = {**FIELDS, "checkpoint_every": 0.0, "epochs": 4}
     other = PanelFolder(tmp_path / "whole")
-    understudy.specialists("digits", generalist, clusters=3, only=1, run=other.path, **slow)
+    understudy.specialists("digits", generalist, clusters=2, only=1, run=other.path, **slow)
 
     def kill() -> None:
         """SIGKILL for the second specialist, once it has a checkpoint."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 500
         while time.monotonic() < end:
             if list((folder.run(1).path / "checkpoints").glob("step-*.sha256")):
                 child = next(c for c in multiprocessing.active_children() if c.name == "specialist 1")
@@ -106,18 +104,18 @@ def test_parallel_is_the_same_and_one_that_is_killed_is_resumed_alone(
     watcher = threading.Thread(target=kill)
     watcher.start()
     with pytest.raises(UnderstudyError, match="specialist 1 ended by signal 9; run the same command again"):
-        understudy.specialists("digits", generalist, clusters=3, parallel=3, run=folder.path, **slow)
+        understudy.specialists("digits", generalist, clusters=2, parallel=2, run=folder.path, **slow)
     watcher.join()
     assert folder.missing() == [1], "the others went on"
     assert not folder.report.exists()
     started = folder.run(1).record["created"]
     with pytest.raises(UnderstudyError, match=r"these are not trained: 1; .* --only 1"):
         api.distill("digits", folder.path, "mlp:4x1", epochs=1, run=tmp_path / "student")
-    understudy.specialists("digits", generalist, clusters=3, only=1, run=folder.path, **slow)
+    understudy.specialists("digits", generalist, clusters=2, only=1, run=folder.path, **slow)
     assert folder.run(1).record["created"] == started
     assert folder.weights(1).read_bytes() == other.weights(1).read_bytes()
     assert folder.report.exists(), "the last one that is trained completes the panel"
-    assert folder.manifest.groups == made.manifest.groups
+    assert folder.manifest == other.manifest
 
 
 def test_the_folder_teaches(made: PanelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,15 +124,14 @@ def test_the_folder_teaches(made: PanelFolder, tmp_path: Path, capsys: pytest.Ca
     assert teacher is not None
     assert teacher.mean("accuracy") == facts_of(made).row("panel").accuracy
     assert len(run.record["teachers"]) == 5, "the list, the generalist and three specialists are held to their hashes"
-    found = api.evaluate(run.path, "digits", teacher=[str(made.path)])
-    assert found.teacher == teacher.model_copy(
-        update={"latency_ms": found.teacher.latency_ms, "latency_spread_ms": found.teacher.latency_spread_ms}
-        | {"seeds": found.teacher.seeds}
-    )
+    found = api.evaluate(run.path, "digits", teacher=[str(made.path)]).teacher
+    assert found is not None
+    assert (found.model, found.parameters) == (teacher.model, teacher.parameters)
+    assert found.mean("nll") == teacher.mean("nll")
     alone = api.evaluate(made.path, "digits")
     assert alone.rows[0].mean("accuracy") == teacher.mean("accuracy")
     assert main(["evaluate", str(made.path), "digits"]) == 0
-    assert "and 3 specialists" in capsys.readouterr().out.replace("\n", " ")
+    assert f"{100 * facts_of(made).row('panel').accuracy:.2f}" in capsys.readouterr().out
     joined = api.distill("digits", [made.path, run.path], "mlp:8x1", epochs=1, run=tmp_path / "both")
     assert joined.facts.teacher is not None
     crd = api.distill("digits", made.path, "mlp:8x1", method="crd", epochs=1, baseline=False, run=tmp_path / "crd")
