@@ -92,7 +92,8 @@ def specialists(
 
     folder = make(
         data, generalist, clusters=clusters, group_size=group_size, columns=columns, top_n=top_n,
-        only=only, parallel=parallel, student=student, run=run, overwrite=overwrite, command=["understudy", *sys.argv[1:]],
+        only=only, parallel=parallel, student=student, run=run, overwrite=overwrite,
+        command=["understudy", *sys.argv[1:]],
         **(flags.model_dump(exclude_unset=True) if flags else {}),
     )  # fmt: skip
     console = Console()

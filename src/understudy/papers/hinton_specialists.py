@@ -21,14 +21,15 @@ Line = tuple[str | Measured, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained on a set: two sizes of generalist, and a student of the same size as each.
+    """What is trained on a set: two sizes of generalist, and of each students of the same size.
 
     Attributes:
+        nets: the sizes.
         clusters: how many groups; a quarter of the classes where None.
         epochs: of generalists and students; specialists have half of them.
     """
 
-    nets: tuple[str, str]
+    nets: tuple[str, ...]
     epochs: int
     quick_epochs: int
     optimizer: Optimizer
@@ -41,15 +42,14 @@ _MNIST = Plan(
     nets=("mlp:30x1", "mlp:300x1"), epochs=20, quick_epochs=2, clusters=4,
     optimizer=Optimizer(lr=2e-3, schedule="linear"), views=Views(jitter=2, flip=False),
 )  # fmt: skip
-_COLOUR = Plan(
-    nets=("cifar:resnet8", "cifar:resnet8x4"), epochs=60, quick_epochs=3,
-    optimizer=Optimizer(optimizer="sgd", lr=0.1, weight_decay=5e-4),
+_IMAGES = Plan(
+    nets=("cnn:8-16-32", "cnn:16-32-64"), epochs=24, quick_epochs=3, optimizer=Optimizer(lr=2e-3),
 )  # fmt: skip
 PLANS: Mapping[str, Plan] = {"mnist": _MNIST}
 
 
 def plan_of(data: str) -> Plan:
-    return PLANS.get(data, _COLOUR)
+    return PLANS.get(data, _IMAGES)
 
 
 def specialists(bench: Bench) -> Comparison:
@@ -73,8 +73,8 @@ def specialists(bench: Bench) -> Comparison:
 
 
 _COLUMNS = (
-    "generalist", "alone", "panel", "given the group: alone", "panel ", "same net distilled from the generalist",
-    "from the panel", "groups, adjusted Rand index",
+    "generalist", "accuracy", "with specialists", "given the group", "with specialists, given the group",
+    "same net, distilled from the generalist", "distilled from the panel", "groups, adjusted Rand index",
 )  # fmt: skip
 _UNITS = ("%", "%", "%", "%", "%", "%", "")
 _JFT = ("25.0%", "26.1%", "43.1%", "45.9%", "", "", "")
