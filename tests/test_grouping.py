@@ -157,7 +157,7 @@ def test_adjusted_rand() -> None:
         ({"clusters": 3, "group_size": 0}, "groups of 0 do not fit"),
     ],
 )
-def test_numbers_that_do_not_fit(options: dict[str, int], says: str) -> None:
+def test_numbers_that_do_not_fit(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UnderstudyError, match=says):
         group_classes(planted((3, 4, 5))[0], **options)
 

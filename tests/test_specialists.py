@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import understudy
 from understudy import api
@@ -52,6 +54,12 @@ def copied(made: PanelFolder, generalist: Path, to: Path) -> tuple[PanelFolder, 
     """The generalist's whole run folder, elsewhere: what is inside it finds it there."""
     shutil.copytree(generalist, to / "generalist")
     return PanelFolder(to / "generalist" / "specialists"), to / "generalist"
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 90).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_folder_holds_a_run_for_each_group(made: PanelFolder, generalist: Path) -> None:
@@ -126,6 +134,9 @@ def test_the_folder_teaches(made: PanelFolder, tmp_path: Path, capsys: pytest.Ca
     assert len(run.record["teachers"]) == 5, "the list, the generalist and three specialists are held to their hashes"
     found = api.evaluate(run.path, "digits", teacher=[str(made.path)]).teacher
     assert found is not None
+    (tmp_path / "photo.png").write_bytes(png())
+    (said,) = api.predict(made.path, [tmp_path / "photo.png"], top=10)
+    assert sum(said.probabilities) == pytest.approx(1, abs=1e-5)
     assert (found.model, found.parameters) == (teacher.model, teacher.parameters)
     assert found.mean("nll") == teacher.mean("nll")
     alone = api.evaluate(made.path, "digits")

@@ -39,7 +39,7 @@ from understudy.preparing import (
     student_contract,
     wanted,
 )
-from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
@@ -107,7 +107,8 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     )  # fmt: skip
     watcher = None
     if fabric.global_rank == 0:
-        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(recipe.kind, console))
+        title = run.path.name if isinstance(recipe, SpecialistRecipe) else recipe.kind  # several may run at a time
+        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(title, console))
     loop = Loop(
         fabric, members, batches, recipe, teacher,
         _validator(material.validation, fabric.device), run.path / "checkpoints", watcher, str(run.path),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from understudy.api import _grouped, _name, ensure_run
+from understudy.data import Source
 from understudy.data.drawing import log_oversampling
 from understudy.errors import UnderstudyError
 from understudy.evaluation.covariance import covariance_of
@@ -90,7 +91,7 @@ def specialists(
         soft=bool(recipe.soft),
     )  # fmt: skip
     if not overwrite and folder.exists:
-        _keep(folder, wanted)
+        _keep(folder, wanted, whole.labelled)
     else:
         group(folder, wanted, recipe, begun, whole)
     groups = folder.manifest.groups
@@ -155,10 +156,10 @@ def _plain(recipe: SpecialistRecipe) -> TrainRecipe:
     return TrainRecipe(**kept)
 
 
-def _keep(folder: PanelFolder, wanted: Manifest) -> None:
-    """Go on with the groups that the folder holds; only who is asked may change."""
+def _keep(folder: PanelFolder, wanted: Manifest, source: Source) -> None:
+    """Go on with the groups that the folder holds; only who is asked may change, and where things lie."""
     there = folder.manifest
-    found = ("classes", "groups", "held", "top_n")
+    found = ("data", "classes", "groups", "held", "top_n")
     if there.sha256 != wanted.sha256:
         raise UnderstudyError(
             f"{folder.path} holds specialists of another generalist; choose another --run folder or pass --overwrite"
@@ -168,6 +169,11 @@ def _keep(folder: PanelFolder, wanted: Manifest) -> None:
         raise UnderstudyError(
             f"{folder.path} holds specialists that were made otherwise ({_difference(there, kept)}); choose another "
             "--run folder or pass --overwrite"
+        )
+    if there.classes != source.classes:
+        raise UnderstudyError(
+            f"{folder.path} holds specialists for {len(there.classes)} other classes than the {len(source.classes)} of "
+            f"{source.name}; choose another --run folder or pass --overwrite"
         )
     if there.top_n != wanted.top_n or there.generalist != wanted.generalist:
         folder.write(there.model_copy(update={"top_n": wanted.top_n, "generalist": wanted.generalist}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -78,7 +78,7 @@ def group_classes(
             f"the predictions do not tell {clusters} groups of classes apart; ask for fewer clusters, or give a "
             "generalist that has learnt more"
         )
-    kind = MiniBatchKMeans if (classes > _MANY if online is None else online) else KMeans
+    kind: Any = MiniBatchKMeans if (classes > _MANY if online is None else online) else KMeans
     means = kind(clusters, n_init=10, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

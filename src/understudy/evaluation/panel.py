@@ -61,7 +61,8 @@ def answers_of(panel: SpecialistPanel, source: Source, *, batch_size: int = 500,
         steps = max(steps, said.fused.steps)
     if not columns:
         raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
-    return PanelAnswers(*(torch.cat(column) for column in zip(*columns, strict=True)), steps)
+    targets, general, joint, active = (torch.cat(column) for column in zip(*columns, strict=True))
+    return PanelAnswers(targets, general, joint, active, steps)
 
 
 def conditional_hits(logits: Tensor, targets: Tensor, group: tuple[int, ...]) -> Tensor:
