@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
+    from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
     from understudy.specialising import specialists
+    from understudy.transferring import transfer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,12 +21,14 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "few_shots",
     "open_source",
     "predict",
     "probe",
     "resume",
     "specialists",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -33,6 +37,8 @@ _HOMES = {
     "build": "understudy.models",
     "probe": "understudy.probing",
     "specialists": "understudy.specialising",
+    "few_shots": "understudy.few_shots",
+    "transfer": "understudy.transferring",
 }
 
 

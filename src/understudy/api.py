@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.data import Source, Splits, Unreadable, open_source, stratified_split
-from understudy.data.batches import Batches
+from understudy.data import Source, Splits, Unreadable, open_source, squashed, stratified_split
 from understudy.data.decode import decode
 from understudy.data.views import place
 from understudy.errors import UnderstudyError, nearest
@@ -27,7 +26,9 @@ from understudy.performing import perform, to_score
 from understudy.preparing import (
     Given,
     check_recipe,
+    chosen,
     join,
+    make_batches,
     make_fabric,
     networks_of,
     prepare_data,
@@ -59,14 +60,14 @@ def train(data: object, model: str | nn.Module, *, run: str | Path | None = None
         UnderstudyError: a wrong field, or data, model and fields that do not fit each other.
     """
     overwrite = fields.pop("overwrite", False)
-    names = {"data": _name(data), "model": _model_name(model)}
-    recipe = checked(TrainRecipe, names | _grouped(fields), "train")
+    names = {"data": name_of(data), "model": model_name(model)}
+    recipe = checked(TrainRecipe, names | in_groups(fields), "train")
     given = Given(
         data=None if isinstance(data, (str, Path)) else data,
         model=model if isinstance(model, nn.Module) else None,
         trust_code=True,
     )
-    return _start(recipe, run, given, overwrite)
+    return start(recipe, run, given, overwrite)
 
 
 def distill(
@@ -93,12 +94,12 @@ def distill(
     if modules and len(modules) != len(teachers):
         raise UnderstudyError("teachers are either modules or files; give all of one kind")
     names = {
-        "data": _name(data),
+        "data": name_of(data),
         "teacher": [type(t).__name__ if isinstance(t, nn.Module) else str(t) for t in teachers],
-        "student": _model_name(student),
-        "transfer_set": None if transfer_set is None else _name(transfer_set),
+        "student": model_name(student),
+        "transfer_set": None if transfer_set is None else name_of(transfer_set),
     }
-    recipe = checked(DistillRecipe, names | _grouped(fields), "distill")
+    recipe = checked(DistillRecipe, names | in_groups(fields), "distill")
     given = Given(
         data=None if isinstance(data, (str, Path)) else data,
         model=student if isinstance(student, nn.Module) else None,
@@ -106,7 +107,7 @@ def distill(
         transfer_set=None if isinstance(transfer_set, (str, Path)) else transfer_set,
         trust_code=True,
     )
-    return _start(recipe, run, given, overwrite)
+    return start(recipe, run, given, overwrite)
 
 
 def compare(
@@ -137,7 +138,7 @@ def run_recipe(
     command: Sequence[str] = (),
 ) -> Run:
     """Start a run from a recipe."""
-    return _start(recipe, run, Given(trust_code=trust_code), overwrite, command)
+    return start(recipe, run, Given(trust_code=trust_code), overwrite, command)
 
 
 def ensure_run(recipe: AnyRecipe, run: Path, given: Given | None = None, command: Sequence[str] = ()) -> Run:
@@ -145,7 +146,7 @@ def ensure_run(recipe: AnyRecipe, run: Path, given: Given | None = None, command
     found = Run(run)
     if found.exists and found.recipe == recipe:
         return found if found.finished else perform(recipe, found, given or Given(), command)
-    return _start(recipe, run, given or Given(), False, command)
+    return start(recipe, run, given or Given(), False, command)
 
 
 def resume(run: str | Path, *, trust_code: bool = False) -> Run:
@@ -185,6 +186,9 @@ def evaluate(
     networks, cautions = to_score(networks_of(target), None, untrained)
     if not networks:
         raise UnderstudyError(cautions[0])
+    own = {network.contract.shape[1] for network in networks.values() if network.contract.fit == "whole"}
+    if size is None and len(own) == 1:  # one that learnt from whole images is shown such
+        source = squashed(source, own.pop())
     for name, network in networks.items():
         check_classes(network, name, source.classes)
         if class_bias:
@@ -206,7 +210,8 @@ def _part(splits: Splits, split: str, target: Path) -> Source:
     if split == "validation" and splits.validation is None and Run(target).exists:
         recipe = Run(target).recipe
         if recipe.validation:
-            return splits.train.subset(stratified_split(splits.train, recipe.validation, recipe.seed)[1])
+            train = chosen(recipe, splits.train)
+            return train.subset(stratified_split(train, recipe.validation, recipe.seed)[1])
     source = parts[split]
     if source is None:
         others = " or ".join(f"--split {name}" for name, part in parts.items() if part is not None)
@@ -241,7 +246,8 @@ def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -
         except (Unreadable, OSError) as error:
             said.append(Prediction(str(path), (), (), str(error)))
             continue
-        square = place(image.convert("L" if channels == 1 else "RGB"), height, None, 1.0)
+        whole = height if network.contract.fit == "whole" else 0
+        square = place(image.convert("L" if channels == 1 else "RGB"), height, None, 1.0, whole)
         pixels = torch.from_numpy(np.array(square)).float().div(255)
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         with torch.inference_mode():
@@ -292,7 +298,7 @@ def dry_run(recipe: AnyRecipe, *, trust_code: bool = False) -> dict[str, object]
         facts["teachers' parameters"] = f"{sum(parameters(n) for n in networks.values()):,}"
     if panel is not None:
         panel.watch(wanted(members))
-    batches = Batches(material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device)
+    batches = make_batches(recipe, material, fabric)
     loop = Loop(fabric, members, batches, recipe, panel, watcher=_Stopwatch())
     facts["steps"] = f"{loop.steps:,}"
     try:
@@ -328,15 +334,23 @@ class _Stopwatch:
     def end(self) -> None: ...
 
 
-def _start(
-    recipe: AnyRecipe, run: str | Path | None, given: Given, overwrite: bool, command: Sequence[str] = ()
+def start(
+    recipe: AnyRecipe,
+    run: str | Path | None,
+    given: Given,
+    overwrite: bool,
+    command: Sequence[str] = (),
+    told: Sequence[str] = (),
 ) -> Run:
+    """Perform a recipe in a folder of its own; `told` are lines for its page."""
     check_recipe(recipe, given)
     folder = Path(run) if run is not None else fresh_run(recipe)
     found = Run(folder)
     if int(os.environ.get("RANK", "0")) > 0:  # torchrun's first process takes the folder
         return perform(recipe, found, given, command)
     found.open(recipe, overwrite=overwrite)
+    if told:
+        found.note(told=list(told))
     try:
         return perform(recipe, found, given, command)
     except UnderstudyError:
@@ -344,7 +358,7 @@ def _start(
         raise
 
 
-def _grouped(fields: dict[str, Any]) -> dict[str, Any]:
+def in_groups(fields: dict[str, Any]) -> dict[str, Any]:
     """Put the optimiser's and the views' fields into their groups."""
     groups = {"optimizer": set(Optimizer.model_fields), "views": set(Views.model_fields)}
     grouped = {name: value for name, value in fields.items() if not any(name in own for own in groups.values())}
@@ -357,11 +371,11 @@ def _grouped(fields: dict[str, Any]) -> dict[str, Any]:
     return grouped
 
 
-def _model_name(model: str | Path | nn.Module) -> str:
+def model_name(model: str | Path | nn.Module) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else str(model)
 
 
-def _name(data: object) -> str:
+def name_of(data: object) -> str:
     if isinstance(data, (str, Path)):
         return str(data)
     return data.name if isinstance(data, Source) else type(data).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from understudy.api import _grouped, _name, ensure_run
+from understudy.api import ensure_run, in_groups, name_of
 from understudy.data import Source
 from understudy.data.drawing import log_oversampling
 from understudy.errors import UnderstudyError
@@ -28,7 +28,7 @@ from understudy.specialist import correction
 from understudy.teachers import check_classes
 from understudy.training.jobs import run_jobs
 
-_FIXED = ("model", "group", "seeds", "class_bias", "class_priors", "only_classes", "omit_classes", "freeze")
+_FIXED = ("model", "group", "seeds", "class_bias", "class_priors", "only_classes", "omit_classes", "freeze", "zero_head")
 
 
 def specialists(
@@ -82,8 +82,8 @@ def specialists(
     begun = _weights(generalist)
     folder = PanelFolder(Path(run) if run is not None else _beside(Path(generalist)))
     given = Given(data=None if isinstance(data, (str, Path)) else data)
-    names = {"data": _name(data), "model": str(begun)}
-    recipe = checked(SpecialistRecipe, names | _grouped(fields), "specialists")
+    names = {"data": name_of(data), "model": str(begun)}
+    recipe = checked(SpecialistRecipe, names | in_groups(fields), "specialists")
     whole = prepare_data(_plain(recipe), given)
     wanted = Manifest(
         generalist=os.path.relpath(begun, folder.path), sha256=sha256(begun), data=recipe.data, clusters=clusters,

@@ -5,7 +5,7 @@ from understudy.models.contract import InputContract, seen
 from understudy.models.fold import fold
 from understudy.models.narrow import narrow
 from understudy.models.network import Network, laid_out, read_weights
-from understudy.models.stages import find_head, stages
+from understudy.models.stages import find_head, is_depthwise, stages
 
 __all__ = [
     "FAMILIES",
@@ -15,6 +15,7 @@ __all__ = [
     "find_head",
     "fold",
     "is_code",
+    "is_depthwise",
     "laid_out",
     "load_network",
     "narrow",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -104,7 +105,8 @@ class SpecialistPanel(Network):
         return self.generalist.shapes(taps)
 
     def forward(self, batch: Batch | Tensor) -> Signals:
-        said = self.consult(batch)
+        with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
+            said = self.consult(batch)
         logits = said.fused.log_probs.float()
         if self.class_bias is not None:
             logits = logits + self.class_bias
