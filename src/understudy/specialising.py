@@ -28,7 +28,17 @@ from understudy.specialist import correction
 from understudy.teachers import check_classes
 from understudy.training.jobs import run_jobs
 
-_FIXED = ("model", "group", "seeds", "class_bias", "class_priors", "only_classes", "omit_classes", "freeze", "zero_head")
+_FIXED = (
+    "model",
+    "group",
+    "seeds",
+    "class_bias",
+    "class_priors",
+    "only_classes",
+    "omit_classes",
+    "freeze",
+    "zero_head",
+)
 
 
 def specialists(
