@@ -27,7 +27,7 @@ from understudy.evaluation.panel import PanelAnswers, by_cover, conditional_accu
 from understudy.models import load_network
 from understudy.panel_report import facts_of
 from understudy.panels import PanelFolder
-from understudy.reporting.specialists import PanelFacts, lines, render_panel, shown_map
+from understudy.reporting.specialists import PanelFacts, by_chance, headline, lines, render_panel, shown_map
 from understudy.runs import Run
 from understudy.teachers import SpecialistPanel
 
@@ -311,6 +311,19 @@ def test_conditional_accuracy_restricts_samples_and_answers() -> None:
     targets = torch.tensor([0, 0, 1, 2])
     assert conditional_accuracy(logits, targets, [(0, 1)]) == pytest.approx(2 / 3)
     assert conditional_accuracy(logits, targets, [(0, 1), (1, 2)]) == pytest.approx((1 + 1 + 0 + 0) / 5)
+
+
+def test_how_sure_the_headline_is(made: PanelFolder) -> None:
+    assert by_chance(0, 0) == 1
+    assert by_chance(6, 0) == by_chance(0, 6) == pytest.approx(2 / 64)
+    assert by_chance(5, 1) == pytest.approx(2 * 7 / 64)
+    facts = json.loads((made.path / "evaluation.json").read_text())
+    counts = {row["name"]: row["errors"] for row in facts["rows"]}
+    assert counts["generalist"] - counts["panel"] == facts["mended"] - facts["spoilt"]
+    for mended, spoilt, tone in ((40, 10, "good"), (10, 40, "bad"), (11, 10, "open")):
+        found = headline(PanelFacts.from_json(facts | {"mended": mended, "spoilt": spoilt}))
+        assert found.tone == tone
+        assert f"mends {mended} and spoils {spoilt}" in found.evidence
 
 
 def test_the_map_has_no_diagonal_and_shrinks() -> None:

@@ -115,8 +115,11 @@ def score_panel(
     for name, network in students.items():
         logits = torch.cat([_logits(network, batch) for batch in in_order(source, 500, torch.device("cpu"), workers)])
         rows.append(_row(name, network, logits, said.targets, groups))
+    before, after = (logits.argmax(1) == said.targets for logits in (said.general, said.joint))
     return {
         "examples": len(said.targets),
+        "mended": int((after & ~before).sum()),
+        "spoilt": int((before & ~after).sum()),
         "rows": rows,
         "cover": by_cover(said, inside),
         "groups": [

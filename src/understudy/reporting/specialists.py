@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import comb
 from typing import Any, Self
 
 import numpy as np
@@ -12,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
+from understudy.reporting.comparison import p_value
 from understudy.reporting.facts import Matrix, Share
 from understudy.reporting.heatmaps import POSITIVE, png
 from understudy.reporting.page import command_line, environment
 from understudy.reporting.summary import Cell
-from understudy.reporting.wording import MISSING, Headline, compact, milliseconds, plural, ratio, signed
+from understudy.reporting.wording import MISSING, Headline, Tone, compact, milliseconds, plural, ratio, signed
 
 _NAMED = 40  # classes whose names still fit beside the rows of the map
 _SIDE = 200  # cells a side of the map; of more classes, blocks of neighbours are averaged
@@ -70,6 +72,8 @@ class PanelFacts(_Facts):
     name: str
     data: str
     examples: int
+    mended: int  # test samples that the panel gets right and the generalist does not
+    spoilt: int  # and the other way round
     created: datetime | None = None
     hardware: str = ""
     command: list[str] = []
@@ -128,18 +132,30 @@ def render_panel(facts: PanelFacts) -> str:
 
 def headline(facts: PanelFacts) -> Headline:
     before, after = facts.row("generalist"), facts.row("panel")
-    gained = before.errors - after.errors
-    verdict = "The specialists help" if gained > 0 else "The specialists do not help"
+    gained, p = facts.mended - facts.spoilt, by_chance(facts.mended, facts.spoilt)
+    tone: Tone
+    if p >= 0.05:
+        tone, verdict = "open", "Chance could explain what the specialists change"
+    elif gained > 0:
+        tone, verdict = "good", "The specialists help"
+    else:
+        tone, verdict = "bad", "The specialists do harm"
     change = f"{100 * before.accuracy:.2f}% to {100 * after.accuracy:.2f}%"
     given = f"{100 * before.conditional:.2f}% to {100 * after.conditional:.2f}%"
     return Headline(
-        "good" if gained > 0 else "bad" if gained < 0 else "open",
+        tone,
         verdict,
         f"{plural(len(facts.groups), 'specialist')} bring the generalist's accuracy from {change}, "
         f"and, given the group, from {given}.",
-        f"{plural(abs(gained), 'error')} {'fewer' if gained >= 0 else 'more'} in {facts.examples:,}. One panel, so "
-        "chance in training is not measured here.",
+        f"Of {facts.examples:,} samples the panel mends {facts.mended:,} and spoils {facts.spoilt:,}, p {p_value(p)} "
+        "by an exact sign test (McNemar's): this covers the choice of test samples, not chance in training.",
     )
+
+
+def by_chance(mended: int, spoilt: int) -> float:
+    """The chance of so uneven a division, either way, were each sample as likely to be mended as spoilt."""
+    both, fewer = mended + spoilt, min(mended, spoilt)
+    return min(1.0, 2 * sum(comb(both, k) for k in range(fewer + 1)) / 2**both)
 
 
 def lines(facts: PanelFacts) -> list[Line]:
