@@ -81,7 +81,7 @@ def panels(draw: st.DrawFn, scale: float = 3.0, most: int = 5) -> tuple[Tensor, 
 
 
 @given(panels(most=1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_no_specialist_leaves_the_generalist_as_it_is(panel: tuple[Tensor, list[Tensor], list[list[int]]]) -> None:
     general, special, groups = panel
     none = torch.zeros(4, len(groups), dtype=torch.bool)
@@ -91,7 +91,7 @@ def test_no_specialist_leaves_the_generalist_as_it_is(panel: tuple[Tensor, list[
 
 
 @given(panels(most=1, scale=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_one_specialist_is_averaged_with_its_dustbin_shared_out(
     panel: tuple[Tensor, list[Tensor], list[list[int]]],
 ) -> None:
@@ -120,7 +120,7 @@ def test_two_specialists_of_one_group_weigh_as_two() -> None:
 
 
 @given(panels())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_as_low_as_a_generic_optimiser_and_as_near(panel: tuple[Tensor, list[Tensor], list[list[int]]]) -> None:
     general, special, groups = panel
     found = Groups(groups, general.shape[1]).fuse(general, special)
@@ -133,7 +133,7 @@ def test_as_low_as_a_generic_optimiser_and_as_near(panel: tuple[Tensor, list[Ten
 
 
 @given(panels())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_gap_bounds_what_is_left(panel: tuple[Tensor, list[Tensor], list[list[int]]]) -> None:
     """Stopped at any step, the sum is above its least by no more than the gap says."""
     general, special, groups = panel
@@ -148,7 +148,7 @@ def test_the_gap_bounds_what_is_left(panel: tuple[Tensor, list[Tensor], list[lis
 
 
 @given(panels(scale=200, most=8), st.integers(0, 2**16))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_finite_logits_give_a_distribution(
     panel: tuple[Tensor, list[Tensor], list[list[int]]], chosen: int
 ) -> None:

@@ -35,7 +35,7 @@ from understudy.specialist import correction
     st.lists(st.integers(0, 37), max_size=6).map(sorted),
     st.sampled_from([0.0, 1e6]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_division_into_batches_gives_the_covariance(x: np.ndarray, cuts: list[int], far: float) -> None:
     x = x + far
     found = Covariance(5)
@@ -179,7 +179,7 @@ def source(targets: list[int], classes: int = 4) -> ArraySource:
 
 
 @given(st.lists(st.integers(-1, 3), min_size=4, max_size=60), st.integers(0, 5), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_half_is_special_and_the_others_take_turns(targets: list[int], epoch: int, seed: int) -> None:
     made = source([0, 1, 2, *targets])
     draw = HalfAndHalf.of(made, ("b", "d"), seed)
@@ -231,7 +231,7 @@ def test_a_group_without_samples() -> None:
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_correction_turns_the_best_answer_to_half_and_half_into_the_true_posterior(seed: int) -> None:
     """Bayes' rule on a world of five looks, of which training sees half from the group and the world its share."""
     draw = np.random.default_rng(seed)

@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,15 @@ from understudy.runs import Run
 from understudy.teachers import SpecialistPanel
 
 FIELDS = {"epochs": 2, "lr": 1e-3, "batch_size": 64, "precision": "32"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_clock() -> Iterator[None]:
+    """What nets cost is timed for moments only: no test here reads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["understudy.evaluation.cost"], "_WARM_UP", 0.0)
+        patch.setattr(sys.modules["understudy.evaluation.cost"], "_LIMIT", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")

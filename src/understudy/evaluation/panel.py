@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import cycle
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from understudy.data.batches import in_order
 from understudy.data.source import Source
 from understudy.errors import UnderstudyError
-from understudy.evaluation.cost import _LIMIT, _WARM_UP, _times, cost, flops, parameters
+from understudy.evaluation.cost import cost, flops, parameters, timed
 from understudy.evaluation.metrics import scores
 from understudy.models import Network
 
@@ -160,11 +159,10 @@ def _panel_cost(panel: SpecialistPanel, source: Source, active: Tensor) -> dict[
     def once() -> object:
         return panel(next(images))
 
-    _times(once, torch.device("cpu"), 200, _WARM_UP)
-    lower, median, upper = quantiles(_times(once, torch.device("cpu"), 200, _LIMIT), n=4, method="inclusive")
+    median, spread = timed(once, torch.device("cpu"))
     return {
         "parameters": sum(parameters(one) for one in panel.networks),
         "flops": flops(panel.generalist) + sum(share * one for share, one in zip(asked, each, strict=True)),
         "latency_ms": median,
-        "latency_spread_ms": upper - lower,
+        "latency_spread_ms": spread,
     }
