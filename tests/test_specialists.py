@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import understudy
-from understudy import api
+from understudy import api, exporting
 from understudy.cli import main
 from understudy.data import open_source
 from understudy.errors import UnderstudyError
@@ -292,6 +292,8 @@ def test_generalists_that_will_not_do(generalist: Path, made: PanelFolder, tmp_p
     with pytest.raises(UnderstudyError, match="has no labels"):
         understudy.specialists(bare, generalist, run=tmp_path / "p")
     assert main(["specialists", "digits"]) == 2
+    with pytest.raises(UnderstudyError, match="is a panel, which asks other nets"):
+        exporting._weights(made.path, None)
     network = load_network(generalist / "models" / "model-0.safetensors")
     next(network.parameters()).data.fill_(float("nan"))
     network.save(tmp_path / "lost.safetensors")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
+    from understudy.exporting import export
     from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
@@ -21,6 +22,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "export",
     "few_shots",
     "open_source",
     "predict",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
     "open_source": "understudy.data",
+    "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
     "specialists": "understudy.specialising",
