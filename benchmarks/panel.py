@@ -6,7 +6,7 @@
 the joint distribution, its logarithm; the networks' passes are not, the logits are given. Three cases: groups that
 share no class and one specialist asked, as with top_n = 1; groups drawn at random, which overlap, and those asked that
 meet five classes; the same with all twenty asked of every sample. Beside each, the same minimum by torch's L-BFGS on
-the logits of the whole batch, stopped when it is as close as the solver's answer to 1e-6 nats a sample, or after 500
+the logits of the whole batch, stopped when it is as close as the solver's answer to 1e-6 nats a sample, or after 100
 evaluations.
 """
 
@@ -69,8 +69,8 @@ def by_gradient(groups: Groups, general: Tensor, special: list[Tensor], active: 
         return value
 
     evaluations = 0
-    while evaluations < 500:
-        found = solver.step(loss)  # type: ignore[arg-type]
+    while evaluations < 100:
+        found = solver.step(loss).detach()  # type: ignore[arg-type]
         evaluations = solver.state[z]["func_evals"]
         if float(found) <= float(least.sum()) + 1e-6 * len(least):
             break

@@ -369,6 +369,7 @@ def test_the_page_says_what_the_facts_say_and_escapes_names(made: PanelFolder) -
     assert general.flops is not None
     assert panel.flops is not None
     assert general.flops < panel.flops <= general.flops * 2.01, "one specialist at most is asked of these groups"
+    assert general.flops == 2 * (64 * 16 + 16 * 10)
     with pytest.raises(UnderstudyError, match="cannot be reported: asked"):
         PanelFacts.from_json(facts | {"asked": "many"})
 

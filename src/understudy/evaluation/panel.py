@@ -105,7 +105,7 @@ def score_panel(
     Args:
         students: networks distilled from it, by name.
     """
-    said = answers_of(panel, source, workers=workers)
+    said = answers_of(panel.placed("cpu"), source, workers=workers)
     groups, inside = panel.index, panel.groups.inside.cpu()
     rows = [
         _row("generalist", panel.generalist, said.general, said.targets, groups),
@@ -156,8 +156,10 @@ def _panel_cost(panel: SpecialistPanel, source: Source, active: Tensor) -> dict[
     few = source.subset(torch.arange(0, len(source), max(len(source) // _TIMED, 1))[:_TIMED])
     images = cycle([batch for batch in in_order(few, 1, torch.device("cpu")) if len(batch)])
 
+    quick = panel.placed("cpu")
+
     def once() -> object:
-        return panel(next(images))
+        return quick(next(images))
 
     median, spread = timed(once, torch.device("cpu"))
     return {

@@ -36,7 +36,7 @@ class SpecialistPanel(Network):
 
     Their distributions are joined as `teachers.fusion` says; `logits` are the log-probabilities of the joint one. Only
     the specialists that are active are run, each on its own rows. All other signals are the generalist's. Always in
-    eval mode, without gradients, folded where exact.
+    eval mode and without gradients.
 
     Args:
         generalist: the network that knows all classes.
@@ -59,7 +59,7 @@ class SpecialistPanel(Network):
                 )
         if not 1 <= top_n <= len(classes):
             raise UnderstudyError(f"top_n must be from 1 to {len(classes)}, the number of classes; it is {top_n}")
-        parts = nn.ModuleList(fold(one) for one in (generalist, *specialists))
+        parts = nn.ModuleList([generalist, *specialists])
         super().__init__(parts, generalist.contract, f"{generalist.spec or 'module'} and {len(groups)} specialists")
         self.top_n = top_n
         self.index = [tuple(group) for group in groups]
@@ -88,9 +88,12 @@ class SpecialistPanel(Network):
         return (self.generalist, *self.specialists)
 
     def placed(self, device: torch.device | str) -> SpecialistPanel:
-        """The panel itself, moved to a device."""
-        laid_out(self, device)
-        return self
+        """A copy to ask often: on a device, its networks folded where that is exact."""
+        parts = [fold(one) for one in self.networks]
+        copy = SpecialistPanel(parts[0], parts[1:], self.index, self.top_n)
+        copy.class_bias = self.class_bias
+        laid_out(copy, device)
+        return copy
 
     def train(self, mode: bool = True) -> SpecialistPanel:
         nn.Module.train(self, False)  # as it was trained, whoever asks
