@@ -27,6 +27,7 @@ VERBS = (
     "train",
     "distill",
     "compare",
+    "specialists",
     "evaluate",
     "probe",
     "predict",

@@ -136,6 +136,15 @@ lazy_command(
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
 
+lazy_command(
+    "specialists",
+    "Group the classes that a generalist confuses, and train a specialist for each group.",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --parallel 2",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --only 3",
+    "understudy distill photos/ --teacher runs/generalist/specialists --student timm:resnet18",
+    module="cli_specialists",
+)
+
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
 def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:

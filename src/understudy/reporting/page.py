@@ -103,6 +103,7 @@ def environment() -> Environment:
         "count": wording.count,
         "percent": wording.percent,
         "duration": wording.duration,
+        "signed": wording.signed,
     }
     return environment
 
