@@ -35,6 +35,7 @@ VERBS = (
     "methods",
     "datasets",
     "resume",
+    "speech",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 
