@@ -30,6 +30,9 @@ def best_of_all(scores: Tensor, graph: Graph) -> float:
         for source, weight in zip(graph.sources[j], graph.weights[j], strict=True)
         if weight > -math.inf
     }
+    for i, j in itertools.product(range(n), range(n)):
+        through = float(graph.leave[i] + graph.enter[j])
+        arcs[i, j] = max(through, arcs.get((i, j), -math.inf))
     for path in itertools.product(range(n), repeat=len(scores)):
         total = float(graph.start[path[0]]) + float(graph.end[path[-1]])
         total += sum(arcs.get(pair, -math.inf) for pair in itertools.pairwise(path))
@@ -42,7 +45,7 @@ def score_of(path: Tensor, scores: Tensor, graph: Graph) -> float:
     total = float(graph.start[path[0]] + graph.end[path[-1]])
     for before, at in itertools.pairwise(path.tolist()):
         ways = graph.weights[at][graph.sources[at] == before]
-        total += float(ways.max())
+        total += max([*ways.tolist(), float(graph.leave[before] + graph.enter[at])])
     return total + sum(float(scores[t, graph.states[j]]) for t, j in enumerate(path.tolist()))
 
 
@@ -114,6 +117,8 @@ def test_the_same_path_as_hmmlearn() -> None:
         torch.tensor([[0.6, 0], [0.7, 0.4], [1.0, 0.3]], dtype=torch.float64).log(),
         torch.tensor([0, minus, minus], dtype=torch.float64),
         torch.zeros(3, dtype=torch.float64),
+        torch.full((3,), minus, dtype=torch.float64),
+        torch.full((3,), minus, dtype=torch.float64),
         torch.zeros(3, dtype=torch.int64),
         torch.zeros(3, dtype=torch.bool),
     )
@@ -203,7 +208,7 @@ def certain(states: list[int], count: int = 5) -> Tensor:
 
 def test_words_and_their_times() -> None:
     states = [4] * 10 + [0] * 5 + [1] * 5 + [4] * 10 + [2] * 5 + [3] * 5 + [2] * 5 + [3] * 5
-    (words,) = decoder().paths([certain(states)], 0.0)
+    ((words,),) = decoder().paths([certain(states)], [0.0])
     assert [(w.word, round(w.start, 3), round(w.end, 3)) for w in words] == [
         ("a", 0.1, 0.215), ("b", 0.3, 0.415), ("b", 0.4, 0.515),
     ]  # fmt: skip
@@ -212,7 +217,7 @@ def test_words_and_their_times() -> None:
 def test_a_higher_penalty_never_hears_more_words() -> None:
     random = torch.Generator().manual_seed(0)
     scores = [torch.randn(60, 5, generator=random).log_softmax(1) for _ in range(5)]
-    counts = [[len(words) for words in decoder().paths(scores, penalty)] for penalty in (-5.0, 0.0, 5.0, 50.0)]
+    counts = [[len(words) for words in heard] for heard in decoder().paths(scores, [-5.0, 0.0, 5.0, 50.0])]
     for fewer, more in itertools.pairwise(reversed(counts)):
         assert all(low <= high for low, high in zip(fewer, more, strict=True))
     assert sum(counts[0]) > sum(counts[-1])
@@ -224,8 +229,8 @@ def test_posteriors_are_divided_by_priors() -> None:
     common = priors_of(torch.tensor([0] * 10 + [1] * 10 + [2] * 10 + [3] * 100 + [4] * 10), 5)
     even = decoder()
     told = Decoder(even.features, even.models, common, {})
-    assert [w.word for w in even.paths([shares], 0.0)[0]] == ["b"]
-    assert [w.word for w in told.paths([shares], 0.0)[0]] == ["a"]
+    assert [w.word for w in even.paths([shares], [0.0])[0][0]] == ["b"]
+    assert [w.word for w in told.paths([shares], [0.0])[0][0]] == ["a"]
 
 
 def test_priors_are_shares_of_frames_and_never_zero() -> None:

@@ -21,7 +21,8 @@ def wave(word: str, speaker: str = "ada", take: int = 0, rate: int = 8_000) -> n
         pitch = hertz * PITCH[speaker] * random.uniform(0.97, 1.03)
         parts.append(np.sin(2 * np.pi * pitch * np.arange(n) / rate))
     clean = np.concatenate(parts)
-    clean *= np.sin(np.linspace(0, np.pi, len(clean))) ** 0.5  # words begin and end quietly
+    edge = np.minimum(np.arange(len(clean)), np.arange(len(clean))[::-1]) / (0.03 * rate)
+    clean *= edge.clip(0, 1)  # words begin and end quietly
     return (0.3 * clean + 0.01 * random.normal(size=len(clean))).astype(np.float32)
 
 

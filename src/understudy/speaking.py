@@ -160,7 +160,7 @@ def finish(run: Run) -> Run:
         posteriors = _posteriors(one, sequences, [*held, *test])
         said = [prepared.utterances[i].words for i in held]
         decoder.penalty[name] = choose_penalty(decoder, [posteriors[i] for i in held], said)
-        heard = decoder.paths([posteriors[i] for i in test], decoder.penalty[name])
+        heard = decoder.paths([posteriors[i] for i in test], [decoder.penalty[name]])[0]
         targets = torch.cat([sequences.targets[_frames(sequences, i)] for i in test])
         measured = {
             "seed": one.seed,
@@ -307,5 +307,5 @@ def _transcript(path: Path, decoder: Decoder, model: Teacher | Ensemble, penalty
         frames, torch.arange(t), torch.zeros(t, dtype=torch.int64), torch.full((t,), t - 1),
         features.before, features.after,
     )  # fmt: skip
-    words = decoder.paths([posteriors_of(model, windows)], penalty)[0]
+    words = decoder.paths([posteriors_of(model, windows)], [penalty])[0][0]
     return Transcript(str(path), tuple(words), sound.clipped)

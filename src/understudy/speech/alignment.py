@@ -12,10 +12,10 @@ from understudy.errors import UnderstudyError
 from understudy.speech.gaussians import Mixtures, fit_mixtures, fit_single
 from understudy.speech.hmm import WordModels, chain, viterbi
 
-_QUIET = 0.1  # share of the frames that silence begins with
+_QUIET = 0.2  # share of the frames that silence begins with
 _SETTLED = 0.02  # nats a frame
 _ROUNDS = 30
-_BATCH = 64  # utterances
+_BATCH = 128  # utterances
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def check_words(utterance: Utterance, models: WordModels) -> None:
 def train_aligner(utterances: Sequence[Utterance], models: WordModels, mixtures: int = 1) -> Aligner:
     """Flat start, then alignment and re-estimation in turn until the likelihood settles (segmental k-means).
 
-    Flat start: each utterance is cut into equal stretches for its words' states; silence begins with the quietest
-    tenth of all frames. Single Gaussians settle first, then, where more are asked for, mixtures.
+    Flat start: silence begins with the quietest fifth of all frames, and what is left of each utterance is cut into
+    equal stretches for its words' states. Single Gaussians settle first, then, where more are asked for, mixtures.
     """
     frames = torch.cat([one.frames for one in utterances]).double()
     fitted = _flat_start(utterances, frames, models)
@@ -128,20 +128,24 @@ def _stays(states: Sequence[Tensor], before: Tensor) -> Tensor:
 
 
 def _flat_start(utterances: Sequence[Utterance], frames: Tensor, models: WordModels) -> Mixtures:
-    states = torch.cat([_evenly(one, models) for one in utterances])
-    spoken = fit_single(frames, states, len(models.stay))
     loud = frames[:, 0]
-    quiet = frames[loud <= loud.kthvalue(max(1, int(_QUIET * len(loud)))).values]
-    silence = fit_single(quiet, torch.zeros(len(quiet), dtype=torch.int64), 1)
+    quiet = loud <= loud.kthvalue(max(1, int(_QUIET * len(loud)))).values
+    lengths = [len(one.frames) for one in utterances]
+    states = [_evenly(one, part, models) for one, part in zip(utterances, quiet.split(lengths), strict=True)]
+    fitted = fit_single(frames, torch.cat(states), len(models.stay))
+    silence = fit_single(frames[quiet], torch.zeros(int(quiet.sum()), dtype=torch.int64), 1)
     own = models.of_word("")
-    spoken.means[own], spoken.variances[own] = silence.means, silence.variances
-    return spoken
+    fitted.means[own], fitted.variances[own] = silence.means, silence.variances
+    return fitted
 
 
-def _evenly(utterance: Utterance, models: WordModels) -> Tensor:
+def _evenly(utterance: Utterance, quiet: Tensor, models: WordModels) -> Tensor:
+    """(T,) states: what is not quiet cut into equal stretches, what is in the first of silence."""
     states = torch.cat([models.of_word(word) for word in utterance.words])
-    n = len(utterance.frames)
-    return states[torch.arange(n) * len(states) // n]
+    spoken = (~quiet).cumsum(0) - 1
+    n = int((~quiet).sum())
+    cut = states[(spoken.clamp_min(0) * len(states) // max(n, 1)).clamp_max(len(states) - 1)]
+    return torch.where(quiet, models.of_word("")[0], cut)
 
 
 def _of_a_length(utterances: Sequence[Utterance]) -> Iterator[list[int]]:

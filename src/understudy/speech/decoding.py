@@ -24,7 +24,7 @@ from understudy.speech.preparation import models_from_json, models_to_json
 DECODER = "decoder.json"
 PENALTIES = tuple(float(p) for p in range(-10, 101, 5))
 """Word insertion penalties that are tried, in nats."""
-_BATCH = 32  # utterances
+_BATCH = 256  # utterances
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,22 @@ class Decoder:
     priors: Tensor
     penalty: dict[str, float]
 
-    def paths(self, posteriors: Sequence[Tensor], penalty: float) -> list[list[Word]]:
-        """The words of each utterance.
+    def paths(self, posteriors: Sequence[Tensor], penalties: Sequence[float]) -> list[list[list[Word]]]:
+        """The words of each utterance at each of some penalties.
 
         Args:
             posteriors: (T, S) log-probabilities of the states, of each utterance.
         """
-        graph = loop(self.models, penalty)
+        graphs = [loop(self.models, penalty) for penalty in penalties]
         scaled = [one.double() - self.priors.double().log() for one in posteriors]
-        heard: list[list[Word]] = [[] for _ in scaled]
+        heard: list[list[list[Word]]] = [[[] for _ in scaled] for _ in graphs]
         order = sorted(range(len(scaled)), key=lambda i: len(scaled[i]))
-        for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]
-            paths, _ = viterbi([scaled[i] for i in rows], [graph])
-            for i, path in zip(rows, paths, strict=True):
-                heard[i] = self._words(path, graph.words[path], graph.heads[path])
+        pairs = [(p, i) for i in order for p in range(len(graphs))]
+        for start in range(0, len(pairs), _BATCH):
+            part = pairs[start : start + _BATCH]
+            found, _ = viterbi([scaled[i] for _, i in part], [graphs[p] for p, _ in part])
+            for (p, i), path in zip(part, found, strict=True):
+                heard[p][i] = self._words(path, graphs[p].words[path], graphs[p].heads[path])
         return heard
 
     def _words(self, path: Tensor, words: Tensor, heads: Tensor) -> list[Word]:
@@ -94,7 +95,7 @@ class Decoder:
         moved = torch.cat([torch.ones(1, dtype=torch.bool), path[1:] != path[:-1]])
         begins = (heads & moved).nonzero().flatten().tolist() if len(path) else []
         said = []
-        for at, after in zip(begins, [*begins[1:], len(path)], strict=True):
+        for at, after in zip(begins, [*begins[1:], len(path)], strict=False):
             spoken = int((words[at:after] >= 0).sum())
             name = self.models.words[int(words[at])]
             end = self.features.seconds(at + spoken - 1) + self.features.window
@@ -149,9 +150,8 @@ def word_errors(said: Sequence[Sequence[str]], heard: Sequence[Sequence[str]]) -
 def choose_penalty(decoder: Decoder, posteriors: Sequence[Tensor], said: Sequence[Sequence[str]]) -> float:
     """The penalty of fewest word errors; of several that do alike, the middle one."""
     rates = {}
-    for penalty in PENALTIES:
-        heard = [[one.word for one in words] for words in decoder.paths(posteriors, penalty)]
-        rates[penalty] = word_errors(said, heard).rate
+    for penalty, utterances in zip(PENALTIES, decoder.paths(posteriors, PENALTIES), strict=True):
+        rates[penalty] = word_errors(said, [[one.word for one in words] for words in utterances]).rate
     least = min(rates.values())
     best = [penalty for penalty, rate in rates.items() if rate == least]
     return min(best, key=lambda penalty: abs(penalty - median(best)))

@@ -60,6 +60,8 @@ class Graph:
         sources: (N, P) where a position can be reached from; the first is itself.
         weights: (N, P) how probably; -inf where there are fewer than P ways.
         start, end: (N,) how probably a path begins and ends there.
+        leave, enter: (N,) how probably a path leaves there for a junction, and comes from it: the way between any two
+            words of a loop, which spares one for each pair of them.
         words: (N,) the word's number, -1 in silence.
         heads: (N,) whether a word begins there.
     """
@@ -69,6 +71,8 @@ class Graph:
     weights: Tensor
     start: Tensor
     end: Tensor
+    leave: Tensor
+    enter: Tensor
     words: Tensor
     heads: Tensor
 
@@ -90,8 +94,7 @@ class _Builder:
         for i in range(1, n):
             if i not in heads:
                 self.ways[i].append((i - 1, float(self.go[i - 1])))
-        self.start = torch.full((n,), -math.inf, dtype=torch.float64)
-        self.end = torch.full((n,), -math.inf, dtype=torch.float64)
+        self.start, self.end, self.leave, self.enter = torch.full((4, n), -math.inf, dtype=torch.float64)
         numbers = torch.tensor([number for number, _ in blocks])
         self.words = numbers.repeat_interleave(lengths)
         self.heads = torch.zeros(n, dtype=torch.bool)
@@ -108,12 +111,20 @@ class _Builder:
     def finish(self, block: int, weight: float) -> None:
         self.end[self.last[block]] = float(self.go[self.last[block]]) + weight
 
+    def connect(self, block: int, weight: float) -> None:
+        """Let a block come after any block, and any after it."""
+        last = int(self.last[block])
+        self.leave[last] = self.go[last]
+        self.enter[self.first[block]] = weight
+
     def graph(self) -> Graph:
         most = max(map(len, self.ways))
         padded = [ways + [(0, -math.inf)] * (most - len(ways)) for ways in self.ways]
         sources = torch.tensor([[source for source, _ in ways] for ways in padded])
         weights = torch.tensor([[weight for _, weight in ways] for ways in padded], dtype=torch.float64)
-        return Graph(self.states, sources, weights, self.start, self.end, self.words, self.heads)
+        return Graph(
+            self.states, sources, weights, self.start, self.end, self.leave, self.enter, self.words, self.heads
+        )
 
 
 def chain(models: WordModels, words: Sequence[str]) -> Graph:
@@ -135,24 +146,18 @@ def chain(models: WordModels, words: Sequence[str]) -> Graph:
 
 
 def loop(models: WordModels, penalty: float) -> Graph:
-    """Any words in any order, each as probable as another, with or without silence around them.
+    """Any words in any order: at first, and after each, as probably silence as a word, and each word like another.
 
     Args:
         penalty: what beginning a word costs, in nats; the higher, the fewer words.
     """
-    count = len(models.words)
-    entry = -math.log(count) - penalty
-    blocks = [(w, models.of_word(word)) for w, word in enumerate(models.words)]
-    built = _Builder([*blocks, (-1, models.of_word(""))], models.stay)
-    for word in range(count):
-        for before in range(count):
-            built.follow(word, before, _EVEN + entry)
-        built.follow(word, count, entry)
-        built.follow(count, word, _EVEN)
-        built.begin(word, _EVEN + entry)
-        built.finish(word, _EVEN)
-    built.begin(count, _EVEN)
-    built.finish(count, 0.0)
+    words = [(w, models.of_word(word)) for w, word in enumerate(models.words)]
+    built = _Builder([*words, (-1, models.of_word(""))], models.stay)
+    for block in range(len(words) + 1):
+        weight = _EVEN if block == len(words) else _EVEN - math.log(len(words)) - penalty
+        built.begin(block, weight)
+        built.connect(block, weight)
+        built.finish(block, 0.0)
     return built.graph()
 
 
@@ -174,20 +179,27 @@ def viterbi(scores: Sequence[Tensor], graphs: Sequence[Graph]) -> tuple[list[Ten
     batch, longest = len(scores), int(lengths.max())
     kept = list(graphs) * batch if len(graphs) == 1 else list(graphs)
     n, ways = max(len(g.states) for g in graphs), max(g.sources.shape[1] for g in graphs)
-    start = torch.full((batch, n), -math.inf, dtype=torch.float64)
-    end, emitted = start.clone(), torch.full((batch, longest, n), -math.inf, dtype=torch.float64)
+    start, end, leave, enter = torch.full((4, batch, n), -math.inf, dtype=torch.float64)
+    emitted = torch.full((batch, longest, n), -math.inf, dtype=torch.float64)
     sources = torch.zeros(batch, n, ways, dtype=torch.int64)
     weights = torch.full((batch, n, ways), -math.inf, dtype=torch.float64)
     for b, (own, graph) in enumerate(zip(scores, kept, strict=True)):
         size, width = graph.sources.shape
         start[b, :size], end[b, :size] = graph.start, graph.end
+        leave[b, :size], enter[b, :size] = graph.leave, graph.enter
         sources[b, :size, :width], weights[b, :size, :width] = graph.sources, graph.weights
         emitted[b, : len(own), :size] = own.double()[:, graph.states]
-    flat = sources.flatten(1)
+    flat, joined = sources.flatten(1), bool(torch.isfinite(enter).any())
     best = start + emitted[:, 0]
-    back = torch.zeros(longest, batch, n, dtype=torch.int16)
+    back = torch.zeros(longest, batch, n, dtype=torch.int16)  # the way; `ways` is the one through the junction
+    junction = torch.zeros(longest, batch, dtype=torch.int64)
     for t in range(1, longest):
         arriving, which = (best.gather(1, flat).view(batch, n, ways) + weights).max(2)
+        if joined:
+            passing, junction[t] = (best + leave).max(1)
+            through = passing[:, None] + enter
+            which = torch.where(through > arriving, ways, which)
+            arriving = torch.maximum(through, arriving)
         best = torch.where((t < lengths)[:, None], arriving + emitted[:, t], best)
         back[t] = which
     total, at = (best + end).max(1)
@@ -195,7 +207,8 @@ def viterbi(scores: Sequence[Tensor], graphs: Sequence[Graph]) -> tuple[list[Ten
     paths = torch.zeros(batch, longest, dtype=torch.int64)
     for t in range(longest - 1, -1, -1):
         paths[:, t] = at
-        inside = (t < lengths) & (t > 0)
-        at = torch.where(inside, sources[rows, at, back[t, rows, at].long()], at)
+        way = back[t, rows, at].long()
+        before = torch.where(way == ways, junction[t], sources[rows, at, way.clamp_max(ways - 1)])
+        at = torch.where((t < lengths) & (t > 0), before, at)
     finite = torch.isfinite(total).tolist()
     return [paths[b, : len(own) if finite[b] else 0] for b, own in enumerate(scores)], total
