@@ -107,7 +107,7 @@ def test_cepstra_and_differences() -> None:
     expected = (found[at + 1, :13] - found[at - 1, :13] + 2 * (found[at + 2, :13] - found[at - 2, :13])) / 10
     torch.testing.assert_close(found[at, 13:26], expected)
     ramp = cepstra(torch.arange(20.0)[:, None].expand(20, 40))
-    torch.testing.assert_close(ramp[5:15, 13], (ramp[6:16, 0] - ramp[5:15, 0]))
+    torch.testing.assert_close(ramp[5:15, 13], ramp[6:16, 0] - ramp[5:15, 0], atol=1e-3, rtol=1e-3)
 
 
 # ---- windows

@@ -12,7 +12,6 @@ from understudy.errors import UnderstudyError
 from understudy.speech.gaussians import Mixtures, fit_mixtures, fit_single
 from understudy.speech.hmm import WordModels, chain, viterbi
 
-_QUIET = 0.2  # share of the frames that silence begins with
 _SETTLED = 0.02  # nats a frame
 _ROUNDS = 30
 _BATCH = 128  # utterances
@@ -80,8 +79,8 @@ def check_words(utterance: Utterance, models: WordModels) -> None:
 def train_aligner(utterances: Sequence[Utterance], models: WordModels, mixtures: int = 1) -> Aligner:
     """Flat start, then alignment and re-estimation in turn until the likelihood settles (segmental k-means).
 
-    Flat start: silence begins with the quietest fifth of all frames, and what is left of each utterance is cut into
-    equal stretches for its words' states. Single Gaussians settle first, then, where more are asked for, mixtures.
+    Flat start: silence begins with the quieter frames of each utterance, and its louder ones are cut into equal
+    stretches for its words' states. Single Gaussians settle first, then, where more are asked for, mixtures.
     """
     frames = torch.cat([one.frames for one in utterances]).double()
     fitted = _flat_start(utterances, frames, models)
@@ -128,15 +127,23 @@ def _stays(states: Sequence[Tensor], before: Tensor) -> Tensor:
 
 
 def _flat_start(utterances: Sequence[Utterance], frames: Tensor, models: WordModels) -> Mixtures:
-    loud = frames[:, 0]
-    quiet = loud <= loud.kthvalue(max(1, int(_QUIET * len(loud)))).values
-    lengths = [len(one.frames) for one in utterances]
-    states = [_evenly(one, part, models) for one, part in zip(utterances, quiet.split(lengths), strict=True)]
+    parts = [_quiet(one.frames[:, 0]) for one in utterances]
+    quiet = torch.cat(parts)
+    states = [_evenly(one, part, models) for one, part in zip(utterances, parts, strict=True)]
     fitted = fit_single(frames, torch.cat(states), len(models.stay))
     silence = fit_single(frames[quiet], torch.zeros(int(quiet.sum()), dtype=torch.int64), 1)
     own = models.of_word("")
     fitted.means[own], fitted.variances[own] = silence.means, silence.variances
     return fitted
+
+
+def _quiet(loud: Tensor) -> Tensor:
+    """(T,) bool: the quieter of an utterance's two kinds of frame, as 2-means finds them."""
+    border = (loud.min() + loud.max()) / 2
+    for _ in range(10):
+        quiet = loud <= border
+        border = (loud[quiet].mean() + loud[~quiet].mean()) / 2 if bool((~quiet).any()) else border
+    return loud <= border
 
 
 def _evenly(utterance: Utterance, quiet: Tensor, models: WordModels) -> Tensor:

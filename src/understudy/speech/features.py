@@ -112,7 +112,7 @@ def cepstra(frames: Tensor, count: int = 13) -> Tensor:
     section 5.6); differences are those of section 5.9 over two frames on either side, the ends repeated.
     """
     bands = frames.shape[1]
-    i, j = torch.arange(count)[:, None], torch.arange(bands, dtype=torch.float64)[None]
+    i, j = torch.arange(count).double()[:, None], torch.arange(bands).double()[None]
     basis = math.sqrt(2 / bands) * torch.cos(math.pi * i * (j + 0.5) / bands)
     static = frames @ basis.to(frames).T
     first = _differences(static)
