@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy import __version__
+from understudy.cli_flags import DataRoot, Download, Size
 from understudy.errors import Interrupted, UnderstudyError, nearest
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ def evaluate(
     teacher: tuple[str, ...] = (),
     split: Literal["test", "validation", "train"] = "test",
     class_bias: tuple[str, ...] = (),
-    data_root: str | None = None,
-    download: Annotated[bool, Parameter(negative=())] = False,
-    size: int | None = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    size: Size = None,
     pair: tuple[str, ...] = (),
 ) -> None:
     """Measure accuracy, calibration, and agreement with a teacher.
@@ -186,12 +187,6 @@ def evaluate(
         The part of the data; validation is the data's own, or what the run kept of the training part.
     class_bias
         Raise a class's logit first, as in 3=+3.5.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    download
-        Fetch a named set that is not there.
-    size
-        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
     pair
         The same samples in another modality, as in depth=FOLDER.
     """
@@ -319,6 +314,7 @@ def show_run(run: Run) -> None:
     "understudy reproduce hinton-mnist --run runs/mnist --data-root ~/data",
     "understudy reproduce crd-cifar100 --pair resnet32x4:resnet8x4",
     "understudy reproduce crd-cifar100 --pair wrn_16_2:resnet8 --scale 0.05 --data photos/ --size 32",
+    "understudy reproduce crd-transfer --data photos/ --size 32 --held-out 5",
 )
 def reproduce(
     name: str | None = None,
@@ -328,9 +324,11 @@ def reproduce(
     pair: tuple[str, ...] = (),
     scale: float = 1.0,
     data: str | None = None,
-    size: int | None = None,
+    size: Size = None,
+    held_out: tuple[str, ...] = (),
+    probe: tuple[str, ...] = (),
     run: Path | None = None,
-    data_root: str | None = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Run a paper's experiment and set its numbers beside the paper's; without a name, list them.
 
@@ -346,12 +344,12 @@ def reproduce(
         Share of the paper's epochs.
     data
         Another set in place of the paper's.
-    size
-        Pixels a side that its images are brought to.
+    held_out
+        Classes to train nobody on and to probe: how many, or their names.
+    probe
+        Sets to probe the representations on, in place of the paper's.
     run
         The folder for its runs; runs/NAME where unset.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
     """
     from understudy.papers import EXPERIMENTS, Bench
 
@@ -365,7 +363,7 @@ def reproduce(
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
     folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size))
+    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size, held_out, probe))
 
 
 def _minutes(minutes: float | None) -> str:
@@ -421,17 +419,11 @@ def methods() -> None:
 
 
 @command("understudy datasets", "understudy datasets --data-root ~/data")
-def datasets(*, data_root: Path | None = None) -> None:
-    """List the data sets that go by a name, and which of them are here.
-
-    Parameters
-    ----------
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    """
+def datasets(*, data_root: DataRoot = None) -> None:
+    """List the data sets that go by a name, and which of them are here."""
     from understudy.data import NAMED
 
-    home = data_root or Path(os.environ.get("UNDERSTUDY_DATA") or "data")
+    home = Path(data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))

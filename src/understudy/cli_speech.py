@@ -23,12 +23,26 @@ if TYPE_CHECKING:
     from understudy.speech.preparation import Prepared
 
 F = TypeVar("F", bound=Callable[..., Any])
-speech = App(name="speech", help="Words from sound, by nets distilled from ensembles.")
+
+
+def _epilogue(*examples: str) -> str:
+    return "\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
+
+
+speech = App(
+    name="speech",
+    help="Words from sound, by nets distilled from ensembles.",
+    help_epilogue=_epilogue(
+        "understudy speech prepare spoken_digits.zip --to runs/digits",
+        "understudy speech train runs/digits --members 10 --run runs/ensemble",
+        "understudy speech distill runs/digits --teacher runs/ensemble --run runs/distilled",
+        "understudy speech decode runs/distilled call.wav",
+    ),
+)
 
 
 def _command(*examples: str) -> Callable[[F], F]:
-    epilogue = "\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
-    return lambda verb: speech.command(verb, help_epilogue=epilogue)
+    return lambda verb: speech.command(verb, help_epilogue=_epilogue(*examples))
 
 
 @_command(

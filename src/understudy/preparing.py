@@ -19,7 +19,7 @@ from understudy.data import ArraySource, Source, fraction, omit_classes, only_cl
 from understudy.data.views import PLAIN, ViewPlan
 from understudy.errors import UnderstudyError
 from understudy.evaluation import parse_bias, parse_priors
-from understudy.models import InputContract, Network, build, is_code, load_network, start_from
+from understudy.models import InputContract, Network, build, is_code, is_depthwise, load_network, start_from
 from understudy.objectives import Setting
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, parse_pairs
 from understudy.runs import Run, find_run
@@ -170,6 +170,8 @@ def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tup
     files = [] if given.teachers else [file for name in recipe.teacher for file in weights_of(name)]
     for file in files:
         networks[str(file)] = load_network(file)  # a file's word is not the caller's: its code is never run
+    for network in networks.values():
+        network.full_precision = loses_by_bf16(recipe, network)
     classes = material.labelled.classes or next(iter(networks.values())).classes
     for name, network in networks.items():
         check_classes(network, f"teacher {name}", classes)
@@ -230,6 +232,7 @@ def prepare_members(
         seed = recipe.seed + number
         for name, terms in jobs.items():
             network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
+            network.full_precision = loses_by_bf16(recipe, network)
             for source in filter(None, (material.train, material.validation)):
                 check_seen(source, network.contract.modality)
             if isinstance(recipe, TrainRecipe) and recipe.freeze:
@@ -294,11 +297,24 @@ def multiplies_bf16(accelerator: str) -> bool:
     return accelerator == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
+def loses_by_bf16(recipe: AnyRecipe, network: Network) -> bool:
+    """Whether precision, left to choose itself, is float32 for this net: on CPUs depthwise kernels are slow in bf16.
+
+    `benchmarks/precision.py` measures it.
+    """
+    return recipe.precision == "auto" and accelerator_of(recipe) == "cpu" and is_depthwise(network.module)
+
+
+def accelerator_of(recipe: AnyRecipe) -> str:
+    """Where to compute: a GPU where there is one, unless the recipe says."""
+    if recipe.accelerator != "auto":
+        return recipe.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def make_fabric(recipe: AnyRecipe) -> Fabric:
     """Fabric as the recipe says; several devices start processes of their own unless torchrun did."""
-    accelerator = recipe.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = accelerator_of(recipe)
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(accelerator) else "32"

@@ -116,7 +116,7 @@ class Recipe(_Strict):
     optimizer: Optimizer = Optimizer()
     views: Views = Views()
     precision: Annotated[Literal["auto", "32", "bf16", "fp16"], _MACHINE] = "auto"
-    """Of the forward pass; auto is bf16 where the processor has units for it, else 32."""
+    """Of the forward pass; auto is bf16 where the processor has units for it and the net gains by it, else 32."""
     accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], _MACHINE] = "auto"
     """Where to compute."""
     devices: Annotated[Positive, _MACHINE] = 1

@@ -4,7 +4,7 @@ from understudy.models.build import FAMILIES, build, is_code, load_network, pars
 from understudy.models.contract import InputContract, seen
 from understudy.models.fold import fold
 from understudy.models.network import Network, laid_out, read_weights
-from understudy.models.stages import find_head, stages
+from understudy.models.stages import find_head, is_depthwise, stages
 
 __all__ = [
     "FAMILIES",
@@ -14,6 +14,7 @@ __all__ = [
     "find_head",
     "fold",
     "is_code",
+    "is_depthwise",
     "laid_out",
     "load_network",
     "parse_spec",

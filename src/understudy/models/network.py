@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Network(nn.Module):
         self.module, self.contract, self.spec = module, contract, spec
         self.began = ""  # what its weights are from, in words
         self.frozen = False
+        self.full_precision = False  # float32 under autocast too
         self.dropouts = count_dropouts(module)
         self.noise = 0  # the member's seed for its dropout masks
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
@@ -129,7 +130,8 @@ class Network(nn.Module):
         inputs = batch.inputs if isinstance(batch, Batch) else batch
         if self.training and self.dropouts:
             seed_dropouts(self.dropouts, self.noise, batch.view if isinstance(batch, Batch) else None)
-        logits = self.module(self.prepare(inputs))
+        with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
+            logits = self.module(self.prepare(inputs))
         if self.class_bias is not None:
             logits = logits + self.class_bias
         watched, self._watched = self._watched, {}

@@ -32,6 +32,12 @@ def find_head(module: nn.Module) -> str:
     return path
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether it has convolutions of one channel at a time, as mobile nets do."""
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
+
+
 def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     """Paths of the ends of a net's stages, from the input to the output: what is tapped where nothing is named.
 

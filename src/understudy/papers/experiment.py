@@ -96,6 +96,8 @@ class Bench:
         scale: share of the paper's epochs.
         data: another set, in place of the paper's.
         size: pixels a side of its images.
+        held_out: classes that nobody is trained on: names, or a number of them.
+        probes: data sets to probe representations on, in place of the paper's.
     """
 
     folder: Path
@@ -105,6 +107,8 @@ class Bench:
     scale: float = 1.0
     data: str | None = None
     size: int | None = None
+    held_out: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -125,7 +129,14 @@ class Bench:
 
 
 NOTHING: frozenset[str] = frozenset()
-_FLAGS = {"pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size"}
+_FLAGS = {
+    "pairs": "--pair",
+    "scale": "--scale",
+    "data": "--data",
+    "size": "--size",
+    "held_out": "--held-out",
+    "probes": "--probe",
+}
 
 
 @dataclass(frozen=True)
@@ -189,3 +200,9 @@ def errors(facts: RunFacts, *roles: Role) -> Measured:
 def accuracy(facts: RunFacts, *roles: Role, name: str = "") -> Measured:
     """A row's accuracy on the test part in percent, seed by seed."""
     return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles, name=name).seeds), digits=2, unit="%")
+
+
+def correlation(facts: RunFacts, *roles: Role, name: str = "") -> Measured | str:
+    """By how much a row's class correlations differ from the teacher's, seed by seed; "" where it was not measured."""
+    found = row(facts, *roles, name=name).values("correlation_difference")
+    return Measured(tuple(found), digits=4) if found else ""
