@@ -164,7 +164,6 @@ def said(words: str, seed: int, silence: int = 4) -> tuple[Utterance, Tensor]:
             states += [2 * "ab".index(word) + k] * int(random.integers(3, 7))
     states += [4] * silence
     true = torch.tensor(states)
-    # loudness first: silence is quiet
     means = torch.tensor([[1.0, 3, 0, 0], [1, 0, 3, 0], [1, -3, 0, 0], [1, 0, 0, 3], [-3, 0, 0, 0]])
     frames = means[true] + 0.5 * torch.from_numpy(random.normal(size=(len(true), 4)))
     return Utterance(words, frames.double(), tuple(words)), true

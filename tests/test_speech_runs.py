@@ -43,9 +43,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def string(words: list[str], rate: int = 8_000) -> np.ndarray:
     random = np.random.default_rng(1)
-    parts = [0.005 * random.normal(size=1_200)]
+    parts = [0.001 * random.normal(size=1_200)]
     for i, word in enumerate(words):
-        parts += [wave(word, take=100 + i, rate=rate), 0.005 * random.normal(size=1_200)]
+        parts += [wave(word, take=100 + i, rate=rate), 0.001 * random.normal(size=1_200)]
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Made-up speech: words that are tones one after another, said by speakers of different pitch."""
+"""Made-up speech: words that are breathy tones one after another, said by speakers of different pitch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def wave(word: str, speaker: str = "ada", take: int = 0, rate: int = 8_000) -> n
         n = int(rate * random.uniform(0.1, 0.15))
         pitch = hertz * PITCH[speaker] * random.uniform(0.97, 1.03)
         parts.append(np.sin(2 * np.pi * pitch * np.arange(n) / rate))
-    clean = np.concatenate(parts)
-    edge = np.minimum(np.arange(len(clean)), np.arange(len(clean))[::-1]) / (0.03 * rate)
-    clean *= edge.clip(0, 1)  # words begin and end quietly
-    return (0.3 * clean + 0.01 * random.normal(size=len(clean))).astype(np.float32)
+    sung = np.concatenate(parts)
+    edge = np.minimum(np.arange(len(sung)), np.arange(len(sung))[::-1]) / (0.01 * rate)
+    breath, room = 0.03 * random.normal(size=len(sung)), 0.001 * random.normal(size=len(sung))
+    return ((0.3 * sung + breath) * edge.clip(0, 1) + room).astype(np.float32)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 8_000) -> Path:

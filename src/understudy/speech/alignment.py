@@ -79,8 +79,8 @@ def check_words(utterance: Utterance, models: WordModels) -> None:
 def train_aligner(utterances: Sequence[Utterance], models: WordModels, mixtures: int = 1) -> Aligner:
     """Flat start, then alignment and re-estimation in turn until the likelihood settles (segmental k-means).
 
-    Flat start: silence begins with the quieter frames of each utterance, and its louder ones are cut into equal
-    stretches for its words' states. Single Gaussians settle first, then, where more are asked for, mixtures.
+    Flat start: silence begins with the quiet frames, and the loud ones of each utterance are cut into equal stretches
+    for its words' states. Single Gaussians settle first, then, where more are asked for, mixtures.
     """
     frames = torch.cat([one.frames for one in utterances]).double()
     fitted = _flat_start(utterances, frames, models)
@@ -127,32 +127,31 @@ def _stays(states: Sequence[Tensor], before: Tensor) -> Tensor:
 
 
 def _flat_start(utterances: Sequence[Utterance], frames: Tensor, models: WordModels) -> Mixtures:
-    parts = [_quiet(one.frames[:, 0]) for one in utterances]
-    quiet = torch.cat(parts)
-    states = [_evenly(one, part, models) for one, part in zip(utterances, parts, strict=True)]
-    fitted = fit_single(frames, torch.cat(states), len(models.stay))
-    silence = fit_single(frames[quiet], torch.zeros(int(quiet.sum()), dtype=torch.int64), 1)
+    border = _border(frames[:, 0])
+    states = torch.cat([_evenly(one, one.frames[:, 0] < border, models) for one in utterances])
+    fitted = fit_single(frames, states, len(models.stay))
     own = models.of_word("")
-    fitted.means[own], fitted.variances[own] = silence.means, silence.variances
+    fitted.means[own], fitted.variances[own] = fitted.means[own[0]].clone(), fitted.variances[own[0]].clone()
     return fitted
 
 
-def _quiet(loud: Tensor) -> Tensor:
-    """(T,) bool: the quieter of an utterance's two kinds of frame, as 2-means finds them."""
-    border = (loud.min() + loud.max()) / 2
-    for _ in range(10):
-        quiet = loud <= border
-        border = (loud[quiet].mean() + loud[~quiet].mean()) / 2 if bool((~quiet).any()) else border
-    return loud <= border
+def _border(loud: Tensor) -> float:
+    """What tells loud from quiet: the middle between the means of the two, as 2-means finds them."""
+    border = float(loud.min() + loud.max()) / 2
+    for _ in range(20):
+        quiet = loud < border
+        if not bool(quiet.any()) or bool(quiet.all()):
+            break
+        border = float(loud[quiet].mean() + loud[~quiet].mean()) / 2
+    return border
 
 
 def _evenly(utterance: Utterance, quiet: Tensor, models: WordModels) -> Tensor:
-    """(T,) states: what is not quiet cut into equal stretches, what is in the first of silence."""
+    """(T,) states: what is loud cut into equal stretches, what is quiet in the first of silence."""
     states = torch.cat([models.of_word(word) for word in utterance.words])
-    spoken = (~quiet).cumsum(0) - 1
-    n = int((~quiet).sum())
-    cut = states[(spoken.clamp_min(0) * len(states) // max(n, 1)).clamp_max(len(states) - 1)]
-    return torch.where(quiet, models.of_word("")[0], cut)
+    count = int((~quiet).sum())
+    place = ((~quiet).cumsum(0) - 1).clamp_min(0) * len(states) // max(count, 1)
+    return torch.where(quiet, models.of_word("")[0], states[place.clamp_max(len(states) - 1)])
 
 
 def _of_a_length(utterances: Sequence[Utterance]) -> Iterator[list[int]]:

@@ -98,6 +98,14 @@ def log_mel(wave: Tensor, features: Features) -> Tensor:
     return (filters @ energy).clamp_min(FLOOR).log().T.contiguous()
 
 
+def levelled(frames: Tensor) -> Tensor:
+    """(T, bands) log Mel frames as if all utterances were as loud: less the mean band of the loudest twentieth.
+
+    What is quiet stays quiet, as it does not where each utterance is normalised, with silence in it or without.
+    """
+    return frames - frames.mean(1).quantile(0.95)
+
+
 def normalised(frames: Tensor) -> Tensor:
     """(T, D) frames with zero mean and unit variance in each dimension over the utterance; a constant one is 0."""
     centred = frames - frames.mean(0)

@@ -23,7 +23,7 @@ from understudy.files import write_whole
 from understudy.speech.alignment import Aligner, Utterance, train_aligner
 from understudy.speech.audio import Sound, read_sound
 from understudy.speech.corpus import Recording
-from understudy.speech.features import Features, cepstra, log_mel, normalised
+from understudy.speech.features import Features, cepstra, levelled, log_mel, normalised
 from understudy.speech.hmm import WordModels
 from understudy.speech.strings import join, plan_strings
 
@@ -151,10 +151,13 @@ def prepare_corpus(
                 spoken.append((Spoken(plan.name, plan.words, part, CONNECTED), join(plan, waves, rate)))
     elif not alone:
         spoken = [(replace(one, kind=CONNECTED), wave) for one, wave in spoken]
-    kept, frames, set_aside = _frames(spoken, features, states, set_aside)
+    kept, raw, set_aside = _frames(spoken, features, states, set_aside)
+    frames = [normalised(one) for one in raw]
     words = sorted({word for one in kept for word in one.words})
     _each_part(corpus, kept, set_aside)
-    utterances = [Utterance(one.name, cepstra(own), one.words) for one, own in zip(kept, frames, strict=True)]
+    utterances = [
+        Utterance(one.name, cepstra(levelled(bands)), one.words) for one, bands in zip(kept, raw, strict=True)
+    ]
     aligner, targets = _aligned(kept, utterances, WordModels.plain(words, states, silence), mixtures)
     prepared = Prepared(
         corpus, features, aligner.models, tuple(kept), tuple(hold_out), seed, set_aside,
@@ -215,7 +218,7 @@ def _frames(
             aside[one.name] = f"it is too short for its words, which take {least} frames at least"
             continue
         kept.append(one)
-        frames.append(normalised(log_mel(wave, features)))
+        frames.append(log_mel(wave, features))
     return kept, frames, aside
 
 

@@ -14,7 +14,7 @@ from understudy.speech.corpus import Recording
 SHORTEST, LONGEST = 3, 7  # recordings in a string
 _LEAST, _MOST = 0.05, 0.35  # seconds of a pause
 _LENGTH, _PAUSE = 1, 2  # streams of draws
-_SOFTER = 0.25  # a pause is quieter than the quietest of the speech by as much
+_HUSH = 0.01  # the noise of a pause beside the softest recording: 40 dB below
 _EDGE = 0.005  # seconds over which a recording fades in and out where it is joined
 
 
@@ -64,7 +64,7 @@ def plan_strings(recordings: Sequence[Recording], seed: int, part: str) -> list[
 def join(plan: Plan, waves: Mapping[str, Tensor], rate: int) -> Tensor:
     """The string's samples: recordings by name, faded at their ends, with soft noise in the pauses."""
     sounds = [waves[one.name] for one in plan.recordings]
-    level = _SOFTER * min(_quiet(sound, rate) for sound in sounds)
+    level = max(_HUSH * min(float(sound.square().mean().sqrt()) for sound in sounds), 2.0**-13)
     parts: list[Tensor] = []
     for number, pause in enumerate(plan.pauses):
         n = round(pause * rate)
@@ -72,12 +72,6 @@ def join(plan: Plan, waves: Mapping[str, Tensor], rate: int) -> Tensor:
         if number < len(sounds):
             parts.append(_faded(sounds[number], round(_EDGE * rate)))
     return torch.cat(parts)
-
-
-def _quiet(wave: Tensor, rate: int) -> float:
-    """Root mean square of a recording's quietest tenth of 10 ms stretches, and of some steps of 16 bits at least."""
-    stretches = wave.unfold(0, rate // 100, rate // 100)
-    return max(float(stretches.square().mean(1).quantile(0.1).sqrt()), 2.0**-12)
 
 
 def _noise(seed: int, number: int, n: int) -> Tensor:
