@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def fit_mixtures(x: Tensor, states: Tensor, count: int, parts: int, before: Mixt
         own = frames[states == s]
         if len(own) < 10 * parts:
             continue
-        begun = {}
+        begun: dict[str, Any] = {}
         if same:
             begun = {
                 "weights_init": weights[s].numpy(), "means_init": means[s].numpy(),

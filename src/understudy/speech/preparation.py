@@ -67,10 +67,11 @@ class Prepared:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        utterances = tuple(Spoken(**one | {"words": tuple(one["words"])}) for one in value["utterances"])
-        listed = {name: tuple(value[name]) for name in ("hold_out", "clipped", "history")}
-        made = {"features": Features(**value["features"]), "models": models_from_json(value["models"])}
-        return cls(**value | listed | made | {"utterances": utterances})
+        made: dict[str, Any] = {name: tuple(value[name]) for name in ("hold_out", "clipped", "history")}
+        made["utterances"] = tuple(Spoken(**one | {"words": tuple(one["words"])}) for one in value["utterances"])
+        made["features"] = Features(**value["features"])
+        made["models"] = models_from_json(value["models"])
+        return cls(**value | made)
 
     def of(self, part: str) -> list[int]:
         """The numbers of a part's utterances."""
