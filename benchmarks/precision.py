@@ -54,7 +54,8 @@ def main() -> None:
     for spec in sys.argv[1:] or NETS:
         sides = [stepper(spec, Fabric(accelerator="cpu", devices=1, precision=p)) for p in ("32-true", "bf16-mixed")]  # type: ignore[arg-type]
         for step in sides:
-            step(), step()
+            step()
+            step()
         rounds = []
         for _ in range(ROUNDS):
             rounds.append([median(step() for _ in range(3)) for step in sides])

@@ -42,7 +42,9 @@ class Desk:
     opened: dict[str, int | None] = field(default_factory=dict)
     probed: list[tuple[Sequence[str], dict[str, Any]]] = field(default_factory=list)
 
-    def open_source(self, data: str, *, root: Path | None = None, size: int | None = None) -> Splits:
+    def open_source(
+        self, data: str, *, root: Path | None = None, download: bool = False, size: int | None = None
+    ) -> Splits:
         self.opened[data] = size
         return made_up_set(data, 20)
 
@@ -115,7 +117,7 @@ def test_classes_that_nobody_saw(desk: Desk, tmp_path: Path) -> None:
     assert {recipe.omit_classes for recipe in desk.api.runs.values()} == {held}
     assert [asked["only_classes"] for _, asked in desk.probed] == [held, ()]
     assert desk.opened == {"photos": 32, "x/y": 32}
-    assert {recipe.epochs for recipe in desk.api.runs.values()} == {60, 24}
+    assert {recipe.epochs for recipe in desk.api.runs.values()} == {crd.TEACHER_EPOCHS, 24}
     notes = " ".join(EXPERIMENTS["crd-transfer"].compare(bench).notes)
     assert "24 epochs of the paper's 240" in notes
     assert "class 0, class 5, class 10, class 15" in notes
@@ -144,6 +146,14 @@ def test_held_out_by_number_and_by_name(asked: tuple[str, ...], held: tuple[str,
 def test_what_cannot_be_held_out(asked: tuple[str, ...], says: str) -> None:
     with pytest.raises(UnderstudyError, match=says):
         held_out(made_up_set("it", 6), asked)
+
+
+def test_sets_are_fetched_where_asked_and_recipes_do_not_say(desk: Desk, tmp_path: Path) -> None:
+    EXPERIMENTS["crd-cross-modal"].compare(Bench(tmp_path / "x"))
+    assert not desk.opened, "runs open their own"
+    EXPERIMENTS["crd-cross-modal"].compare(Bench(tmp_path / "x", download=True))
+    assert set(desk.opened) == {"stl10", "stl10-unlabelled"}
+    assert not any(recipe.download for recipe in desk.api.runs.values())
 
 
 def test_a_set_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path, desk: Desk) -> None:

@@ -17,6 +17,7 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.models.build import parse_spec
 from understudy.papers import EXPERIMENTS
+from understudy.papers.crd import TEACHER_EPOCHS
 from understudy.papers.experiment import Bench, Comparison, Measured
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, recipe_from, to_yaml
 from understudy.reporting.facts import Role, Row, RunFacts, Seed
@@ -250,7 +251,7 @@ def test_all_thirteen_pairs_and_their_teachers_once(api: MadeUpApi, tmp_path: Pa
 def test_a_shortened_schedule_on_another_set_says_so(api: MadeUpApi, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "x", pairs=("wrn_16_2:resnet8",), scale=0.05, data="sets/photos", size=32)
     outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
-    assert {r.epochs for r in api.runs.values()} == {12, 60}
+    assert {r.epochs for r in api.runs.values()} == {12, TEACHER_EPOCHS}
     assert {(r.data, r.size) for r in api.runs.values()} == {("sets/photos", 32)}
     assert "12 epochs of the paper's 240" in outcome.notes[0]
     assert "photos: the paper's figures are of another set" in outcome.notes[0]

@@ -1,45 +1,43 @@
-"""From a name to a network: `mlp:1200x2?dropout=0.5`, `cifar:wrn_16_2`, `timm:resnet18`, `pkg.mod:fn`, a file."""
+"""From a name to a network: `mlp:1200x2?dropout=0.5`, `bit:R50x1`, `timm:resnet18`, `pkg.mod:fn`, a file."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from torch import nn
 
 from understudy.errors import UnderstudyError, nearest
+from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
+from understudy.models.bit_weights import OfficialWeights, read_official
 from understudy.models.cifar import NETS
 from understudy.models.cnn import cnn
 from understudy.models.contract import InputContract
+from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.mlp import mlp
 from understudy.models.network import Network, load_weights, read_weights
+from understudy.models.spec import Spec, call, needs_images
 from understudy.models.stages import find_head
+
+if TYPE_CHECKING:
+    from timm.models.resnetv2 import ResNetV2
 
 FAMILIES = {
     "mlp": "mlp:1200x2?dropout=0.5      fully connected: units x layers, or 300-100; options dropout, "
     "input_dropout, batchnorm",
     "cnn": "cnn:32-64-128?depth=2       3x3 convolutions with BatchNorm, a stage a width; options depth, dropout",
     "cifar": "cifar:wrn_40_2              the nets of the CIFAR-100 distillation tables: resnet8x4, vgg8, ...",
+    "bit": "bit:R50x1                  Big Transfer's nets, R26x0.5 to R152x4; options norm=gn+ws|gn|bn|bn+ws, "
+    "root=imagenet|cifar; bit:PATH/BiT-M-R50x1.npz loads official weights",
     "timm": "timm:resnet18               any model of timm; options go to it, pretrained=true loads its weights",
     "torchvision": "torchvision:mobilenet_v3_small   any classifier of torchvision; weights=DEFAULT loads its weights",
 }
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A model's name taken apart: `family:name?key=value&key=value`."""
-
-    family: str
-    name: str
-    options: dict[str, Any]
 
 
 def parse_spec(text: str) -> Spec:
@@ -84,6 +82,8 @@ def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trus
     parsed = parse_spec(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if parsed.family == "bit":
+            return _bit(parsed, contract, spec)
         if parsed.family in _BUILDERS:
             module, contract = _BUILDERS[parsed.family](parsed, contract)
         elif is_code(spec):
@@ -148,126 +148,71 @@ def _widths(spec: Spec) -> list[int]:
     )
 
 
-def _call(make: Callable[..., nn.Module], spec: Spec, *args: Any, **options: Any) -> nn.Module:
-    """Call a model's constructor; an option it does not take is the user's mistake."""
-    parameters = inspect.signature(make).parameters.values()
-    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-        known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-        for name in options:
-            if known and name not in {one.name for one in parameters}:
-                raise UnderstudyError(f"{spec.family}:{spec.name} has no option {name!r}{nearest(name, known)}")
-    try:
-        return make(*args, **options)
-    except UnderstudyError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UnderstudyError(f"{spec.family}:{spec.name} does not take these options: {error}") from error
-
-
 def _mlp(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    return _call(mlp, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+    return call(mlp, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
 
 
 def _cnn(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    _needs_images(spec, contract)
-    return _call(cnn, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+    needs_images(spec, contract)
+    return call(cnn, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
 
 
 def _cifar(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    _needs_images(spec, contract)
+    needs_images(spec, contract)
     if spec.name not in NETS:
         raise UnderstudyError(f"the cifar family has no net {spec.name!r}{nearest(spec.name, NETS)}")
-    return _call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract
+    return call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract
 
 
-def _needs_images(spec: Spec, contract: InputContract) -> None:
-    if len(contract.shape) != 3:
-        raise UnderstudyError(f"{spec.family}:{spec.name} reads images; the data is vectors of {contract.shape[0]}")
-
-
-def _timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    import timm
-    from timm.data.config import resolve_model_data_config
-
-    _needs_images(spec, contract)
-    if not timm.is_model(spec.name.partition(".")[0]):
-        raise UnderstudyError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models())}")
+def _bit(spec: Spec, contract: InputContract, text: str) -> Network:
+    """A net of Big Transfer: fresh, or with official weights, whose file a network saved later does not need."""
+    needs_images(spec, contract)
     options = dict(spec.options)
-    weights = options.pop("weights", None)
-    pretrained = bool(options.pop("pretrained", False))
-    # of other modalities than its own it gets as many channels, the first layer's weights fitted to them by timm
-    own = pretrained and contract.modality in ("", "rgb", "image")
-    channels = 3 if own else contract.shape[0]
-    module = _call(
-        timm.create_model,
-        spec,
-        spec.name,
-        pretrained=pretrained,
-        num_classes=len(contract.classes),
-        in_chans=channels,
-        **options,
-    )
-    config = resolve_model_data_config(module)
-    size = tuple(config["input_size"][1:])
-    if "img_size" in options:
-        size = (options["img_size"],) * 2
-    if pretrained:
-        interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
-        contract = replace(contract, shape=(channels, *size), interpolation=interpolation)
-        if own:
-            contract = replace(contract, mean=tuple(config["mean"]), std=tuple(config["std"]))
-    elif config.get("fixed_input_size") or getattr(module, "pretrained_cfg", {}).get("fixed_input_size"):
-        contract = replace(contract, shape=(channels, *size))
+    weights = spec.name if spec.name.lower().endswith(".npz") else options.pop("weights", None)
+    if weights is not None and str(weights).lower().endswith(".npz"):
+        return _official(spec, read_official(Path(weights)), contract, options)
+    contract = _in_scale(contract)
+    module = _bit_net(spec, contract, options)
     if weights is not None:
         load_weights(module, read_weights(Path(weights))[0], str(weights))
-    return module, contract
+    return Network(module, contract, text)
 
 
-def _torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    from torchvision import models
-
-    _needs_images(spec, contract)
-    names = models.list_models(module=models)
-    if spec.name not in names:
-        raise UnderstudyError(f"torchvision has no classifier {spec.name!r}{nearest(spec.name, names)}")
-    options = dict(spec.options)
-    weights = options.pop("weights", None)
-    if weights is not None and Path(str(weights)).exists():
-        module = _call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
-        load_weights(module, read_weights(Path(weights))[0], str(weights))
-    elif weights is not None:
-        module = _call(models.get_model, spec, spec.name, weights=weights, **options)
-        _replace_head(module, len(contract.classes))
-        preset = models.get_weight(f"{models.get_model_weights(spec.name).__name__}.{weights}").transforms()
-        contract = replace(contract, shape=(contract.shape[0], *preset.crop_size * 2))
-        if contract.modality in ("", "rgb", "image"):
-            contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
-    else:
-        module = _call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
-    if contract.shape[0] == 1:
-        # torchvision's nets read three channels; a single one is repeated by the network's input contract
-        contract = replace(contract, shape=(3, *contract.shape[1:]), mean=contract.mean * 3, std=contract.std * 3)
-    elif contract.shape[0] != 3:
-        _replace_stem(module, contract.shape[0])
-    return module, contract
+def _official(spec: Spec, official: OfficialWeights, contract: InputContract, options: dict[str, Any]) -> Network:
+    head = options.pop("head", "new" if contract.classes else "own")
+    if head not in ("new", "own"):
+        raise UnderstudyError(
+            f"{spec}: head={head} is not understood; write head=own for the file's, head=new for zeros"
+        )
+    if options.get("norm", NORMS[0]) != NORMS[0]:
+        raise UnderstudyError(
+            f"{official.path} has weights for norm={NORMS[0]} alone; leave norm={options['norm']} out"
+        )
+    own, found = head == "own", official.classes
+    classes = contract.classes or tuple(map(str, range(found)))  # the file does not name them
+    if own and len(classes) != found:
+        raise UnderstudyError(
+            f"the head of {official.path} knows {found} classes, the data has {len(classes)}; leave head=own out"
+        )
+    channels = 3 if contract.sees_images else contract.shape[0]
+    contract = _in_scale(replace(contract, shape=(channels, *OFFICIAL_SIZE), classes=classes))
+    if spec.name.lower().endswith(".npz"):
+        spec = replace(spec, name=official.name)
+    module = _bit_net(spec, contract, options)
+    official.load(module, head=own)
+    network = Network(module, contract, str(spec))
+    network.began = f"began from {official.path}, with {'its' if own else 'a new'} head of {len(classes)} classes"
+    return network
 
 
-def _replace_stem(module: nn.Module, channels: int) -> None:
-    """Have the first convolution read some channels, its weights fitted to them as timm does."""
-    from timm.models import adapt_input_conv
-
-    old = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
-    with torch.no_grad():
-        old.weight = nn.Parameter(adapt_input_conv(channels, old.weight))
-    old.in_channels = channels
+def _bit_net(spec: Spec, contract: InputContract, options: dict[str, Any]) -> ResNetV2:
+    return call(bit, spec, spec.name, contract.shape[0], len(contract.classes), **options)
 
 
-def _replace_head(module: nn.Module, classes: int) -> None:
-    path = find_head(module)
-    parent, _, name = path.rpartition(".")
-    old = module.get_submodule(path)
-    assert isinstance(old, nn.Linear), path
-    setattr(module.get_submodule(parent), name, nn.Linear(old.in_features, classes))
+def _in_scale(contract: InputContract) -> InputContract:
+    """Images in [-1, 1]; what is no image keeps its scale."""
+    middle = (0.5,) * contract.shape[0]
+    return replace(contract, mean=middle, std=middle) if contract.sees_images else contract
 
 
 def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
@@ -281,7 +226,7 @@ def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
         function = getattr(importlib.import_module(spec.family), spec.name)
     except (ImportError, AttributeError) as error:
         raise UnderstudyError(f"{text} could not be imported: {error}") from error
-    return _call(function, spec, num_classes=len(contract.classes), **spec.options)
+    return call(function, spec, num_classes=len(contract.classes), **spec.options)
 
 
-_BUILDERS = {"mlp": _mlp, "cnn": _cnn, "cifar": _cifar, "timm": _timm, "torchvision": _torchvision}
+_BUILDERS = {"mlp": _mlp, "cnn": _cnn, "cifar": _cifar, "timm": from_timm, "torchvision": from_torchvision}

@@ -30,6 +30,7 @@ class InputContract:
         interpolation: how images of another size are brought to (H, W), with antialiasing.
         modality: what the network sees: one of `ASPECTS` of the image, or the name of a set's modality, as "depth";
             "" for whatever a set holds, or holds first.
+        fit: what of an image of another form is brought to (H, W): its central square, or the whole of it.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class InputContract:
     classes: tuple[str, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     modality: str = ""
+    fit: Literal["centre", "whole"] = "centre"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputContract:
@@ -48,12 +50,18 @@ class InputContract:
             tuple(value["classes"]),
             value["interpolation"],
             value.get("modality", ""),  # files of earlier versions have none
+            value.get("fit", "centre"),
         )
 
     @property
     def source_shape(self) -> tuple[int, ...]:
         """The shape of a sample as a set holds it, before anything is seen in it."""
         return (3, *self.shape[1:]) if self.modality in ASPECTS else self.shape
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether what is seen are images as they are, which nets pre-trained on images have a scale for."""
+        return self.modality in ("", "rgb", "image")
 
 
 def seen(inputs: Tensor | Mapping[str, Tensor], modality: str) -> Tensor:

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepared
 from understudy.models.dropout import count_dropouts, seed_dropouts
-from understudy.models.stages import find_head, stages
+from understudy.models.stages import channels_first, find_head, stages
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -91,9 +91,15 @@ class Network(nn.Module):
         self._watched["embedding"] = args[0].flatten(1)
 
     def _keeper(self, name: str) -> Any:
+        last = getattr(self.module, "output_fmt", "") == "NHWC"  # timm's word for it
+
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
             # a copy, as many nets go on in place (`relu_`, `out += shortcut`) and would write over what was tapped
-            self._watched[name] = output.clone() if isinstance(output, Tensor) else output
+            self._watched[name] = (
+                channels_first(output.clone(), self.contract.shape, declared_last=last)
+                if isinstance(output, Tensor)
+                else output
+            )
 
         return keep
 
@@ -121,6 +127,27 @@ class Network(nn.Module):
                 raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} puts out no tensor to tap")
         features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
+
+    def reads(self, side: int) -> bool:
+        """Whether it can read images of `side` pixels a side, tried with a blank one where they are not its own."""
+        own = self.contract
+        if own.shape[1:] == (side, side):
+            return True
+        self.contract = replace(own, shape=(own.shape[0], side, side))
+        try:
+            self.shapes(())
+        except (RuntimeError, AssertionError):  # what nets of fixed size raise, each in its own way
+            return False
+        finally:
+            self.contract = own
+        return True
+
+    def feed(self, side: int) -> Network:
+        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other."""
+        own = self.contract
+        shape = (own.shape[0], side, side) if self.reads(side) else own.shape
+        self.contract = replace(own, shape=shape, fit="whole")
+        return self
 
     def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         """A batch's inputs as the module wants them: modality, channels, size, scale."""
@@ -184,6 +211,10 @@ def at_rest(network: Network) -> Iterator[None]:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and our own facts (spec, contract; {} in files of others) of a weights file. Nothing is unpickled."""
+    if path.suffix == ".npz":
+        raise UnderstudyError(
+            f"{path} is an archive of arrays; Big Transfer's official weights are loaded as bit:{path}"
+        )
     try:
         if path.suffix in (".pth", ".pt", ".bin"):
             state = torch.load(path, map_location="cpu", weights_only=True)

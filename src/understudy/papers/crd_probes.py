@@ -75,20 +75,17 @@ def transfer(bench: Bench) -> Comparison:
 
 def _places(bench: Bench, published: bool) -> tuple[tuple[str, ...], list[_Where]]:
     """The classes that are held out, and all that is probed."""
-    from understudy.data import open_source
-
-    root = Path(bench.data_root) if bench.data_root else None
     size = bench.size or (None if bench.data else 32)  # as small as CIFAR-100's, unless the caller's data are other
     held: tuple[str, ...] = ()
     places = []
     if bench.held_out:
-        own = open_source(bench.data or "cifar100", root=root, size=bench.size)
+        own = bench.opened(bench.data or "cifar100", bench.size)
         held = held_out(own, bench.held_out)
         places.append(_Where(f"{len(held)} classes never seen", own, held))
     for name in bench.probes or (() if held else _papers(bench)):
         title = Path(name).name
         paper = _PUBLISHED.get(title, {}) if published and not bench.data and not held else {}
-        places.append(_Where(title, open_source(name, root=root, size=size), paper=paper))
+        places.append(_Where(title, bench.opened(name, size), paper=paper))
     return held, places
 
 

@@ -15,6 +15,7 @@ from understudy.files import write_whole
 
 if TYPE_CHECKING:  # an experiment is listed without loading torch
     from understudy.api import Run
+    from understudy.data import Splits
     from understudy.recipe import AnyRecipe
     from understudy.reporting.facts import Role, Row, RunFacts
 
@@ -98,6 +99,7 @@ class Bench:
         size: pixels a side of its images.
         held_out: classes that nobody is trained on: names, or a number of them.
         probes: data sets to probe representations on, in place of the paper's.
+        download: whether named sets that are not there may be fetched.
     """
 
     folder: Path
@@ -109,6 +111,7 @@ class Bench:
     size: int | None = None
     held_out: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    download: bool = False
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -125,7 +128,18 @@ class Bench:
         """The run of this recipe: as it was finished, taken up where it stopped, or made now."""
         from understudy import api
 
+        if self.download:  # before the run, whose recipe is the same wherever its data came from
+            self.opened(recipe.data, recipe.size)
+            if unlabelled := getattr(recipe, "transfer_set", None):
+                self.opened(unlabelled, recipe.size)
         return api.ensure_run(recipe, run=self.place(name))
+
+    def opened(self, data: str, size: int | None = None) -> Splits:
+        """A data set, from the folder of the named sets or fetched into it."""
+        from understudy.data import open_source
+
+        root = Path(self.data_root) if self.data_root else None
+        return open_source(data, root=root, download=self.download, size=size)
 
 
 NOTHING: frozenset[str] = frozenset()

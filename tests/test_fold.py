@@ -1,0 +1,144 @@
+"""The folded form of nets that standardise their weights; BatchNorm alone is in test_models and test_cifar_zoo."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from torch import Tensor, nn
+
+from understudy.models import InputContract, Network, build, find_head, fold, load_network
+
+NAMES = ("a", "b", "c", "d", "e")
+RGB = InputContract((3, 48, 48), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), NAMES)
+STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+
+
+def images(rows: int = 3) -> Tensor:
+    return torch.rand(rows, *RGB.shape, generator=torch.Generator().manual_seed(7))
+
+
+def lively(network: Network) -> Network:
+    """Give norms, gains and the head values of their own, as training would, and BatchNorm the images' statistics."""
+    draw = torch.Generator().manual_seed(5)
+    for layer in network.modules():
+        for name, x in layer.named_parameters(recurse=False):
+            if name == "gain" or (name == "weight" and x.dim() == 1):
+                x.data.copy_(torch.rand(x.shape, generator=draw) + 0.5)
+            elif name in ("bias", "skipinit_gain"):
+                x.data.copy_(torch.rand(x.shape, generator=draw) * 0.6 - 0.3)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    head = network.module.get_parameter(f"{find_head(network.module)}.weight")
+    head.data.copy_(torch.randn(head.shape, generator=draw) * head.shape[1] ** -0.5)
+    if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        with torch.no_grad():
+            network.train()(images(8))
+    return network.eval()
+
+
+def distance(found: Tensor | None, expected: Tensor | None) -> float:
+    assert found is not None
+    assert expected is not None
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1.0))
+
+
+NETS = [
+    *[f"bit:R26x0.25?norm={norm}" for norm in ("gn+ws", "gn", "bn", "bn+ws")],
+    "bit:R14x0.5?root=cifar",
+    "bit:R14x0.25?norm=bn+ws&root=cifar",
+    "timm:resnetv2_50x1_bit",
+    "timm:nf_regnet_b0",
+]
+
+
+@pytest.mark.parametrize("spec", NETS)
+def test_the_same_answers_from_plain_layers(spec: str) -> None:
+    network = lively(build(spec, RGB)).watch(["embedding"])
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    folded = fold(network)
+    with torch.inference_mode():
+        found, expected = folded(images()), network(images())
+    assert expected.logits.std() > 1e-3
+    assert distance(found.logits, expected.logits) < 1e-5
+    assert distance(found.embedding, expected.embedding) < 1e-5
+    assert not any(isinstance(layer, STANDARDISED) for layer in folded.modules())
+    assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
+    if "norm=bn" in spec:  # of a pre-activation block, the first norm reads a sum and stays
+        norms = [path for path, layer in folded.module.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert norms
+        assert all(path == "norm" or path.endswith("norm1") for path in norms)
+
+
+def test_a_head_of_zeros_hides_no_difference() -> None:
+    network = build("bit:R14x0.25", RGB).eval().watch(["embedding"])
+    folded = fold(network)
+    assert not any(isinstance(layer, STANDARDISED) for layer in folded.modules())
+    assert distance(folded(images()).embedding, network(images()).embedding) < 1e-5
+
+    class Drifting(nn.Conv2d):
+        """Folded wrongly, as its weights are not what it multiplies by."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) ** 2
+
+    module = nn.Sequential(Drifting(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    nn.init.zeros_(module[-1].weight)  # type: ignore[arg-type]  # a Sequential's layers are of any kind
+    other = Network(module, RGB).eval().watch(["embedding"])
+    for norm in (module[1],):
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        norm.running_mean.fill_(0.5)
+        norm.weight.data.fill_(1.7)
+    assert distance(fold(other)(images()).embedding, other(images()).embedding) < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(STANDARDISED), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2), st.sampled_from((1, 2)),
+    st.booleans(), st.integers(9, 14), st.integers(9, 14), st.sampled_from((1.0, 1e-3)),
+)  # fmt: skip
+def test_a_baked_convolution_pads_as_before(
+    kind: type[nn.Conv2d], kernel: int, stride: int, dilation: int, groups: int, bias: bool, height: int, width: int,
+    scale: float,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    conv = kind(4, 6, kernel, stride=stride, dilation=dilation, groups=groups, bias=bias)
+    conv.weight.data.add_(0.3).mul_(scale)
+    module = nn.Sequential(conv, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5))
+    contract = InputContract((4, height, width), (0.0,) * 4, (1.0,) * 4, NAMES)
+    network = Network(module, contract).eval()
+    folded = fold(network)
+    x = torch.rand(2, 4, height, width)
+    plain = folded.module.get_submodule("0")
+    assert not isinstance(plain, STANDARDISED)
+    assert plain(x).shape == conv(x).shape
+    assert distance(plain(x), conv(x)) < 1e-5
+
+
+def test_folding_draws_no_random_numbers() -> None:
+    network = build("bit:R14x0.25", RGB)
+    before = torch.get_rng_state()
+    fold(network)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_taps_keep_their_paths_and_values() -> None:
+    network = lively(build("bit:R14x0.25?norm=bn+ws", RGB))
+    taps = ["stem.conv", "stages.1", "stages.1.blocks.0.conv1", "stages.1.blocks.0.norm2"]
+    network.watch(taps)
+    with torch.inference_mode():
+        found, expected = fold(network)(images()), network(images())
+    assert found.features.keys() == set(taps)
+    for tap in taps:
+        torch.testing.assert_close(found.features[tap], expected.features[tap], rtol=1e-4, atol=1e-4)
+
+
+def test_a_laid_out_net_is_folded_too(tmp_path) -> None:
+    network = lively(build("bit:R14x0.25", RGB))
+    network.save(tmp_path / "w.safetensors")
+    again = load_network(tmp_path / "w.safetensors").eval()
+    again.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this one
+    assert distance(fold(again)(images()).logits, network(images()).logits) < 1e-5
