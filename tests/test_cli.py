@@ -37,6 +37,7 @@ VERBS = (
     "methods",
     "datasets",
     "resume",
+    "speech",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 

@@ -151,7 +151,10 @@ def resume(run: str | Path, *, trust_code: bool = False) -> Run:
     found = find_run(Path(run))
     if found.finished:
         raise UnderstudyError(f"{run} is finished; its report is {found.report}")
-    return perform(found.recipe, found, Given(trust_code=trust_code))
+    done = perform(found.recipe, found, Given(trust_code=trust_code))
+    from understudy import speaking  # it stands on this module
+
+    return speaking.finish(done) if speaking.is_speech(done) else done
 
 
 def start(

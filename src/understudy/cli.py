@@ -135,6 +135,11 @@ lazy_command(
     "understudy compare digits --teacher runs/teacher --student mlp:16x1 --methods kd,crd,crd+kd --seeds 3",
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
+app.command(
+    "understudy.cli_speech:speech",
+    name="speech",
+    help="Words from sound, by nets distilled from ensembles.",
+)
 
 lazy_command(
     "specialists",

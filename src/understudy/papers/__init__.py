@@ -1,9 +1,9 @@
 """The papers' experiments, each a short program: `understudy reproduce NAME`."""
 
-from understudy.papers import crd, crd_probes, hinton_mnist, hinton_specialists
+from understudy.papers import crd, crd_probes, hinton_mnist, hinton_specialists, hinton_speech
 from understudy.papers.experiment import Bench, Experiment
 
-_ALL = (*hinton_mnist.EXPERIMENTS, *hinton_specialists.EXPERIMENTS, *crd.EXPERIMENTS, *crd_probes.EXPERIMENTS)
-EXPERIMENTS: dict[str, Experiment] = {one.name: one for one in _ALL}
+_FILES = (hinton_mnist, hinton_specialists, hinton_speech, crd, crd_probes)
+EXPERIMENTS: dict[str, Experiment] = {one.name: one for file in _FILES for one in file.EXPERIMENTS}
 
 __all__ = ["EXPERIMENTS", "Bench", "Experiment"]
