@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.specialising import specialists
     from understudy.transferring import transfer
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "predict",
     "probe",
     "resume",
+    "specialists",
     "train",
     "transfer",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "specialists": "understudy.specialising",
     "few_shots": "understudy.few_shots",
     "transfer": "understudy.transferring",
 }

@@ -143,6 +143,20 @@ lazy_command(
     "understudy compare digits --teacher runs/teacher --student mlp:16x1 --methods kd,crd,crd+kd --seeds 3",
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
+app.command(
+    "understudy.cli_speech:speech",
+    name="speech",
+    help="Words from sound, by nets distilled from ensembles.",
+)
+
+lazy_command(
+    "specialists",
+    "Group the classes that a generalist confuses, and train a specialist for each group.",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --parallel 2",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --only 3",
+    "understudy distill photos/ --teacher runs/generalist/specialists --student timm:resnet18",
+    module="cli_specialists",
+)
 
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")

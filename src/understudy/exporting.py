@@ -24,6 +24,7 @@ from understudy.exports import (
 )
 from understudy.files import sha256, write_whole
 from understudy.models import Network, load_network
+from understudy.panels import MANIFEST
 from understudy.performing import to_score, versions
 from understudy.preparing import Given, prepare_data, weights_of
 from understudy.reporting import RunFacts
@@ -116,6 +117,8 @@ def export(
 def _weights(target: Path, network: str | None) -> Path:
     """The weights file that is meant; of a run, by default the one that `predict` uses."""
     files = weights_of(str(target))  # complains of a run without a trained model
+    if files[0].name == MANIFEST:
+        raise UnderstudyError(f"{target} is a panel, which asks other nets for each image; distil it, and export that")
     if not target.is_dir():
         if network is not None:
             raise UnderstudyError(f"{target} is one network; leave out --network")

@@ -191,6 +191,20 @@ class TrainRecipe(Recipe):
     """Pixels a side that the trained model reads; those it was trained at where unset."""
 
 
+class SpecialistRecipe(TrainRecipe):
+    """One specialist of a panel: the generalist, trained on to tell a group of classes apart."""
+
+    kind: Annotated[Literal["specialist"], Parameter(show=False, parse=False)] = "specialist"  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    epochs: Positive = 10
+    """Passes over the group's samples, beside as many others."""
+    group: tuple[str, ...] = ()
+    """The classes that it tells apart; all others are its dustbin."""
+    soft: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of these soft targets."""
+
+
 class DistillRecipe(Recipe):
     """A student trained on its teachers' soft targets, beside the same student trained alone."""
 
@@ -246,7 +260,7 @@ class DistillRecipe(Recipe):
 
 R = TypeVar("R", bound=BaseModel)
 AnyRecipe = TrainRecipe | DistillRecipe
-_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe}
+_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe, "specialist": SpecialistRecipe}
 
 
 def parse_assignment(text: str) -> tuple[str, float]:

@@ -13,7 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from understudy import __version__
-from understudy.reporting import comparison, comparison_figures, contrast, figures, heatmaps, summary, verdicts, wording
+from understudy.reporting import (
+    comparison,
+    comparison_figures,
+    contrast,
+    figures,
+    heatmaps,
+    speech_figures,
+    summary,
+    verdicts,
+    wording,
+)
 from understudy.reporting.facts import Confusions, Matrix, Picture, Role, Row, RunFacts
 from understudy.reporting.gain import gain
 
@@ -52,6 +62,7 @@ def render(facts: RunFacts) -> str:
             dashes=figures.DASHES,
             confusions=confusion_lists(facts.confusions) if facts.confusions else [],
             correlations=heatmaps.section(facts),
+            heard=speech_figures.section(facts),
             gallery=gallery,
             longest_belief=max((max(b.shares.values()) for tile in gallery for b in tile.beliefs), default=1) or 1,
             command=command_line(facts.command),
@@ -103,6 +114,7 @@ def environment() -> Environment:
         "count": wording.count,
         "percent": wording.percent,
         "duration": wording.duration,
+        "signed": wording.signed,
     }
     return environment
 
