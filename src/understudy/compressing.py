@@ -104,11 +104,11 @@ class Compression:
 
     @property
     def rows(self) -> list[Row]:
-        """The teacher, the members of an ensemble, the student alone and the student distilled."""
-        rows = [row for row in self.student.facts.rows if row.role != "alone"]
-        alone = self.stages["alone"].facts.of("model") if "alone" in self.stages else self.student.facts.of("alone")
-        alone = [row.model_copy(update={"role": "alone", "name": "alone"}) for row in alone]
-        return [*(row for row in rows if row.role != "distilled"), *alone, *(r for r in rows if r.role == "distilled")]
+        """The teacher, the student alone and the student distilled."""
+        facts = self.student.facts
+        alone = self.stages["alone"].facts.of("model") if "alone" in self.stages else facts.of("alone")
+        renamed = [row.model_copy(update={"role": "alone", "name": "alone"}) for row in alone]
+        return [*facts.of("teacher"), *renamed, *facts.of("distilled")]
 
     @property
     def foreseen(self) -> Foreseen | None:

@@ -18,7 +18,6 @@ from understudy.reporting.wording import MISSING, compact, moment, percent, rati
 HEADS = ("", "accuracy", "size", "parameters", "FLOPs", "latency")
 _NAMES = {
     "teacher": "teacher",
-    "member": "one of its members",
     "alone": "student alone",
     "distilled": "student distilled",
 }
@@ -91,7 +90,7 @@ def lines(rows: Sequence[Row], latency_ms: Mapping[str, float], exported: Mappin
     found = []
     for row in rows:
         quick = latency_ms["teacher"] if row.role == "teacher" else latency_ms["student"]
-        own = [row.bytes, row.parameters, row.flops, None if row.role == "member" else quick]
+        own = [row.bytes, row.parameters, row.flops, quick]
         found.append(line(_NAMES[row.role], row.model, row.role, row.mean("accuracy"), own))
     for file in exported["files"]:
         own = [file["bytes"], None, None, file["latency_ms"]]
@@ -123,7 +122,7 @@ def compressed_table(found: Sequence[Line]) -> Table:
     table.caption, table.caption_justify = Text("latency: one image on one thread; shares are of the teacher's"), "left"
     for head in HEADS:
         table.add_column(head, justify="right" if head else "left", no_wrap=bool(head))
-    styles = {"distilled": "cyan", "file": "cyan", "alone": "default", "member": "dim"}
+    styles = {"distilled": "cyan", "file": "cyan", "alone": "default"}
     for line in found:
         cells = [
             Text(cell).append(f" {share}" if share else "", style="dim")
@@ -153,7 +152,7 @@ def render_compressed(
     template = environment().get_template("compressed.html.j2")
     return template.render(
         name=name, facts=facts, sentence=sentence(rows, exported), heads=HEADS,
-        lines=lines(rows, latency_ms, exported), bars=bars_of([row for row in rows if row.role != "member"]),
+        lines=lines(rows, latency_ms, exported), bars=bars_of(rows),
         names=_NAMES, exported=exported, seconds=seconds, foreseen=foreseen, told=told, version=__version__,
         command=command_line(command) if command else "",
     )  # fmt: skip
