@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.data import NAMED, Source, open_source
+from understudy.data import NAMED, Source, open_source, squashed
 from understudy.errors import UnderstudyError, nearest
 from understudy.exports import (
     CALIBRATE,
@@ -98,6 +98,9 @@ def export(
         calibration, test = splits.train, splits.test
     else:
         calibration, test = _data_of(target, run)
+    if net.contract.fit == "whole":  # a file takes what `predict` shows the network: whole images at its own size
+        side = net.contract.shape[1]
+        calibration, test = squashed(calibration, side), None if test is None else squashed(test, side)
     if test is None:
         raise UnderstudyError(f"{calibration.name} has no test part to check the files on; pass --data with one")
     if test.targets is not None:
