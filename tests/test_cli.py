@@ -27,9 +27,11 @@ VERBS = (
     "train",
     "distill",
     "compare",
+    "specialists",
     "evaluate",
     "probe",
     "predict",
+    "export",
     "reproduce",
     "models",
     "methods",
@@ -324,12 +326,14 @@ def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     papers = ModuleType("understudy.papers")
     papers.EXPERIMENTS = {"a-paper": Experiment()}  # type: ignore[attr-defined]
-    papers.Bench = lambda *given: given  # type: ignore[attr-defined]
+    papers.Bench = lambda *given, **options: (given, options)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "understudy.papers", papers)
     assert main(["reproduce"]) == 0
     assert "a-paper" in capsys.readouterr().out
-    assert main(["reproduce", "a-paper", "--quick", "--data-root", "d"]) == 0
-    assert ran[0][0][:3] == (Path("runs/a-paper"), True, "d")
+    assert main(["reproduce", "a-paper", "--quick", "--data-root", "d", "--held-out", "3", "8", "--probe", "x"]) == 0
+    ((given, options),) = ran[0]
+    assert given == (Path("runs/a-paper"), True, "d")
+    assert (options["held_out"], options["probes"], options["download"]) == (("3", "8"), ("x",), False)
     assert "did you mean 'a-paper'?" in fails(capsys, "reproduce", "a-papr")
 
 

@@ -69,6 +69,11 @@ def test_an_ensemble_is_correlated_by_its_members_mean() -> None:
     assert [one["name"] for one in maps["maps"]] == ["teacher", "student alone", "crd"]
     assert [one["name"] for one in maps["differences"]] == ["student alone", "crd"]
     assert "correlation_difference" not in facts["rows"][0]["seeds"][0]
+    assert [row["seeds"][0].get("cka") for row in facts["rows"]] == [None] * 3, "several teachers have no one layer"
+    one = ev.score_models(source, {"alone-0": nets[0].watch({"1"})}, Teacher(nets[1]), nets[1:], None)
+    layers = [ev.embeddings_of({"net": net}, source).by_network["net"] for net in nets]
+    assert one["rows"][1]["seeds"][0]["cka"] == pytest.approx(ev.linear_cka(*layers), abs=1e-6)
+    assert nets[0].signals == {"1"}, "it watches what it watched before"
     lone = ev.score_models(source, {"model-0": nets[0]}, None, [], None)
     assert lone["correlations"] is None
     assert not section(RunFacts.from_json({"name": "run", "kind": "train"} | lone))

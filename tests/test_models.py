@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build, find_head, fold, load_network, parse_spec, read_weights
 from understudy.models.contract import convert_channels
 from understudy.models.dropout import CounterDropout
+from understudy.models.stages import channels_first
 from understudy.randomness import mix
 from understudy.signals import Batch
 
@@ -272,6 +276,37 @@ def test_taps() -> None:
         network.watch(["77"])
     with pytest.raises(UnderstudyError, match="did you mean 'layer1"):
         build("timm:resnet10t", RGB).watch(["layr1"])
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 48)])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("channels", [3, 16, 64])
+def test_channels_are_found_by_the_proportions_of_the_image(
+    height: int, width: int, stride: int, channels: int
+) -> None:
+    sides = (height // stride, width // stride)
+    x = torch.rand(2, channels, *sides)
+    last, image = x.movedim(1, 3), (3, height, width)
+    torch.testing.assert_close(channels_first(x, image), x)
+    torch.testing.assert_close(channels_first(last, image, declared_last=True), x)
+    if channels * sides[1] != sides[0] ** 2:  # else C is to H as H to W, and only the net can say
+        torch.testing.assert_close(channels_first(x, image, declared_last=True), x)
+    if channels * sides[0] != sides[1] ** 2:
+        torch.testing.assert_close(channels_first(last, image), x)
+    tokens = torch.rand(2, 9, channels)
+    assert channels_first(tokens, (3, height, width)) is tokens
+
+
+def test_swin_is_tapped_with_its_channels_in_front() -> None:
+    small = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "num_classes": len(NAMES)}
+    module: Any = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, **small)
+    network = Network(module, replace(RGB, shape=(3, 64, 64))).eval()
+    sides = {"layers.0": (16, 16, 16), "layers.1": (32, 8, 8), "layers.2": (64, 4, 4), "layers.3": (128, 2, 2)}
+    assert network.shapes().features == sides
+    x = torch.rand(2, 3, 64, 64)
+    found = network.watch(["layers.0"])(x).features["layers.0"]
+    raw = module.layers[0](module.patch_embed(network.prepare(x)))
+    torch.testing.assert_close(found, raw.movedim(3, 1))
 
 
 @pytest.mark.parametrize(("spec", "contract"), SPECS)

@@ -17,6 +17,7 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.models.build import parse_spec
 from understudy.papers import EXPERIMENTS
+from understudy.papers.crd import TEACHER_EPOCHS
 from understudy.papers.experiment import Bench, Comparison, Measured
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, recipe_from, to_yaml
 from understudy.reporting.facts import Role, Row, RunFacts, Seed
@@ -35,8 +36,12 @@ NAMES = [*MNIST, *CIFAR]
 
 
 def made_up_row(role: Role, model: str, errors: int, seeds: int, name: str = "") -> Row:
-    scores = [Seed(seed=k, accuracy=1 - (errors + k) / 10_000, errors=errors + k) for k in range(seeds)]
-    return Row(name=name or role, role=role, model=model, seeds=scores)
+    def score(seed: int) -> Seed:
+        wrong = errors + seed
+        apart = None if role in ("teacher", "model") else wrong / 10_000
+        return Seed(seed=seed, accuracy=1 - wrong / 10_000, errors=wrong, correlation_difference=apart)
+
+    return Row(name=name or role, role=role, model=model, seeds=[score(seed) for seed in range(seeds)])
 
 
 def confusion(wrong_threes: int, wrong_others: int) -> Tensor:
@@ -100,7 +105,8 @@ def lines(api: MadeUpApi, name: str, folder: Path, quick: bool = False) -> list[
 
 
 def test_names_and_times() -> None:
-    assert list(EXPERIMENTS) == [*NAMES, "crd-imagenet"]
+    others = ["crd-imagenet", "crd-transfer", "crd-cross-modal"]
+    assert list(EXPERIMENTS) == [*MNIST, "hinton-specialists", *CIFAR, *others]
     assert all(EXPERIMENTS[name].summary for name in EXPERIMENTS)
     times = {name: (one.quick_minutes, one.minutes) for name, one in EXPERIMENTS.items()}
     assert all(quick and full and 0 < quick < full for quick, full in (times[name] for name in MNIST))
@@ -224,7 +230,8 @@ def test_the_pairs_of_the_cifar_tables(api: MadeUpApi, tmp_path: Path) -> None:
         "resnet32x4:resnet8x4", "paper", "79.42%", "72.50%", "73.33%", "", "", "75.51%", "75.46%", "76.32%",
     )  # fmt: skip
     assert table[1][:5] == ("", "here", "99.70%", "98.89 ± 0.01%", "99.39 ± 0.01%")
-    assert set(table[4][2:]) == {""}, "a pair that is not the paper's has no figures of it"
+    assert table[2][:5] == ("", "correlation Δ", "", "0.0111 ± 0.0001", "0.0061 ± 0.0001")
+    assert set(table[6][2:]) == {""}, "a pair that is not the paper's has no figures of it"
     rates = {r.student: r.optimizer.lr for r in api.runs.values() if isinstance(r, DistillRecipe)}
     assert rates == {"cifar:resnet8x4": 0.05, "cifar:mobilenetv2": 0.01, "cifar:resnet8": 0.05}
     for recipe in api.runs.values():
@@ -237,7 +244,7 @@ def test_the_pairs_of_the_cifar_tables(api: MadeUpApi, tmp_path: Path) -> None:
 
 
 def test_all_thirteen_pairs_and_their_teachers_once(api: MadeUpApi, tmp_path: Path) -> None:
-    assert len(lines(api, "crd-cifar100", tmp_path)) == 26
+    assert len(lines(api, "crd-cifar100", tmp_path)) == 39
     teachers = [r.model for r in api.runs.values() if isinstance(r, TrainRecipe)]
     assert len(teachers) == len(set(teachers)) == 6
 
@@ -245,7 +252,7 @@ def test_all_thirteen_pairs_and_their_teachers_once(api: MadeUpApi, tmp_path: Pa
 def test_a_shortened_schedule_on_another_set_says_so(api: MadeUpApi, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "x", pairs=("wrn_16_2:resnet8",), scale=0.05, data="sets/photos", size=32)
     outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
-    assert {r.epochs for r in api.runs.values()} == {12, 60}
+    assert {r.epochs for r in api.runs.values()} == {12, TEACHER_EPOCHS}
     assert {(r.data, r.size) for r in api.runs.values()} == {("sets/photos", 32)}
     assert "12 epochs of the paper's 240" in outcome.notes[0]
     assert "photos: the paper's figures are of another set" in outcome.notes[0]
@@ -267,6 +274,8 @@ def test_one_teacher_and_three(api: MadeUpApi, tmp_path: Path) -> None:
         ("hinton-mnist", {"scale": 0.5}, "takes no --scale"),
         ("crd-imagenet", {"pairs": ("vgg8:vgg8",)}, "takes no --pair"),
         ("crd-imagenet", {}, "--data"),
+        ("crd-cifar100", {"held_out": ("5",)}, "takes no --held-out"),
+        ("crd-ensemble", {"pairs": ("vgg8:vgg8", "vgg13:vgg8")}, "takes one --pair"),
     ],
 )
 def test_what_an_experiment_does_not_take(

@@ -188,7 +188,7 @@ def test_what_cannot_be_probed(folder: Path, digits: Splits) -> None:
         ({"a-0": headless}, (source,), (), "a-0 cannot be probed: .* end in a linear layer"),
         ({"a-0": Network(Unused(), contract)}, (source,), (), "not part of its pass"),
         ({"a-0": lost}, (source,), (), "not finite"),
-        (folder / "nothing", (source,), (), "there is no weights file"),
+        (folder / "nothing", (source,), (), "there is no run folder or weights file"),
     ):
         with pytest.raises(UnderstudyError, match=says):
             understudy.probe(target, *data, only_classes=only)

@@ -327,6 +327,7 @@ def test_table_and_page_show_the_same_numbers() -> None:
             assert cell.value in page
     assert re.search(r"Errors  of 10,000 +67 +148 ± 2.8 +72 ± 2.8", text)
     assert re.search(r"Gap closed +– +– +94%", text)  # (148 - 72) / (148 - 67)
+    assert text.lower().count("student alone") == 1, "a row whose name is its kind is headed once"
 
 
 def test_numbers() -> None:

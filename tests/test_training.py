@@ -18,6 +18,7 @@ from understudy.data.views import PLAIN
 from understudy.errors import Diverged, UnderstudyError
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import HardTargets
+from understudy.preparing import Given, prepare_data, prepare_members
 from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, recipe_from
 from understudy.runs import Run
 from understudy.training import Learner, Loop, Member
@@ -203,3 +204,18 @@ def test_teacher_and_data_must_have_the_same_classes(tmp_path: Path) -> None:
 def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="a batch of 5000 is larger than the 1438 samples"):
         api.train("digits", "mlp:8", batch_size=5000, run=tmp_path)
+
+
+@pytest.mark.parametrize(("spec", "precision", "full"), [
+    ("timm:mobilenetv3_small_050", "auto", True),
+    ("timm:mobilenetv3_small_050", "bf16", False),
+    ("cnn:4-8", "auto", False),
+])  # fmt: skip
+def test_depthwise_nets_keep_float32_unless_told_otherwise(spec: str, precision: str, full: bool) -> None:
+    recipe = TrainRecipe(data="digits", model=spec, precision=precision, accelerator="cpu")  # type: ignore[arg-type]
+    (member,) = prepare_members(recipe, Given(), prepare_data(recipe, Given()))
+    network = member.network.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        said = network(torch.rand(2, 1, 8, 8)).logits
+    assert network.full_precision is full
+    assert said.dtype == (torch.float32 if full else torch.bfloat16)

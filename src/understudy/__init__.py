@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
     from understudy.data import open_source
+    from understudy.exporting import export
+    from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.specialising import specialists
+    from understudy.transferring import transfer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,18 +22,26 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "export",
+    "few_shots",
     "open_source",
     "predict",
     "probe",
     "resume",
+    "specialists",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
     **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
     "open_source": "understudy.data",
+    "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "specialists": "understudy.specialising",
+    "few_shots": "understudy.few_shots",
+    "transfer": "understudy.transferring",
 }
 
 

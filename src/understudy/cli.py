@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -18,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy import __version__
+from understudy.cli_flags import DataRoot
 from understudy.errors import Interrupted, UnderstudyError, nearest
 
 if TYPE_CHECKING:
-    from understudy.api import Prediction, Run
+    from understudy.api import Run
     from understudy.reporting import RunFacts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,6 +112,14 @@ lazy_command(
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
+    "transfer",
+    "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
+    "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
+    "understudy transfer photos/ --backbone timm:resnet50 --batch-size 32 --crop-size 224",
+    "understudy transfer photos/ --backbone runs/upstream --shots 1,5,10 --draws 5",
+    module="cli_transfer",
+)
+lazy_command(
     "distill",
     "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
@@ -129,6 +136,15 @@ lazy_command(
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
 
+lazy_command(
+    "specialists",
+    "Group the classes that a generalist confuses, and train a specialist for each group.",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --parallel 2",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --only 3",
+    "understudy distill photos/ --teacher runs/generalist/specialists --student timm:resnet18",
+    module="cli_specialists",
+)
+
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
 def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:
@@ -141,6 +157,11 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
+    if (run / "transfer.json").exists():  # a folder of runs, of few shots
+        from understudy.cli_transfer import resume_draws
+
+        resume_draws(run, trust_code=trust_code)
+        return
     from understudy import api
 
     show_run(api.resume(run, trust_code=trust_code))
@@ -149,56 +170,14 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
 # --- results ----------------------------------------------------------------------------------------------
 
 
-@command(
+lazy_command(
+    "evaluate",
+    "Measure accuracy, calibration, and agreement with a teacher.",
     "understudy evaluate runs/demo digits",
     "understudy evaluate student.safetensors photos/ --teacher runs/teacher",
     "understudy evaluate runs/omit-3 mnist --class-bias 3=+3.5",
+    module="cli_evaluate",
 )
-def evaluate(
-    target: str,
-    data: str,
-    /,
-    *,
-    teacher: tuple[str, ...] = (),
-    split: Literal["test", "validation", "train"] = "test",
-    class_bias: tuple[str, ...] = (),
-    data_root: str | None = None,
-    download: Annotated[bool, Parameter(negative=())] = False,
-    size: int | None = None,
-    pair: tuple[str, ...] = (),
-) -> None:
-    """Measure accuracy, calibration, and agreement with a teacher.
-
-    Parameters
-    ----------
-    target
-        A run folder or a weights file.
-    data
-        A set's name, a folder, a zip, a CSV or a parquet file.
-    teacher
-        Run folders or weights files to agree with; several make an ensemble.
-    split
-        The part of the data; validation is the data's own, or what the run kept of the training part.
-    class_bias
-        Raise a class's logit first, as in 3=+3.5.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    download
-        Fetch a named set that is not there.
-    size
-        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
-    pair
-        The same samples in another modality, as in depth=FOLDER.
-    """
-    from understudy import api
-    from understudy.recipe import parse_pairs
-
-    _show_facts(
-        api.evaluate(
-            target, data, teacher=teacher, split=split, class_bias=class_bias,
-            data_root=data_root, download=download, size=size, pair=parse_pairs(pair),
-        )
-    )  # fmt: skip
 
 
 lazy_command(
@@ -211,85 +190,19 @@ lazy_command(
 )
 
 
-@command(
+lazy_command(
+    "predict",
+    "Name the classes of images, with probabilities. The exit code is 1 if any image could not be read.",
     "understudy predict runs/demo photo.jpg",
     "understudy predict runs/demo photos/ --top 3",
     "understudy predict runs/demo photos/ --csv > predictions.csv",
     "understudy predict runs/demo photo.jpg --json",
+    module="cli_predict",
 )
-def predict(
-    target: str,
-    /,
-    *images: str,
-    top: int = 5,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
-) -> int:
-    """Name the classes of images, with probabilities. The exit code is 1 if any image could not be read.
-
-    Parameters
-    ----------
-    target
-        A run folder or a weights file.
-    images
-        Image files, or folders of them.
-    top
-        How many classes to show for each image.
-    as_json
-        Print a JSON list with an object for each image.
-    as_csv
-        Print CSV with a row for each image and class.
-    """
-    if not images:
-        raise UnderstudyError("name an image or a folder of images, as in: understudy predict RUN photo.jpg")
-    if top < 1:
-        raise UnderstudyError(f"--top must be at least 1; it is {top}")
-    if as_json and as_csv:
-        raise UnderstudyError("--json and --csv are two formats; choose one")
-    from understudy import api
-
-    predictions = api.predict(target, list(images), top=top)
-    show = _print_json if as_json else _print_csv if as_csv else _print_predictions
-    show(predictions)
-    return int(any(prediction.error for prediction in predictions))
 
 
-def _print_json(predictions: Sequence[Prediction]) -> None:
-    objects = [
-        {
-            "path": one.path,
-            "classes": [
-                {"class": name, "probability": probability}
-                for name, probability in zip(one.classes, one.probabilities, strict=True)
-            ],
-            "error": one.error,
-        }
-        for one in predictions
-    ]
-    print(json.dumps(objects, indent=2))
-
-
-def _print_csv(predictions: Sequence[Prediction]) -> None:
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["path", "rank", "class", "probability", "error"])
-    for one in predictions:
-        if one.error:
-            rows.writerow([one.path, "", "", "", one.error])
-        for rank, (name, share) in enumerate(zip(one.classes, one.probabilities, strict=True), 1):
-            rows.writerow([one.path, rank, name, f"{share:.6g}", ""])
-
-
-def _print_predictions(predictions: Sequence[Prediction]) -> None:
-    table = Table("image", "class", "probability", box=None, pad_edge=False)
-    for one in predictions:
-        if one.error:
-            table.add_row(Text(one.path), Text(one.error, "red"), "")
-        for row, (name, share) in enumerate(zip(one.classes, one.probabilities, strict=True)):
-            table.add_row(Text("" if row else one.path), Text(name), f"{share:.1%}")
-    Console().print(table)
-
-
-def _show_facts(facts: RunFacts) -> None:
+def show_facts(facts: RunFacts) -> None:
+    """Print the table of an evaluation, and its cautions."""
     from understudy.reporting import results_table
 
     Console().print(results_table(facts))
@@ -301,70 +214,35 @@ def show_run(run: Run) -> None:
     """Print a finished run's table, and where its page is; of torchrun's processes the first does."""
     if int(os.environ.get("RANK", "0")) > 0:
         return
-    _show_facts(run.facts)
+    show_facts(run.facts)
     Console().print(Text(f"report: {run.report}"), soft_wrap=True)
+
+
+lazy_command(
+    "export",
+    "Write a network as files that run elsewhere, each checked against it on the whole test split.",
+    "understudy export runs/demo",
+    "understudy export runs/demo --format onnx torch int8",
+    "understudy export runs/demo --network distilled-2 --preprocessing beside --out device/",
+    "understudy export student.safetensors --data photos/ --format int8 --calibrate 500 --tolerance 1",
+    module="cli_export",
+)
 
 
 # --- papers and lists -------------------------------------------------------------------------------------
 
 
-@command(
+lazy_command(
+    "reproduce",
+    "Run a paper's experiment and set its numbers beside the paper's; without a name, list them.",
     "understudy reproduce",
     "understudy reproduce hinton-mnist --quick",
     "understudy reproduce hinton-mnist --run runs/mnist --data-root ~/data",
     "understudy reproduce crd-cifar100 --pair resnet32x4:resnet8x4",
     "understudy reproduce crd-cifar100 --pair wrn_16_2:resnet8 --scale 0.05 --data photos/ --size 32",
+    "understudy reproduce crd-transfer --data photos/ --size 32 --held-out 5",
+    module="cli_reproduce",
 )
-def reproduce(
-    name: str | None = None,
-    /,
-    *,
-    quick: Annotated[bool, Parameter(negative=())] = False,
-    pair: tuple[str, ...] = (),
-    scale: float = 1.0,
-    data: str | None = None,
-    size: int | None = None,
-    run: Path | None = None,
-    data_root: str | None = None,
-) -> None:
-    """Run a paper's experiment and set its numbers beside the paper's; without a name, list them.
-
-    Parameters
-    ----------
-    name
-        The experiment.
-    quick
-        A short version, which shows the same order of results.
-    pair
-        Of an experiment on pairs of nets: TEACHER:STUDENT, as in wrn_40_2:wrn_16_2.
-    scale
-        Share of the paper's epochs.
-    data
-        Another set in place of the paper's.
-    size
-        Pixels a side that its images are brought to.
-    run
-        The folder for its runs; runs/NAME where unset.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    """
-    from understudy.papers import EXPERIMENTS, Bench
-
-    if name is None:
-        heads = ("experiment", "what it shows", "minutes", "--quick")
-        rows = ((n, e.summary, _minutes(e.minutes), _minutes(e.quick_minutes)) for n, e in EXPERIMENTS.items())
-        print_rows(rows, heads)
-        return
-    if name not in EXPERIMENTS:
-        raise UnderstudyError(f"no experiment is called {name!r}{nearest(name, EXPERIMENTS)}")
-    if not 0 < scale <= 1:
-        raise UnderstudyError(f"--scale is a share of the paper's epochs, above 0 and at most 1; it is {scale:g}")
-    folder = run or Path("runs") / name
-    EXPERIMENTS[name].run(Bench(folder, quick, data_root, pair, scale, data, size))
-
-
-def _minutes(minutes: float | None) -> str:
-    return "hours, GPU" if minutes is None else f"{minutes:g}"
 
 
 @command("understudy models", "understudy models resnet", "understudy models 'convnext*tiny*'")
@@ -416,17 +294,11 @@ def methods() -> None:
 
 
 @command("understudy datasets", "understudy datasets --data-root ~/data")
-def datasets(*, data_root: Path | None = None) -> None:
-    """List the data sets that go by a name, and which of them are here.
-
-    Parameters
-    ----------
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    """
+def datasets(*, data_root: DataRoot = None) -> None:
+    """List the data sets that go by a name, and which of them are here."""
     from understudy.data import NAMED
 
-    home = data_root or Path(os.environ.get("UNDERSTUDY_DATA") or "data")
+    home = Path(data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli_flags import DataRoot, Download, Size
+
 if TYPE_CHECKING:
     from understudy.probing import ProbedSet
 
@@ -21,9 +23,9 @@ def probe(
     *data: str,
     teacher: tuple[str, ...] = (),
     only_classes: tuple[str, ...] = (),
-    data_root: str | None = None,
-    download: Annotated[bool, Parameter(negative=())] = False,
-    size: int | None = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    size: Size = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Read classes from the networks' frozen representations with linear classifiers, on any data sets.
@@ -38,12 +40,6 @@ def probe(
         Run folders or weights files to probe beside them.
     only_classes
         Classes of the data, by name or index, as in 3 8; all where unset.
-    data_root
-        Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.
-    download
-        Fetch a named set that is not there.
-    size
-        Pixels a side that images are brought to; where unset, 224 if their sizes differ.
     as_json
         Print a JSON list with an object for each data set.
     """

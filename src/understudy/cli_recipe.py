@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 from pydantic import ConfigDict, model_validator
 
 from understudy.cli import print_rows, show_run
+from understudy.cli_flags import Data
 from understudy.errors import UnderstudyError
 from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, TrainRecipe, checked, read_yaml, to_yaml, updated
 
@@ -53,41 +54,29 @@ class Place:
 
 
 def train(
-    data: str = "",
+    data: Data = "",
     /,
     *,
     flags: Annotated[TrainFlags | None, Parameter(name="*")] = None,
     place: Place | None = None,
 ) -> None:
-    """Train a teacher, or a baseline, on labels.
-
-    Parameters
-    ----------
-    data
-        A set's name (see understudy datasets), a folder of class folders, a zip, a CSV or a parquet file.
-    """
+    """Train a teacher, or a baseline, on labels."""
     _carry_out(TrainRecipe, data, flags, place or Place())
 
 
 def distill(
-    data: str = "",
+    data: Data = "",
     /,
     *,
     flags: Annotated[DistillFlags | None, Parameter(name="*")] = None,
     place: Place | None = None,
 ) -> None:
-    """Train a student on the soft targets of one teacher or several, beside the same student trained alone.
-
-    Parameters
-    ----------
-    data
-        A set's name (see understudy datasets), a folder of class folders, a zip, a CSV or a parquet file.
-    """
+    """Train a student on the soft targets of one teacher or several, beside the same student trained alone."""
     _carry_out(DistillRecipe, data, flags, place or Place())
 
 
 def compare(
-    data: str = "",
+    data: Data = "",
     /,
     *,
     flags: Annotated[DistillFlags | None, Parameter(name="*")] = None,
@@ -96,11 +85,6 @@ def compare(
     """Train a student by several methods, and alone, on the same batches, and compare them.
 
     It is `distill` with several methods and three seeds where nothing else is said.
-
-    Parameters
-    ----------
-    data
-        A set's name (see understudy datasets), a folder of class folders, a zip, a CSV or a parquet file.
     """
     _carry_out(DistillRecipe, data, flags, place or Place(), {"method": COMPARED, "seeds": 3})
 

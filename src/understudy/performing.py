@@ -22,16 +22,17 @@ from understudy import __version__
 from understudy.composing import teaches_head
 from understudy.contracts import can_see
 from understudy.data import Source
-from understudy.data.batches import Batches, count_reasons
+from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
-from understudy.evaluation import fit_class_bias, logits_of, score_models
+from understudy.evaluation import accuracy_by_size, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
 from understudy.files import sha256, write_whole
-from understudy.models import Network, build, load_network, read_weights
+from understudy.models import InputContract, Network, build, load_network, read_weights
 from understudy.preparing import (
     Given,
     Material,
     join,
+    make_batches,
     make_fabric,
     prepare_data,
     prepare_members,
@@ -39,7 +40,7 @@ from understudy.preparing import (
     student_contract,
     wanted,
 )
-from understudy.recipe import AnyRecipe, DistillRecipe, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
@@ -57,7 +58,7 @@ def perform(recipe: AnyRecipe, run: Run, given: Given, command: Sequence[str] = 
         Diverged: a loss became NaN or infinite.
         UnderstudyError: something the caller can mend.
     """
-    if not run.record:
+    if "created" not in run.record:
         run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
     fabric = make_fabric(recipe)
     if recipe.devices * recipe.nodes > 1:
@@ -91,10 +92,9 @@ def _cpuinfo() -> list[str]:
 def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     material = prepare_data(recipe, given)
     networks, files = prepare_teachers(recipe, given, material)
-    teacher = None
-    if isinstance(recipe, DistillRecipe):
+    if networks or files:
         _check_teachers(run, files, fabric)
-        teacher = join(list(networks.values()), recipe, fabric.device)
+    teacher = join(list(networks.values()), recipe, fabric.device) if networks else None
     members = prepare_members(recipe, given, material, list(networks.values()))
     console = Console()
     if fabric.global_rank == 0:
@@ -102,13 +102,11 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
             console.print(line, highlight=False) if line else None
     if teacher is not None:
         teacher.watch(wanted(members))
-    batches = Batches(
-        material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device,
-        fabric.global_rank, fabric.world_size, workers_of(recipe),
-    )  # fmt: skip
+    batches = make_batches(recipe, material, fabric, workers_of(recipe))
     watcher = None
     if fabric.global_rank == 0:
-        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(recipe.kind, console))
+        title = run.path.name if isinstance(recipe, SpecialistRecipe) else recipe.kind  # several may run at a time
+        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(title, console))
     loop = Loop(
         fabric, members, batches, recipe, teacher,
         _validator(material.validation, fabric.device), run.path / "checkpoints", watcher, str(run.path),
@@ -162,12 +160,33 @@ def _save_models(recipe: AnyRecipe, run: Run, members: list[Member], material: M
         if member.best is not None:
             network.load_state_dict(member.best[1])
         network.watch(()).eval()
+        if isinstance(recipe, TrainRecipe):
+            _size(recipe, run, member.name, network, material, device)
         if recipe.class_bias:
             network.set_class_bias(parse_bias(recipe.class_bias, network.classes))
         if recipe.class_priors:
             said = logits_of(network, material.labelled, device=device)
             network.set_class_bias(fit_class_bias(said.logits, parse_priors(recipe.class_priors, network.classes)))
         network.save(run.path / "models" / f"{member.name}.safetensors")
+
+
+def _size(recipe: TrainRecipe, run: Run, name: str, network: Network, material: Material, device: torch.device) -> None:
+    """Have a trained network read images of the test size, and note which size the validation part prefers."""
+    if recipe.views.window and material.validation is not None:
+        tried = accuracy_by_size(network, material.validation, recipe.views.window, device=device)
+        run.note(sizes=run.record.get("sizes", {}) | {name: tried})
+    if recipe.test_size:
+        network.feed(recipe.test_size)
+
+
+def _sizes(tried: dict[str, dict[str, float]], trained: int | None) -> list[str]:
+    """What is said of the sizes that validation parts prefer; of equals, that of the training."""
+    notes = []
+    for name, of in tried.items():
+        best = max(of, key=lambda side: (of[side], side == str(trained)))
+        listed = ", ".join(f"{share:.2%} at {side}" for side, share in of.items())
+        notes.append(f"{name}: the validation part prefers images of {best} pixels ({listed})")
+    return notes
 
 
 def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
@@ -192,7 +211,9 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
         "versions": record.get("versions", {}),
         "recipe_yaml": to_yaml(recipe),
         "notes": [
+            *record.get("told", ()),
             *record.get("began", ()),
+            *_sizes(record.get("sizes", {}), recipe.views.window),
             *(f"{n} set aside: {why}" for why, n in count_reasons(record.get("set_aside", {})).items()),
         ],
         "cautions": reasons,
@@ -236,7 +257,9 @@ def _load(path: Path, recipe: AnyRecipe, given: Given, material: Material, teach
     if given.model is None:
         return load_network(path, trust_code=given.trust_code).eval()
     network = build(copy.deepcopy(given.model), student_contract(recipe, material, teachers))
-    network.load_state_dict(read_weights(path)[0])
+    state, facts = read_weights(path)
+    network.load_state_dict(state)
+    network.contract = InputContract.from_json(facts["contract"])
     return network.eval()
 
 

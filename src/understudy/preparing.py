@@ -13,18 +13,32 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from understudy import specialist
 from understudy.composing import Term, compose, methods_of
 from understudy.contracts import check_seen, contract_of, modalities_of, tell
-from understudy.data import ArraySource, Source, fraction, omit_classes, only_classes, open_source, stratified_split
+from understudy.data import (
+    ArraySource,
+    Source,
+    fraction,
+    omit_classes,
+    only_classes,
+    open_source,
+    read_subset,
+    squashed,
+    stratified_split,
+)
+from understudy.data.batches import Batches
+from understudy.data.drawing import HalfAndHalf
 from understudy.data.views import PLAIN, ViewPlan
 from understudy.errors import UnderstudyError
 from understudy.evaluation import parse_bias, parse_priors
-from understudy.models import InputContract, Network, build, is_code, load_network, start_from
+from understudy.models import InputContract, Network, build, find_head, is_code, is_depthwise, load_network, start_from
 from understudy.objectives import Setting
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, parse_pairs
+from understudy.panels import MANIFEST, load_teacher, parts_of
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, parse_pairs
 from understudy.runs import Run, find_run
 from understudy.signals import Shapes
-from understudy.teachers import Ensemble, Teacher, check_classes
+from understudy.teachers import Ensemble, SpecialistPanel, Teacher, check_classes
 from understudy.training import Learner, Member
 
 
@@ -48,6 +62,7 @@ class Material:
         train: what the loop draws from: the chosen samples, or the transfer set.
         validation: carved from the training part, or None.
         test: what is evaluated on, or None.
+        draw: which of `train` each epoch shows; all where None.
     """
 
     labelled: Source
@@ -55,6 +70,7 @@ class Material:
     validation: Source | None
     test: Source | None
     plan: ViewPlan
+    draw: HalfAndHalf | None = None
 
     def contract(self, modality: str) -> InputContract:
         """What a new network is to be fed: as the data has it, or the transfer set where the data lacks it."""
@@ -86,7 +102,7 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         # not divided by the recipe's seed: another run, or its evaluation, must never find its test part among
         # what this one learned from
         splits = open_source(data, root=root, download=recipe.download, size=recipe.size, pairs=pairs)
-        return splits.train, splits.test
+        return _windowed(recipe, splits.train, splits.test)
 
     transfer_set = None
     if isinstance(recipe, DistillRecipe):
@@ -95,6 +111,10 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
     labelled, test = opened(
         given.data if given.data is not None else recipe.data, {} if transfer_set else parse_pairs(recipe.pair)
     )
+    labelled = chosen(recipe, labelled)
+    if isinstance(recipe, SpecialistRecipe):
+        labelled = specialist.samples(recipe, labelled)
+        test = specialist.samples(recipe, test) if test is not None and test.targets is not None else None
     if labelled.classes:  # else they are the teacher's
         parse_bias(recipe.class_bias, labelled.classes)
         if recipe.class_priors:
@@ -117,14 +137,39 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         train = train.subset(omit_classes(train, recipe.omit_classes))
     if recipe.fraction < 1:
         train = train.subset(fraction(train, recipe.fraction, recipe.seed))
-    if recipe.batch_size > len(train):
+    if recipe.steps is None and recipe.batch_size > len(train):
         raise UnderstudyError(
             f"a batch of {recipe.batch_size} is larger than the {len(train)} samples; "
-            f"pass --batch-size {len(train)} or less"
+            f"pass --batch-size {len(train)} or less, or --steps, with which batches run on"
         )
     if recipe.batch_size < recipe.devices * recipe.nodes:
         raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be shared by {recipe.devices} devices")
-    return Material(labelled, train, validation, test, view_plan(recipe, train))
+    draw = specialist.draw(recipe, train) if isinstance(recipe, SpecialistRecipe) else None
+    return Material(labelled, train, validation, test, view_plan(recipe, train), draw)
+
+
+def chosen(recipe: AnyRecipe, train: Source) -> Source:
+    """The samples of a training part that the recipe's manifest names; all where it has none."""
+    return train.subset(read_subset(Path(recipe.subset)).rows(train)) if recipe.subset else train
+
+
+def _windowed(recipe: AnyRecipe, train: Source, test: Source | None) -> tuple[Source, Source | None]:
+    """Records that are to be decoded at the size of the recipe's window, or at its test size."""
+    window = recipe.views.window
+    if not window:
+        return train, test
+    if len(train.shape) != 3:
+        raise UnderstudyError(f"{train.name} holds vectors, from which no window can be cut; leave out --window")
+    tested = (recipe.test_size if isinstance(recipe, TrainRecipe) else None) or window
+    return squashed(train, window), None if test is None else squashed(test, tested)
+
+
+def make_batches(recipe: AnyRecipe, material: Material, fabric: Fabric, workers: int = 0) -> Batches:
+    """The stream of one process."""
+    return Batches(
+        material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device, fabric.global_rank,
+        fabric.world_size, workers, recipe.steps, recipe.mixup, draw=material.draw,
+    )  # fmt: skip
 
 
 def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
@@ -132,7 +177,8 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
 
     Colour images are mirrored, and shifted by an eighth of their side where they are small arrays, cropped to
     between 25% and all of their area where they are decoded on the fly; grey ones are shifted by 2 pixels
-    in 28 and never mirrored. Pairs share their views, and have none by default where they differ in height or width.
+    in 28 and never mirrored. A window takes the place of shifts and crops. Pairs share their
+    views, and have none by default where they differ in height or width.
     """
     views = recipe.views
     if len(source.shape) != 3:
@@ -146,19 +192,24 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
         return PLAIN
     channels, height, _ = source.shape
     colour, array = channels == 3, isinstance(source, ArraySource)
-    jitter = (height // 8 if colour else height // 14) if array else 0
+    window = views.window or 0
+    jitter = (height // 8 if colour else height // 14) if array and not window else 0
     return ViewPlan(
         jitter=jitter if views.jitter is None else views.jitter,
         flip=colour if views.flip is None else views.flip,
         rotate=views.rotate,
         zoom=views.zoom,
         elastic=views.elastic,
-        crop=(1.0 if array else 0.25) if views.crop is None else views.crop,
+        crop=(1.0 if array or window else 0.25) if views.crop is None else views.crop,
+        window=window,
+        resize=views.resize or window,
     )
 
 
 def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tuple[dict[str, Network], list[str]]:
-    """The teachers' networks by name, and the files they were read from."""
+    """The teachers' networks by name, and the files they, or a specialist, were read from."""
+    if isinstance(recipe, SpecialistRecipe):
+        return {recipe.model: load_network(Path(recipe.model))} if recipe.soft else {}, [recipe.model]
     if not isinstance(recipe, DistillRecipe):
         return {}, []
     networks: dict[str, Network] = {}
@@ -169,18 +220,22 @@ def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tup
             network.contract = replace(network.contract, classes=tuple(names))
     files = [] if given.teachers else [file for name in recipe.teacher for file in weights_of(name)]
     for file in files:
-        networks[str(file)] = load_network(file)  # a file's word is not the caller's: its code is never run
+        networks[str(file)] = load_teacher(file)  # a file's word is not the caller's: its code is never run
+    for network in networks.values():
+        network.full_precision = loses_by_bf16(recipe, network)
     classes = material.labelled.classes or next(iter(networks.values())).classes
     for name, network in networks.items():
         check_classes(network, f"teacher {name}", classes)
         tell(network, f"teacher {name}", recipe.teacher_sees)
         check_seen(material.train, network.contract.modality)
-    return networks, [str(file) for file in files]
+    return networks, [str(part) for file in files for part in parts_of(file)]
 
 
 def weights_of(name: str) -> list[Path]:
     """The weights files that a run folder or a file's path stands for: the distilled ones where there are any."""
     path = Path(name)
+    if (path / MANIFEST).is_file():
+        return [path / MANIFEST]  # a panel of specialists
     if path.is_dir():
         models = Run(path).models
         if not models:
@@ -195,17 +250,22 @@ def weights_of(name: str) -> list[Path]:
 def networks_of(target: str | Path) -> dict[str, Network]:
     """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
     path = Path(target)
+    (file, *_) = weights_of(str(path))  # complains of what is not there, and of a run without a trained model
     if path.is_dir():
-        weights_of(str(path))  # complains of a run without a trained model
+        if file.name == MANIFEST:
+            return {"model-0": load_teacher(file)}
         return {name: load_network(file) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path)}
 
 
-def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble:
+def join(teachers: Sequence[Network], recipe: AnyRecipe, device: torch.device) -> Teacher | Ensemble | SpecialistPanel:
     """One teacher, or an ensemble of several."""
-    frozen = [Teacher(network, device) for network in teachers]
-    return Ensemble(frozen, recipe.mean) if len(frozen) > 1 else frozen[0]
+    frozen = [
+        network.placed(device) if isinstance(network, SpecialistPanel) else Teacher(network, device)
+        for network in teachers
+    ]
+    return Ensemble(frozen, recipe.mean) if isinstance(recipe, DistillRecipe) and len(frozen) > 1 else frozen[0]
 
 
 def prepare_members(
@@ -229,20 +289,49 @@ def prepare_members(
     for number in range(recipe.seeds):
         seed = recipe.seed + number
         for name, terms in jobs.items():
-            network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
+            if isinstance(recipe, SpecialistRecipe):
+                network = specialist.network(recipe, contract)
+            else:
+                network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
+            network.full_precision = loses_by_bf16(recipe, network)
             for source in filter(None, (material.train, material.validation)):
                 check_seen(source, network.contract.modality)
-            if isinstance(recipe, TrainRecipe) and recipe.freeze:
-                network.freeze()
+            if recipe.views.window:
+                network.feed(recipe.views.window)
+            if isinstance(recipe, TrainRecipe):
+                _begin(network, recipe)
             objective = compose(terms, _settings(recipe, terms, network, teachers, material), seed)
+            if isinstance(recipe, SpecialistRecipe):
+                objective = specialist.objective(recipe, network.classes, objective)
             if recipe.micro_batch and not objective.rowwise:
                 raise UnderstudyError(
                     f"{name} compares the samples of a batch with one another; leave out --micro-batch"
                 )
+            if recipe.mixup and not objective.mixable:
+                raise UnderstudyError(
+                    f"{name} has a term that takes an input for one sample of one class, which MixUp's are not; "
+                    "leave out --mixup, or learn by soft targets alone"
+                )
             role = name.partition("-")[0]
             learner = Learner(network, objective)
-            members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, role == "distilled"))
+            taught = role == "distilled" or bool(objective.needs.teacher)
+            members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, taught))
     return members
+
+
+def _begin(network: Network, recipe: TrainRecipe) -> None:
+    """Make a network what training is to begin with."""
+    if recipe.test_size and not network.reads(recipe.test_size):
+        size = "x".join(map(str, network.contract.shape[1:]))
+        raise UnderstudyError(
+            f"{network.spec or 'the model'} reads images of {size} pixels only; leave out --test-size"
+        )
+    if recipe.zero_head:
+        for weights in network.module.get_submodule(find_head(network.module)).parameters():
+            nn.init.zeros_(weights)
+        network.began += ", set to zeros" if network.began else ""
+    if recipe.freeze:
+        network.freeze()
 
 
 def wanted(members: Sequence[Member]) -> set[str]:
@@ -268,6 +357,8 @@ def _settings(
 def student_contract(recipe: AnyRecipe, material: Material, teachers: Sequence[Network]) -> InputContract:
     """What a new student is to be fed; of data without labels it learns the teachers' classes."""
     contract = material.contract(recipe.sees if isinstance(recipe, TrainRecipe) else recipe.student_sees)
+    if recipe.views.window:
+        contract = replace(contract, shape=(contract.shape[0], *[recipe.views.window] * 2), fit="whole")
     return contract if contract.classes or not teachers else replace(contract, classes=teachers[0].classes)
 
 
@@ -294,11 +385,24 @@ def multiplies_bf16(accelerator: str) -> bool:
     return accelerator == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
+def loses_by_bf16(recipe: AnyRecipe, network: Network) -> bool:
+    """Whether precision, left to choose itself, is float32 for this net: on CPUs depthwise kernels are slow in bf16.
+
+    `benchmarks/precision.py` measures it.
+    """
+    return recipe.precision == "auto" and accelerator_of(recipe) == "cpu" and is_depthwise(network.module)
+
+
+def accelerator_of(recipe: AnyRecipe) -> str:
+    """Where to compute: a GPU where there is one, unless the recipe says."""
+    if recipe.accelerator != "auto":
+        return recipe.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def make_fabric(recipe: AnyRecipe) -> Fabric:
     """Fabric as the recipe says; several devices start processes of their own unless torchrun did."""
-    accelerator = recipe.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = accelerator_of(recipe)
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(accelerator) else "32"

@@ -14,7 +14,8 @@ from understudy.data import Source, only_classes, open_source
 from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import Probe, embeddings_of, hold_out, linear_probe
-from understudy.models import Network, load_network
+from understudy.models import Network
+from understudy.panels import load_teacher
 from understudy.preparing import networks_of, weights_of
 
 
@@ -88,7 +89,7 @@ def probe(
     """
     if not data:
         raise UnderstudyError("there is no data to probe on; name sets, as in: understudy probe RUN digits photos/")
-    networks = dict(target) if isinstance(target, Mapping) else _placed(networks_of(target))
+    networks = dict(target) if isinstance(target, Mapping) else placed(networks_of(target))
     networks = _teachers(teacher) | networks
     if not networks:
         raise UnderstudyError("there is no network to probe; give at least one")
@@ -127,11 +128,12 @@ def _probed(
 
 def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
     """Teachers of one architecture are taken for seeds of one kind."""
-    networks = [load_network(file) for name in files for file in weights_of(str(name))]
+    networks = [load_teacher(file) for name in files for file in weights_of(str(name))]
     several = len({network.spec for network in networks}) > 1
-    return _placed({f"teacher-{n.spec}-{i}" if several else f"teacher-{i}": n for i, n in enumerate(networks)})
+    return placed({f"teacher-{n.spec}-{i}" if several else f"teacher-{i}": n for i, n in enumerate(networks)})
 
 
-def _placed(networks: dict[str, Network]) -> dict[str, Network]:
+def placed(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """The networks on one device, the accelerator where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {name: network.to(device) for name, network in networks.items()}

@@ -42,12 +42,18 @@ class Optimizer(_Strict):
     """Momentum of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decay of weight matrices and kernels; biases and norms are left alone."""
+    decay_to: Literal["zero", "initial"] = "zero"
+    """What weights decay towards: zero, or what they were before the first step."""
     schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the steps over which the learning rate rises from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The same in steps, the first of them at a rate of zero."""
     milestones: tuple[Share, ...] = (0.625, 0.75, 0.875)
     """Where the step schedule falls, as shares of all steps."""
+    milestone_steps: tuple[Positive, ...] = ()
+    """The same in steps: the first update of each lower rate."""
     gamma: Share = 0.1
     """What the learning rate is multiplied by at each milestone."""
     clip: Annotated[float, Field(gt=0)] | None = None
@@ -74,6 +80,10 @@ class Views(_Strict):
     """Root mean square of a smooth random displacement, in pixels (Simard et al. 2003)."""
     crop: Share | None = None
     """Smallest share of the area a random resized crop keeps; 1 is no crop. For sets decoded on the fly."""
+    resize: Positive | None = None
+    """Pixels a side of the square that whole images are brought to, for a window to be cut from it."""
+    window: Positive | None = None
+    """Pixels a side of that window, at random; in tests whole images are brought straight to its size."""
 
 
 class Recipe(_Strict):
@@ -95,12 +105,18 @@ class Recipe(_Strict):
     """The same samples in another modality, matched by name, as in depth=FOLDER or depth=TABLE."""
     fraction: Annotated[Share, _SAMPLES] = 1.0
     """Share of the samples to learn from, drawn evenly over the classes."""
+    subset: Annotated[str | None, _SAMPLES] = None
+    """A manifest (JSON) of the samples to learn from, as transfer --shots writes it."""
     epochs: Positive = 30
     """Passes over the samples."""
+    steps: Positive | None = None
+    """Updates, in place of epochs: all of whole batches, which then run on from one pass to the next."""
     batch_size: Positive = 128
     """Samples a step, over all devices."""
     micro_batch: Positive | None = None
     """Samples a forward pass; smaller ones are accumulated to a batch with exact weights."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Mix each sample with another of its batch, by one weight a batch from Beta(a, a) with this a; 0 mixes none."""
     seed: int = 0
     """Of the order, the views and, counted on from it, the initial weights."""
     seeds: Positive = 1
@@ -116,7 +132,7 @@ class Recipe(_Strict):
     optimizer: Optimizer = Optimizer()
     views: Views = Views()
     precision: Annotated[Literal["auto", "32", "bf16", "fp16"], _MACHINE] = "auto"
-    """Of the forward pass; auto is bf16 where the processor has units for it, else 32."""
+    """Of the forward pass; auto is bf16 where the processor has units for it and the net gains by it, else 32."""
     accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"], _MACHINE] = "auto"
     """Where to compute."""
     devices: Annotated[Positive, _MACHINE] = 1
@@ -145,6 +161,11 @@ class Recipe(_Strict):
             raise ValueError("class_bias and class_priors both set the class biases; choose one")
         if self.only_classes and self.omit_classes:
             raise ValueError("only_classes and omit_classes both choose classes; use one")
+        views = self.views
+        if views.resize is not None and (views.window is None or views.window > views.resize):
+            raise ValueError(f"resize needs a window to be cut from its {views.resize} pixels, and no larger one")
+        if views.window is not None and views.crop is not None:
+            raise ValueError("crop and window both cut a part out of an image; choose one")
         for text in (*self.class_bias, *(p for p in self.class_priors if p != "uniform")):
             parse_assignment(text)
         return self
@@ -162,6 +183,24 @@ class TrainRecipe(Recipe):
     """Train the model's last layer, its head, alone."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
+    zero_head: Annotated[bool, _MODELS, Parameter(negative=())] = False
+    """Begin with a last layer of zeros."""
+    test_size: Annotated[Positive | None, _MODELS] = None
+    """Pixels a side that the trained model reads; those it was trained at where unset."""
+
+
+class SpecialistRecipe(TrainRecipe):
+    """One specialist of a panel: the generalist, trained on to tell a group of classes apart."""
+
+    kind: Annotated[Literal["specialist"], Parameter(show=False, parse=False)] = "specialist"  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    epochs: Positive = 10
+    """Passes over the group's samples, beside as many others."""
+    group: tuple[str, ...] = ()
+    """The classes that it tells apart; all others are its dustbin."""
+    soft: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of these soft targets."""
 
 
 class DistillRecipe(Recipe):
@@ -215,7 +254,7 @@ class DistillRecipe(Recipe):
 
 R = TypeVar("R", bound=BaseModel)
 AnyRecipe = TrainRecipe | DistillRecipe
-_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe}
+_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe, "specialist": SpecialistRecipe}
 
 
 def parse_assignment(text: str) -> tuple[str, float]:

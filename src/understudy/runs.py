@@ -130,10 +130,10 @@ class Run:
         return [row for row in rows if row.get("end_of_epoch")]
 
 
-def fresh_run(recipe: AnyRecipe) -> Path:
-    """The first of runs/VERB-DATA-1, -2, ... that is not there."""
+def fresh_run(recipe: AnyRecipe, verb: str = "") -> Path:
+    """The first of runs/VERB-DATA-1, -2, ... that is not there; the verb is the recipe's kind where unset."""
     name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(recipe.data).stem).strip("-.") or "data"
-    folders = (Path("runs") / f"{recipe.kind}-{name}-{number}" for number in count(1))
+    folders = (Path("runs") / f"{verb or recipe.kind}-{name}-{number}" for number in count(1))
     return next(folder for folder in folders if not folder.exists())
 
 

@@ -20,23 +20,28 @@ class Batch:
         view: (B,) int64, the seed of the one view of each sample that `inputs` holds.
         inputs: the canonical form: images are float in [0, 1], (B, C, H, W); or a dict, one tensor a modality.
         targets: (B,) int64 class indices, or None where the data has no labels.
+        weight: of the samples themselves in `inputs`; MixUp (Zhang et al. 2018) gives the rest to another sample each.
+        partners: (B,) int64 class indices of those others, or None where there are none or no labels.
     """
 
     ids: Tensor
     view: Tensor
     inputs: Tensor | dict[str, Tensor]
     targets: Tensor | None = None
+    weight: float = 1.0
+    partners: Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
-    def __getitem__(self, rows: slice) -> Batch:
-        """The same batch cut to some rows, without copying."""
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        """The same batch cut to some rows, without copying where they are a slice."""
         inputs = (
             {name: x[rows] for name, x in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[rows]
         )
         targets = None if self.targets is None else self.targets[rows]
-        return Batch(self.ids[rows], self.view[rows], inputs, targets)
+        partners = None if self.partners is None else self.partners[rows]
+        return Batch(self.ids[rows], self.view[rows], inputs, targets, self.weight, partners)
 
 
 @dataclass(slots=True)

@@ -1,10 +1,11 @@
 """Data: sources of samples, and what to take from them."""
 
-from understudy.data.gather import ARRAY_BYTES, DEFAULT_SIZE
+from understudy.data.gather import ARRAY_BYTES, DEFAULT_SIZE, typical_size
 from understudy.data.named import NAMED, NamedSet
 from understudy.data.open import open_source
 from understudy.data.select import fraction, omit_classes, only_classes, stratified_split
-from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable
+from understudy.data.source import ArraySource, Record, RecordSource, Source, Splits, Unreadable, squashed
+from understudy.data.subset import Subset, draw_shots, read_subset
 
 __all__ = [
     "ARRAY_BYTES",
@@ -16,10 +17,15 @@ __all__ = [
     "RecordSource",
     "Source",
     "Splits",
+    "Subset",
     "Unreadable",
+    "draw_shots",
     "fraction",
     "omit_classes",
     "only_classes",
     "open_source",
+    "read_subset",
+    "squashed",
     "stratified_split",
+    "typical_size",
 ]

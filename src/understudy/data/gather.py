@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ ARRAY_BYTES = 512 * 2**20
 DEFAULT_SIZE = 224
 TEST_SHARE = 0.2
 _LOOKED_AT = 64
+_MEASURED = 500
 
 Part = str
 """One of "train", "validation", "test"."""
@@ -221,6 +222,25 @@ def _head(record: Headed) -> Head | Unreadable:
         return record.head()
     except Unreadable as fault:
         return fault
+
+
+def typical_size(source: Source) -> tuple[int, int]:
+    """(height, width) in pixels of the image of median area, as stored; of records up to 500 headers are read.
+
+    Raises:
+        UnderstudyError: the samples are not images, or not one of those looked at can be read.
+    """
+    if len(source.shape) != 3:
+        raise UnderstudyError(f"{source.name} holds vectors, which have no size in pixels; give images")
+    if not isinstance(source, RecordSource):
+        return source.shape[1], source.shape[2]
+    records = cast("Sequence[Headed]", source.records)[:: -(-len(source) // _MEASURED)]
+    heads = sorted(
+        (one.width * one.height, one.height, one.width) for one in _each(_head, records) if isinstance(one, Head)
+    )
+    if not heads:
+        raise UnderstudyError(f"no image of {source.name} can be read; check its files")
+    return heads[len(heads) // 2][1:]
 
 
 def _array_shapes(

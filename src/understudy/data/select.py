@@ -37,6 +37,24 @@ def fraction(source: Source, f: float, seed: int) -> Tensor:
     return torch.nonzero(rank < (counts * f).round().clamp(min=1)).flatten()
 
 
+def shots(source: Source, count: int, seed: int) -> Tensor:
+    """Row numbers (int64) of `count` samples of each class; fewer are part of more with the same seed.
+
+    Raises:
+        UnderstudyError: a class has fewer, or the source no labels.
+    """
+    if source.targets is None:
+        raise UnderstudyError(f"{source.name} has no labels to draw {count} samples of each class by")
+    counts = source.targets.bincount(minlength=len(source.classes))
+    for name, held in zip(source.classes, counts.tolist(), strict=True):
+        if held < count:
+            raise UnderstudyError(
+                f"{source.name} has {held} training samples of class {name!r}, fewer than {count} shots; ask for fewer"
+            )
+    rank, _ = _ranks(source, seed, "shots")
+    return torch.nonzero(rank < count).flatten()
+
+
 def stratified_split(source: Source, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers (int64) (kept, held out): a share in (0, 1) of each class is held out, by its ids' hashes.
 

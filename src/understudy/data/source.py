@@ -87,14 +87,27 @@ class ArraySource(Source):
 
 @dataclass(frozen=True)
 class RecordSource(Source):
-    """A set that is decoded by workers while it is used; a sample becomes (C, H, W) of `shape`."""
+    """A set that is decoded by workers while it is used; a sample becomes (C, H, W) of `shape`.
 
+    Attributes:
+        squash: whether unvaried images are brought to that square whole, whatever their form; else their centre is.
+    """
+
+    squash: bool = field(default=False, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
 
     def subset(self, rows: Tensor) -> RecordSource:
         part = super().subset(rows)
         assert isinstance(part, RecordSource)
         return replace(part, records=[self.records[i] for i in rows.tolist()])
+
+
+def squashed(source: Source, side: int) -> Source:
+    """The same records, to be brought whole to squares of `side` pixels, and their pairs; arrays stay as they are."""
+    pairs = {name: squashed(pair, side) for name, pair in source.pairs.items()}
+    if isinstance(source, RecordSource):
+        return replace(source, shape=(source.shape[0], side, side), squash=True, pairs=pairs)
+    return replace(source, pairs=pairs)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class ViewPlan:
         zoom: stretch each axis by a factor in [1 - zoom, 1 + zoom].
         elastic: root mean square, in pixels, of a smooth random displacement field.
         crop: smallest share of the area that a random resized crop keeps; 1 is the whole image.
+        window: pixels a side of what is cut, at random, from the whole image brought to a square; 0 cuts nothing.
+        resize: pixels a side of that square, at least `window`.
     """
 
     jitter: int = 0
@@ -35,6 +37,8 @@ class ViewPlan:
     zoom: float = 0.0
     elastic: float = 0.0
     crop: float = 1.0
+    window: int = 0
+    resize: int = 0
 
     @property
     def still(self) -> bool:
@@ -43,6 +47,7 @@ class ViewPlan:
 
 
 PLAIN = ViewPlan()
+_AT_ONCE = 64  # images that are brought to squares together, as those are much larger than what is cut from them
 
 
 def vary(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
@@ -54,14 +59,32 @@ def vary(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
         seeds: (B,) int64 view seeds.
 
     Returns:
-        (B, C, H, W): uint8 as in the pool, or float in the pool's scale where pixels were interpolated.
+        (B, C, H, W): uint8 as in the pool, or float in the pool's scale where pixels were interpolated; H and W are
+        the pool's, or the plan's window.
     """
     if pool.dim() != 4:
         return pool[rows]
+    if plan.window:
+        parts = zip(rows.split(_AT_ONCE), seeds.split(_AT_ONCE), strict=True)
+        pool = torch.cat([_window(pool[some], own, plan.resize, plan.window) for some, own in parts])
+        rows = torch.arange(len(rows), device=rows.device)
     if plan.rotate or plan.zoom or plan.elastic:
         return _warp(pool[rows], seeds, plan)
     images = _shift(pool, rows, seeds, plan.jitter) if plan.jitter else pool[rows]
     return _flip(images, seeds) if plan.flip else images
+
+
+def _window(images: Tensor, seeds: Tensor, resize: int, side: int) -> Tensor:
+    """Squares of `side` pixels at random places in the images brought to squares of `resize`, as floats."""
+    squares = F.interpolate(images.float(), (resize, resize), mode="bilinear", antialias=True, align_corners=False)
+    windows = squares.unfold(2, side, 1).unfold(3, side, 1)  # (B, C, places, places, side, side), a view
+    down, across = _offsets(seeds, resize, side)
+    return windows[torch.arange(len(images), device=images.device), :, down, across]
+
+
+def _offsets(seeds: Tensor, resize: int, side: int) -> tuple[Tensor, Tensor]:
+    """Where a window lies: pixels from the square's top and from its left."""
+    return integers(seeds, _CROP_Y, 0, resize - side + 1), integers(seeds, _CROP_X, 0, resize - side + 1)
 
 
 def _shift(pool: Tensor, rows: Tensor, seeds: Tensor, by: int) -> Tensor:
@@ -118,14 +141,20 @@ def _displacement(seeds: Tensor, height: int, width: int, pixels: float) -> Tens
     return field.permute(0, 2, 3, 1) * torch.tensor([2.0 / width, 2.0 / height], device=seeds.device)
 
 
-def place(image: Image.Image, size: int, seed: int | None, smallest: float) -> Image.Image:
+def place(image: Image.Image, size: int, seed: int | None, smallest: float, resize: int = 0) -> Image.Image:
     """Cut a decoded image to (size, size): a random resized crop, or the centre where `seed` is None.
 
     Args:
         smallest: least share of the area the crop keeps, its aspect between 3/4 and 4/3; 1 takes the whole image.
+        resize: pixels a side of a square that the whole image is brought to, for a window of `size` to be cut from
+            it at random, in place of the above; where `seed` is None the whole image is the result.
     """
     width, height = image.size
-    if seed is None:
+    if resize:
+        down, across = (0, 0) if seed is None else (int(x) for x in _offsets(torch.tensor(seed), resize, size))
+        x, y, side = width / resize, height / resize, resize if seed is None else size
+        box = (across * x, down * y, (across + side) * x, (down + side) * y)
+    elif seed is None:
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)

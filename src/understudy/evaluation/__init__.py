@@ -9,6 +9,7 @@ from understudy.evaluation.logits import Predictions, evaluating, logits_of
 from understudy.evaluation.metrics import accuracy, agreement, brier, confusion, ece, nll, scores, top_k
 from understudy.evaluation.probe import Embeddings, Probe, embeddings_of, linear_probe
 from understudy.evaluation.score import score_models
+from understudy.evaluation.sizes import accuracy_by_size
 
 __all__ = [
     "CKA",
@@ -17,6 +18,7 @@ __all__ = [
     "Predictions",
     "Probe",
     "accuracy",
+    "accuracy_by_size",
     "agreement",
     "brier",
     "cka_between",

@@ -60,10 +60,14 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         raise UnderstudyError(
             f"CKA compares two layers on the same two samples or more; these are of {len(x)} and {len(y)}"
         )
-    parts = CrossCovariance(), CrossCovariance(), CrossCovariance()
-    for part, pair in zip(parts, ((x, y), (x, x), (y, y)), strict=True):
-        part.update(*pair)
-    return _ratio(*parts)
+    return alignment(covariance(x, y), covariance(x, x), covariance(y, y))
+
+
+def covariance(x: Tensor, y: Tensor) -> CrossCovariance:
+    """That of two layers whose features are at hand."""
+    made = CrossCovariance()
+    made.update(x, y)
+    return made
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,12 @@ def cka_between(
             net.watch(signals)
     if count < 2:
         raise UnderstudyError(f"CKA needs two samples or more; {count} of {source.name} could be read")
-    values = [[_ratio(cross[i, j], own[0][i], own[1][j]) for j in columns] for i in rows]
+    values = [[alignment(cross[i, j], own[0][i], own[1][j]) for j in columns] for i in rows]
     return CKA(rows, columns, torch.tensor(values, dtype=torch.float64))
 
 
-def _ratio(cross: CrossCovariance, own: CrossCovariance, other: CrossCovariance) -> float:
+def alignment(cross: CrossCovariance, own: CrossCovariance, other: CrossCovariance) -> float:
+    """The linear CKA of two layers, from their covariance and from each one's own."""
     below = own.norm * other.norm
     return min(cross.norm**2 / below, 1.0) if below else 0.0
 

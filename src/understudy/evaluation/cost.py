@@ -55,11 +55,15 @@ def latency(network: Network, repeats: int = 200, threads: int | None = None) ->
     torch.set_num_threads(threads or before)
     try:
         with torch.inference_mode():
-            _times(lambda: folded(sample), device, repeats, _WARM_UP)
-            times = _times(lambda: folded(sample), device, repeats, _LIMIT)
+            return timed(lambda: folded(sample), device, repeats)
     finally:
         torch.set_num_threads(before)
-    lower, median, upper = quantiles(times, n=4, method="inclusive")
+
+
+def timed(run: Callable[[], object], device: torch.device, repeats: int = 200) -> tuple[float, float]:
+    """(median, interquartile range) of a run's time in milliseconds, over about half a second of runs after some."""
+    _times(run, device, repeats, _WARM_UP)
+    lower, median, upper = quantiles(_times(run, device, repeats, _LIMIT), n=4, method="inclusive")
     return median, upper - lower
 
 

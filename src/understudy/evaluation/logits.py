@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from understudy.data.batches import in_order
 from understudy.data.source import Source
 from understudy.errors import UnderstudyError
+from understudy.models import Network
 from understudy.signals import Batch, Signals
 
 
@@ -45,7 +47,7 @@ def logits_of(
     source: Source,
     *,
     device: torch.device,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     workers: int = 0,
     set_aside: dict[str, str] | None = None,
 ) -> Predictions:
@@ -53,6 +55,7 @@ def logits_of(
 
     Args:
         device: where the model lies.
+        batch_size: samples at a time; where unset 500, or fewer where images are large.
         workers: processes that decode the records of a source that is not in memory.
         set_aside: record name -> reason, filled in for records that could not be decoded; those have no row.
 
@@ -63,7 +66,8 @@ def logits_of(
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     with torch.inference_mode(), evaluating(model):
-        for batch in in_order(source, batch_size, device, workers, set_aside):
+        size = batch_size or at_once(source, *([model] if isinstance(model, Network) else []))
+        for batch in in_order(source, size, device, workers, set_aside):
             if len(batch) == 0:
                 continue
             ids.append(batch.ids.cpu())
@@ -74,6 +78,12 @@ def logits_of(
         raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
     # joined outside of inference mode, so that the results may be used anywhere
     return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(targets) if targets else None)
+
+
+def at_once(source: Source, *networks: Network) -> int:
+    """How many samples to run together: 500 of up to 100 x 100 pixels, the fewer the larger networks read them."""
+    shapes = [source.shape, *(network.contract.shape for network in networks)]
+    return max(1, min(500, 500 * 100**2 // max(math.prod(shape[1:]) for shape in shapes)))
 
 
 @contextmanager

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from understudy.data.source import Source
+from understudy.errors import UnderstudyError
+from understudy.evaluation.cka import CrossCovariance, alignment, covariance
 from understudy.evaluation.correlation import class_correlation, correlation_difference, correlation_maps, mean_logits
 from understudy.evaluation.cost import cost, cost_of_all
 from understudy.evaluation.gallery import gallery
-from understudy.evaluation.logits import Predictions, logits_of
+from understudy.evaluation.logits import Predictions, at_once, evaluating, logits_of
 from understudy.evaluation.metrics import confusion, scores
 from understudy.models import Network
 from understudy.signals import Batch, Signals
 
 _TITLES = {"alone": "student alone", "distilled": "distilled", "model": "model"}
+_KEPT = 2**28  # numbers of a network's embeddings, 1 GiB: of more there is no CKA
+
+
+class Panel(Protocol):
+    """One teacher, or several that answer together."""
+
+    def watch(self, signals: Iterable[str]) -> object: ...
+    def __call__(self, batch: Batch) -> Signals: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a model answered: (N, C) logits, of an ensemble its members' mean; (N, D) embeddings, or None."""
+
+    said: Predictions
+    logits: Tensor
+    embeddings: Tensor | None
 
 
 def score_models(
     test: Source,
     models: Mapping[str, Network],
-    teacher: Callable[[Batch], Signals] | None,
+    teacher: Panel | None,
     teachers: Sequence[Network],
     temperature: float | None,
     train_ms: Mapping[str, float] = MappingProxyType({}),
@@ -38,8 +59,16 @@ def score_models(
         train_ms: what training took for one image, by the names of `models` and "teacher".
     """
     device = torch.device("cpu")
-    said = {name: logits_of(network, test, device=device) for name, network in models.items()}
-    taught, alike = _taught(teacher, test, device) if teacher is not None else (None, None)
+    taught, alike, layer = None, None, None
+    if teacher is not None:
+        seen = _look(teacher, test, device, at_once(test, *teachers))
+        taught, alike = seen.said, class_correlation(seen.logits)
+        layer = None if seen.embeddings is None else (seen.embeddings, covariance(seen.embeddings, seen.embeddings))
+    said: dict[str, Predictions] = {}
+    cka: dict[str, float | None] = {}
+    for name, network in models.items():
+        seen = _look(network, test, device, at_once(test, network), layers=layer is not None)
+        said[name], cka[name] = seen.said, _cka(seen.embeddings, layer)
     hint = None if taught is None else taught.logits
     rows: list[dict[str, Any]] = []
     if taught is not None:
@@ -62,6 +91,8 @@ def score_models(
             learnt.append((rows[-1]["name"], role, [class_correlation(answer.logits) for answer in own.values()]))
             for seed, found in zip(rows[-1]["seeds"], learnt[-1][2], strict=True):
                 seed["correlation_difference"] = correlation_difference(found, alike)
+            for name, seed in zip(own, rows[-1]["seeds"], strict=True):
+                seed["cka"] = cka.get(name)
         if role not in first:
             first[role] = next(iter(own.values()))
             tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
@@ -79,16 +110,41 @@ def score_models(
     }
 
 
-def _taught(teacher: Callable[[Batch], Signals], test: Source, device: torch.device) -> tuple[Predictions, Tensor]:
-    """The teacher's predictions, and its class correlations, in one pass."""
+def _look(model: Network | Panel, test: Source, device: torch.device, size: int, *, layers: bool = True) -> _Seen:
+    """What a model says of a source and, where they can be kept, its penultimate layer's embeddings, in one pass."""
     logits: list[Tensor] = []
+    embeddings: list[Tensor] = []
+    room = _KEPT
 
     def answer(batch: Batch) -> Signals:
-        signals = teacher(batch)
+        nonlocal room
+        signals = model(batch)
         logits.append(mean_logits(signals).cpu())
+        if signals.embedding is not None and room >= 0:
+            room -= signals.embedding.numel()
+            embeddings.append(signals.embedding.float().cpu())
         return signals
 
-    return logits_of(answer, test, device=device), class_correlation(torch.cat(logits))
+    before = model.signals if isinstance(model, Network) else ()
+    try:
+        if layers:
+            model.watch({"embedding"})
+    except UnderstudyError:
+        model.watch(before)  # a net without a classifier, whose layers are not compared
+    try:
+        with evaluating(model):
+            said = logits_of(answer, test, device=device, batch_size=size)
+    finally:
+        model.watch(before)
+    return _Seen(said, torch.cat(logits), torch.cat(embeddings) if embeddings and room >= 0 else None)
+
+
+def _cka(embeddings: Tensor | None, layer: tuple[Tensor, CrossCovariance] | None) -> float | None:
+    """The linear CKA with the teacher's embeddings, which come with their own covariance; None without a number."""
+    if embeddings is None or layer is None:
+        return None
+    found = alignment(covariance(embeddings, layer[0]), covariance(embeddings, embeddings), layer[1])
+    return found if isfinite(found) else None
 
 
 def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any, float | None]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class InputContract:
         interpolation: how images of another size are brought to (H, W), with antialiasing.
         modality: what the network sees: one of `ASPECTS` of the image, or the name of a set's modality, as "depth";
             "" for whatever a set holds, or holds first.
+        fit: what of an image of another form is brought to (H, W): its central square, or the whole of it.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class InputContract:
     classes: tuple[str, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     modality: str = ""
+    fit: Literal["centre", "whole"] = "centre"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputContract:
@@ -48,6 +50,7 @@ class InputContract:
             tuple(value["classes"]),
             value["interpolation"],
             value.get("modality", ""),  # files of earlier versions have none
+            value.get("fit", "centre"),
         )
 
     @property

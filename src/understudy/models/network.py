@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepared
 from understudy.models.dropout import count_dropouts, seed_dropouts
-from understudy.models.stages import find_head, stages
+from understudy.models.stages import channels_first, find_head, stages
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -44,6 +44,7 @@ class Network(nn.Module):
         self.module, self.contract, self.spec = module, contract, spec
         self.began = ""  # what its weights are from, in words
         self.frozen = False
+        self.full_precision = False  # float32 under autocast too
         self.dropouts = count_dropouts(module)
         self.noise = 0  # the member's seed for its dropout masks
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
@@ -90,9 +91,15 @@ class Network(nn.Module):
         self._watched["embedding"] = args[0].flatten(1)
 
     def _keeper(self, name: str) -> Any:
+        last = getattr(self.module, "output_fmt", "") == "NHWC"  # timm's word for it
+
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
             # a copy, as many nets go on in place (`relu_`, `out += shortcut`) and would write over what was tapped
-            self._watched[name] = output.clone() if isinstance(output, Tensor) else output
+            self._watched[name] = (
+                channels_first(output.clone(), self.contract.shape, declared_last=last)
+                if isinstance(output, Tensor)
+                else output
+            )
 
         return keep
 
@@ -121,6 +128,27 @@ class Network(nn.Module):
         features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
 
+    def reads(self, side: int) -> bool:
+        """Whether it can read images of `side` pixels a side, tried with a blank one where they are not its own."""
+        own = self.contract
+        if own.shape[1:] == (side, side):
+            return True
+        self.contract = replace(own, shape=(own.shape[0], side, side))
+        try:
+            self.shapes(())
+        except (RuntimeError, AssertionError):  # what nets of fixed size raise, each in its own way
+            return False
+        finally:
+            self.contract = own
+        return True
+
+    def feed(self, side: int) -> Network:
+        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other."""
+        own = self.contract
+        shape = (own.shape[0], side, side) if self.reads(side) else own.shape
+        self.contract = replace(own, shape=shape, fit="whole")
+        return self
+
     def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         """A batch's inputs as the module wants them: modality, channels, size, scale."""
         return (prepared(inputs, self.contract, self.spec or "the network") - self.mean) / self.std
@@ -129,7 +157,8 @@ class Network(nn.Module):
         inputs = batch.inputs if isinstance(batch, Batch) else batch
         if self.training and self.dropouts:
             seed_dropouts(self.dropouts, self.noise, batch.view if isinstance(batch, Batch) else None)
-        logits = self.module(self.prepare(inputs))
+        with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
+            logits = self.module(self.prepare(inputs))
         if self.class_bias is not None:
             logits = logits + self.class_bias
         watched, self._watched = self._watched, {}

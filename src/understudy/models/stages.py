@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from types import NoneType
 from typing import Any
 
@@ -18,6 +19,7 @@ _MUTE = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_CLEARLY = 0.2  # in the logarithm of height over width: more than the rounding of odd sides
 
 
 def find_head(module: nn.Module) -> str:
@@ -39,6 +41,30 @@ def _heads(module: nn.Module) -> list[str]:
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     ]
+
+
+def channels_first(x: Tensor, image: tuple[int, ...], *, declared_last: bool = False) -> Tensor:
+    """A layer's output with its channels in the second axis: some nets, as Swin, keep theirs in the last.
+
+    An image's height and width shrink together, so that the channels are where the other two axes have its proportions.
+
+    Args:
+        x: what a layer put out; other than (B, C, H, W) or (B, H, W, C) it is left alone.
+        image: (C, H, W) of the images that the net reads.
+        declared_last: whether the net says that its channels are last, which decides where the sides could be either.
+    """
+    if x.dim() != 4 or len(image) != 3 or not x.numel():
+        return x
+    _, first, second, third = x.shape
+    kept, turned = (abs(log(h / w * image[2] / image[1])) for h, w in ((second, third), (first, second)))
+    last = turned <= kept if declared_last else turned + _CLEARLY < kept
+    return x.movedim(3, 1) if last else x
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether it has convolutions of one channel at a time, as mobile nets do."""
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
 
 
 def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ class Objective(nn.Module):
         weight: what the paper multiplies it by, beside hard targets of weight 1.
         rowwise: whether it is a mean over the batch's rows, so that micro-batches add up to the batch; false
             where it compares the samples of a batch with one another.
+        mixable: whether it is exact on mixed inputs, a batch's `weight` and `partners`; false where it reads ids or
+            labels in a way that knows of none.
         alike: names of buffers that it keeps alike on every rank by itself, so that none need be sent around.
     """
 
@@ -60,6 +62,7 @@ class Objective(nn.Module):
     summary: ClassVar[str] = ""
     weight: ClassVar[float] = 1.0
     rowwise: bool = True
+    mixable: bool = True
     alike: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -90,6 +93,7 @@ class WeightedSum(Objective):
         for _, objective in terms.values():
             self.needs |= objective.needs
             self.rowwise = self.rowwise and objective.rowwise
+            self.mixable = self.mixable and objective.mixable
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         total = torch.zeros((), device=student.logits.device)
@@ -117,6 +121,7 @@ class PerTeacher(Objective):
         for objective in objectives:
             self.needs |= objective.needs
             self.rowwise = self.rowwise and objective.rowwise
+            self.mixable = self.mixable and objective.mixable
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         members = teacher_of(self, teacher).members

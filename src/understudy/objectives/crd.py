@@ -67,6 +67,7 @@ class CRD(Objective):
     summary = "contrast of both sides' embeddings with memory banks (Tian et al. 2020)"
     weight = 0.8
     rowwise = False
+    mixable = False  # a bank's row is of one sample
     alike = frozenset(_BANKS) | {f"roster.{name}" for name in Roster.BUFFERS}
     # how torch's data parallelism is told, where it wraps this module itself
     _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = sorted(alike)

@@ -81,6 +81,7 @@ class DKD(Objective):
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
     summary = "soft targets, the target's share and the other classes weighted apart (Zhao et al. 2022)"
+    mixable = False  # it tells one class from all others
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()

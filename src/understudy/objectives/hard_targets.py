@@ -25,7 +25,10 @@ def hard_target_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float 
 
 
 class HardTargets(Objective):
-    """`H(y, softmax(z))`; see `hard_target_loss`. A batch without labels costs nothing."""
+    """`H(y, softmax(z))`; see `hard_target_loss`. A batch without labels costs nothing.
+
+    Of mixed inputs it is `w H(y, .) + (1 - w) H(y', .)`, y' being the partners' classes (Zhang et al. 2018).
+    """
 
     needs = Needs(student=LOGITS, targets=True)
     summary = "cross-entropy with the labels"
@@ -37,4 +40,8 @@ class HardTargets(Objective):
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         if batch.targets is None:
             return student.logits.float().sum() * 0.0
-        return hard_target_loss(student.logits, batch.targets, label_smoothing=self.label_smoothing)
+        own = hard_target_loss(student.logits, batch.targets, label_smoothing=self.label_smoothing)
+        if batch.partners is None:
+            return own
+        other = hard_target_loss(student.logits, batch.partners, label_smoothing=self.label_smoothing)
+        return batch.weight * own + (1 - batch.weight) * other

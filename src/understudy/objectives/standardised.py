@@ -55,7 +55,7 @@ class LogitStandardised(Objective):
     def __init__(self, inner: Objective | None = None) -> None:
         super().__init__()
         self.inner = SoftTargets(temperature=2.0) if inner is None else inner
-        self.needs, self.rowwise = self.inner.needs, self.inner.rowwise
+        self.needs, self.rowwise, self.mixable = self.inner.needs, self.inner.rowwise, self.inner.mixable
         if "logits" not in self.needs.student:
             raise ValueError(f"{type(self.inner).__name__} reads no logits that could be standardised")
 

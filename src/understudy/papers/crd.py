@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError, nearest
-from understudy.papers.experiment import Bench, Comparison, Experiment, Measured, accuracy
+from understudy.papers.experiment import Bench, Comparison, Experiment, Measured, accuracy, correlation
 from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
 
 if TYPE_CHECKING:
     from understudy.api import Run
-    from understudy.reporting import RunFacts
 
 PAPER = "Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020"
 SEEDS = 3
 EPOCHS, IMAGENET_EPOCHS = 240, 100
-TEACHER_EPOCHS = 60  # at least, where the students' schedule is shortened: a student needs something to learn
+TEACHER_EPOCHS = 40  # at least, where the students' schedule is shortened: a student needs something to learn
 _SLIM = ("mobilenet", "shufflenet")  # depthwise convolutions want a lower rate
 Line = tuple[str | Measured, ...]
 
@@ -95,6 +94,13 @@ def find_pair(text: str) -> Pair:
     return Pair(teacher, student, {})
 
 
+def one_pair(bench: Bench, usual: str) -> Pair:
+    """The pair of an experiment that is about one."""
+    if len(bench.pairs) > 1:
+        raise UnderstudyError(f"this experiment takes one --pair, not {len(bench.pairs)}; run it for each")
+    return find_pair(bench.pairs[0] if bench.pairs else usual)
+
+
 def schedule(bench: Bench, net: str, epochs: int, **changes: Any) -> dict[str, Any]:
     """The paper's recipe for a net: SGD, a batch of 64, the rate falling thrice, crops and flips."""
     rate = 0.01 if net.startswith(_SLIM) else 0.05
@@ -114,39 +120,45 @@ def epochs_of(bench: Bench, full: int = EPOCHS) -> int:
     return max(1, round(full * bench.scale / (60 if bench.quick else 1)))
 
 
-def teacher(bench: Bench, net: str, seeds: int = 1) -> Run:
+def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
     """One or more teachers that differ in their initial weights, trained on the labels."""
     epochs = max(epochs_of(bench), 0 if bench.quick else TEACHER_EPOCHS)
-    values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds)
+    values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds, **changes)
     return bench.ensure(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), TrainRecipe(**values))
 
 
-def students(bench: Bench, name: str, net: str, source: Path, methods: tuple[str, ...]) -> RunFacts:
-    """What came of a net trained alone and by some methods, three seeds each, side by side."""
+def students(bench: Bench, name: str, net: str, source: Path, methods: tuple[str, ...], **changes: Any) -> Run:
+    """A net trained alone and by some methods, three seeds each, side by side."""
     taught = {"student": f"cifar:{net}", "teacher": (str(source),), "method": methods, "seeds": SEEDS}
-    return bench.ensure(name, DistillRecipe(**schedule(bench, net, epochs_of(bench), **taught))).facts
+    return bench.ensure(name, DistillRecipe(**schedule(bench, net, epochs_of(bench), **taught, **changes)))
 
 
 def cifar100(bench: Bench) -> Comparison:
     """`understudy reproduce crd-cifar100 [--pair TEACHER:STUDENT ...] [--scale 0.1] [--data SET]`
 
-    Expect: every method above the student alone, CRD+KD at or above KD.
+    Expect: every method above the student alone, CRD+KD at or above KD, CRD's difference of correlations the smallest.
     """
     pairs = [find_pair(text) for text in bench.pairs] or list(PAIRS.values())
     heads = ("teacher", "alone", "kd", "at", "fitnet", "crd", "crd+kd", "dkd")
     lines: list[Line] = []
     for pair in pairs:
         source = teacher(bench, pair.teacher)
-        facts = students(bench, pair.folder, pair.student, source.path, pair.methods)
-        here = {
-            one.name.partition(":")[0]: accuracy(facts, "distilled", name=one.name) for one in facts.of("distilled")
-        }
+        facts = students(bench, pair.folder, pair.student, source.path, pair.methods).facts
+        methods = {one.name.partition(":")[0]: one.name for one in facts.of("distilled")}
+        here = {head: accuracy(facts, "distilled", name=name) for head, name in methods.items()}
         here |= {"teacher": accuracy(facts, "teacher"), "alone": accuracy(facts, "alone")}
+        apart = {head: correlation(facts, "distilled", name=name) for head, name in methods.items()}
+        apart |= {"teacher": "", "alone": correlation(facts, "alone")}
         published = [f"{pair.paper[head]:.2f}%" if head in pair.paper else "" for head in heads]
         lines += [(pair.name, "paper", *published), ("", "here", *(here[head] for head in heads))]
-    return Comparison(("teacher:student", "", *heads), lines, [shortened(bench), _DIFFERS])
+        lines += [("", "correlation Δ", *(apart[head] for head in heads))]
+    return Comparison(("teacher:student", "", *heads), lines, [shortened(bench), _CORRELATION, _DIFFERS])
 
 
+_CORRELATION = (
+    "Correlation Δ: the mean distance between the teacher's and the student's correlations of the logits of two "
+    "classes; the paper shows it in pictures."
+)
 _DIFFERS = (
     "Weight decay leaves biases and norms alone; the paper's does not. CRD contrasts with all negatives in place of "
     "16,384 drawn ones, and temperature 0.07."
@@ -154,12 +166,18 @@ _DIFFERS = (
 
 
 def shortened(bench: Bench, full: int = EPOCHS) -> str:
-    """What a table has to say of its schedule and its data."""
+    """What a table with the paper's figures has to say of its schedule and its data."""
+    said = scheduled(bench, full)
+    return said + (f" On {Path(bench.data).name}: the paper's figures are of another set." if bench.data else "")
+
+
+def scheduled(bench: Bench, full: int = EPOCHS) -> str:
+    """The seeds and the epochs, and by how much they fall short of the paper's."""
     epochs = epochs_of(bench, full)
     said = f"{SEEDS} seeds, {epochs} epochs" + (f" of the paper's {full}." if epochs != full else ", as in the paper.")
     if epochs < TEACHER_EPOCHS and not bench.quick and full == EPOCHS:
         said += f" The teachers have {TEACHER_EPOCHS}."
-    return said + (f" On {Path(bench.data).name}: the paper's figures are of another set." if bench.data else "")
+    return said
 
 
 def ensemble(bench: Bench) -> Comparison:
@@ -167,12 +185,12 @@ def ensemble(bench: Bench) -> Comparison:
 
     Expect: three teachers teach more than one; with CRD at least as much as with KD (the paper's figure 3).
     """
-    pair = find_pair(bench.pairs[0] if bench.pairs else "wrn_40_2:wrn_16_2")
+    pair = one_pair(bench, "wrn_40_2:wrn_16_2")
     source = teacher(bench, pair.teacher, seeds=3)
     methods = ("kd", "crd", "crd+kd")
     lines: list[Line] = []
     for number, teachers in ((1, source.path / "models" / "model-0.safetensors"), (3, source.path)):
-        facts = students(bench, f"{pair.folder}-of-{number}", pair.student, teachers, methods)
+        facts = students(bench, f"{pair.folder}-of-{number}", pair.student, teachers, methods).facts
         taught = [accuracy(facts, "distilled", name=name) for name in methods]
         lines.append((str(number), accuracy(facts, "teacher"), accuracy(facts, "alone"), *taught))
     notes = [f"{pair.name}; the teachers differ in their initial weights.", shortened(bench)]

@@ -15,6 +15,7 @@ from understudy.files import write_whole
 
 if TYPE_CHECKING:  # an experiment is listed without loading torch
     from understudy.api import Run
+    from understudy.data import Splits
     from understudy.recipe import AnyRecipe
     from understudy.reporting.facts import Role, Row, RunFacts
 
@@ -96,6 +97,10 @@ class Bench:
         scale: share of the paper's epochs.
         data: another set, in place of the paper's.
         size: pixels a side of its images.
+        groups: a file of groups of its classes that are known.
+        held_out: classes that nobody is trained on: names, or a number of them.
+        probes: data sets to probe representations on, in place of the paper's.
+        download: whether named sets that are not there may be fetched.
     """
 
     folder: Path
@@ -105,6 +110,10 @@ class Bench:
     scale: float = 1.0
     data: str | None = None
     size: int | None = None
+    groups: str | None = None
+    held_out: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    download: bool = False
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -121,11 +130,30 @@ class Bench:
         """The run of this recipe: as it was finished, taken up where it stopped, or made now."""
         from understudy import api
 
+        if self.download:  # before the run, whose recipe is the same wherever its data came from
+            self.opened(recipe.data, recipe.size)
+            if unlabelled := getattr(recipe, "transfer_set", None):
+                self.opened(unlabelled, recipe.size)
         return api.ensure_run(recipe, run=self.place(name))
+
+    def opened(self, data: str, size: int | None = None) -> Splits:
+        """A data set, from the folder of the named sets or fetched into it."""
+        from understudy.data import open_source
+
+        root = Path(self.data_root) if self.data_root else None
+        return open_source(data, root=root, download=self.download, size=size)
 
 
 NOTHING: frozenset[str] = frozenset()
-_FLAGS = {"pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size"}
+_FLAGS = {
+    "pairs": "--pair",
+    "scale": "--scale",
+    "data": "--data",
+    "size": "--size",
+    "groups": "--groups",
+    "held_out": "--held-out",
+    "probes": "--probe",
+}
 
 
 @dataclass(frozen=True)
@@ -189,3 +217,9 @@ def errors(facts: RunFacts, *roles: Role) -> Measured:
 def accuracy(facts: RunFacts, *roles: Role, name: str = "") -> Measured:
     """A row's accuracy on the test part in percent, seed by seed."""
     return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles, name=name).seeds), digits=2, unit="%")
+
+
+def correlation(facts: RunFacts, *roles: Role, name: str = "") -> Measured | str:
+    """By how much a row's class correlations differ from the teacher's, seed by seed; "" where it was not measured."""
+    found = row(facts, *roles, name=name).values("correlation_difference")
+    return Measured(tuple(found), digits=4) if found else ""

@@ -69,7 +69,7 @@ def distilled(bench: Bench, source: Run, **changes: Any) -> DistillRecipe:
         temperature=20,
         hard_weight=0.1,
         baseline=False,
-        epochs=bench.epochs(100, quick=15),
+        epochs=bench.epochs(100, quick=10),
         batch_size=256,
         seeds=SEEDS,
         optimizer=_ADAMW,

@@ -20,7 +20,9 @@ from understudy.errors import UnderstudyError
 Role = Literal["teacher", "member", "alone", "distilled", "model"]
 """A row's part: the teacher, a member of its ensemble, the student alone or distilled, or a lone model."""
 
-Metric = Literal["accuracy", "top5", "errors", "nll", "ece", "brier", "agreement", "correlation_difference", "train_ms"]
+Metric = Literal[
+    "accuracy", "top5", "errors", "nll", "ece", "brier", "agreement", "correlation_difference", "cka", "train_ms"
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Matrix = list[list[float]]
 
@@ -40,6 +42,7 @@ class Seed(_Facts):
     brier: float | None = None
     agreement: Share | None = None
     correlation_difference: float | None = None
+    cka: Share | None = None
     top5: Share | None = None
     train_ms: float | None = None  # one image, in training: the update of a student, the pass of a teacher
 

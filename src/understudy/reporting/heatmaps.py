@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from understudy.reporting.facts import ClassPair, CorrelationMap, Matrix, RunFacts
-from understudy.reporting.summary import ROLE_NAMES
+from understudy.reporting.summary import ROLE_NAMES, own_name
 
 _NAMED = 24  # classes whose names still fit beside the rows of a map
 # The zero is clear and the largest opaque, so the page's own background shows through.
@@ -61,11 +61,11 @@ def _drawn(facts: RunFacts, one: CorrelationMap, scale: float, colour: tuple[int
     title = ROLE_NAMES[one.role]
     row = next((row for row in facts.of(one.role) if row.name == one.name), None)
     mean = row.mean("correlation_difference") if row and colour is DISTANCE else None
-    named = one.name.lower() not in (title.lower(), one.role)
-    return HeatMap(title, one.name if named else "", mean, f"data:image/png;base64,{_png(one.matrix, scale, colour)}")
+    picture = f"data:image/png;base64,{png(one.matrix, scale, colour)}"
+    return HeatMap(title, own_name(one.role, one.name), mean, picture)
 
 
-def _png(matrix: Matrix, scale: float, colour: tuple[int, int, int]) -> str:
+def png(matrix: Matrix, scale: float, colour: tuple[int, int, int]) -> str:
     """Base64 of a PNG with a palette: index 127 is zero, 254 is `scale`, 0 its negative."""
     values = np.nan_to_num(np.array(matrix, dtype=float)) / (scale or 1)
     image = Image.fromarray((127 + 127 * values.clip(-1, 1)).round().astype(np.uint8)).convert("P")

@@ -32,7 +32,7 @@ def render(facts: RunFacts) -> str:
     lines = summary.lines(facts)
     gallery = [_tile(picture, facts.classes) for picture in facts.gallery]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             facts=facts,
@@ -91,7 +91,7 @@ def compared(facts: RunFacts) -> Compared:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("understudy.reporting"),
         autoescape=True,
@@ -103,6 +103,7 @@ def _environment() -> Environment:
         "count": wording.count,
         "percent": wording.percent,
         "duration": wording.duration,
+        "signed": wording.signed,
     }
     return environment
 

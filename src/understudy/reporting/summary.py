@@ -23,6 +23,11 @@ ROLE_NAMES: dict[Role, str] = {
 Group = Literal["quality", "cost", "gain"]
 
 
+def own_name(role: Role, name: str) -> str:
+    """What a row is called, where its kind does not say it already."""
+    return "" if name.lower() in (role, ROLE_NAMES[role].lower()) else name
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One number as shown: the value, its spread over seeds or runs, and its share of the teacher's."""
@@ -69,6 +74,7 @@ def _lines(facts: RunFacts) -> Iterator[Line]:
     yield scores("Errors", of, "errors", lambda x: count(x, fixed=not whole))
     yield scores("Agreement", "%", "agreement", lambda x: f"{100 * x:.2f}")
     yield scores("Correlation Δ", "", "correlation_difference", lambda x: f"{x:.4f}")
+    yield scores("CKA", "", "cka", lambda x: f"{x:.3f}")
     yield scores("NLL", "nats", "nll", lambda x: f"{x:.3f}")
     yield scores("ECE", "%", "ece", lambda x: f"{100 * x:.2f}")
     yield scores("Brier", "", "brier", lambda x: f"{x:.4f}")

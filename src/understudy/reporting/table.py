@@ -9,7 +9,7 @@ from understudy.reporting.comparison import VERSUS, measures, p_value
 from understudy.reporting.contrast import contrasts, is_comparison
 from understudy.reporting.facts import RunFacts
 from understudy.reporting.gain import gain
-from understudy.reporting.summary import ROLE_NAMES, Cell, columns, lines
+from understudy.reporting.summary import ROLE_NAMES, Cell, columns, lines, own_name
 from understudy.reporting.verdicts import how_tested
 
 _STYLE = {"teacher": "default", "member": "dim", "alone": "default", "distilled": "cyan", "model": "default"}
@@ -31,7 +31,9 @@ def results_table(facts: RunFacts) -> Table:
     table.caption_justify = "left"
     table.add_column("", no_wrap=True)
     for row in rows:
-        header = Text(f"{ROLE_NAMES[row.role]}\n").append(row.name, style="not bold dim")
+        header = Text(ROLE_NAMES[row.role])
+        if name := own_name(row.role, row.name):
+            header.append(f"\n{name}", style="not bold dim")
         table.add_column(header, justify="right", style=_STYLE[row.role])
     found = {i: gain(facts, row) for i, row in enumerate(rows) if row.role == "distilled"}
     group = None

@@ -23,6 +23,8 @@ DEFINITIONS = {
     "Agreement": "share of examples where the model names the same class as the teacher.",
     "Correlation Δ": "class correlation difference: mean distance between the model's and the teacher's correlations "
     "of two classes' logits over the examples, over all pairs of different classes; lower is better.",
+    "CKA": "linear centred kernel alignment of the model's and the teacher's penultimate layers over the examples: 1 "
+    "where they are alike but for a rotation and a scale.",
     "FLOPs": "floating-point operations for one image; a multiply-add counts two.",
     "Latency": "median time of one forward pass at batch 1, ± its spread, on the hardware named here.",
     "Gap closed": "errors that distillation removed ÷ errors of the student alone beyond its teacher's.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ class Totals:
         zero = torch.zeros((), device=said.device, dtype=torch.int64)
         labelled = zero if batch.targets is None else (batch.targets >= 0).sum()
         right = zero if batch.targets is None else (said == batch.targets).sum()
+        if batch.partners is not None:  # mixed inputs are right in the share of each of their two classes
+            right = batch.weight * right + (1 - batch.weight) * (said == batch.partners).sum()
         agreeing = zero if teacher is None else (said == teacher.logits.argmax(1)).sum()
         count = len(batch)
         self.values += torch.stack(
@@ -178,15 +181,42 @@ def _under(flat: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def make_optimizer(module: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay on matrices and kernels only."""
     trained = [p for p in module.parameters() if p.requires_grad]
+    kernels = [p for p in trained if p.dim() > 1]
+    returning = recipe.decay_to == "initial" and recipe.weight_decay > 0
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": kernels, "weight_decay": 0.0 if returning else recipe.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    # fused updates undo the scale of fp16's gradients by themselves, after the hook has seen them
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained) and not returning
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+    if returning:
+        optimizer.register_step_pre_hook(_decay_to_initial(kernels, recipe))
+    return optimizer
+
+
+def _decay_to_initial(kernels: list[nn.Parameter], recipe: Optimizer) -> Callable[..., None]:
+    """Weight decay towards what the weights are now, where the optimisers' own is towards zero (Li et al. 2018).
+
+    A resumed run begins with the same weights before it reads its checkpoint, so that they need not be kept in it.
+    """
+    initial = [p.detach().clone() for p in kernels]
+
+    @torch.no_grad()
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rate = optimizer.param_groups[0]["lr"]
+        for p, p0 in zip(kernels, initial, strict=True):
+            if recipe.optimizer == "adamw":
+                p.lerp_(p0, rate * recipe.weight_decay)
+            elif p.grad is not None:
+                p.grad.add_(p - p0, alpha=recipe.weight_decay)
+
+    return before_step
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class Loop:
 
     @property
     def steps(self) -> int:
-        return self.recipe.epochs * self.batches.steps
+        return self.recipe.steps or self.recipe.epochs * self.batches.steps
 
     def run(self) -> int:
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
@@ -88,32 +88,31 @@ class Loop:
 
     @property
     def _step(self) -> int:
-        return self._epoch * self.batches.steps + self._in_epoch
+        return min(self._epoch * self.batches.steps + self._in_epoch, self.steps)
 
     def _epochs(self, flag: StopFlag) -> None:
         saved = time.monotonic()
-        while self._epoch < self.recipe.epochs and not self._exhausted:
-            for batch in self.batches.epoch(self._epoch, self._in_epoch):
-                due = time.monotonic() - saved >= self.recipe.checkpoint_every
-                asked, samples, due = self._agree(flag.number, len(batch), due)
-                self._update(batch, samples)
-                self._in_epoch += 1
-                if self._in_epoch == self.batches.steps:
-                    break  # the epoch's end is booked below, before anything is saved
-                if asked or due:
-                    self._save()
-                    saved = time.monotonic()
-                    if asked:
-                        raise Interrupted(self.label, self._step, asked)
-            self._end_epoch()
-            if flag.number and self._epoch < self.recipe.epochs and self.fabric.world_size == 1:
+        stream = self.batches.stream(self._step, self.steps)
+        while not self._over:
+            batch = next(stream)
+            due = time.monotonic() - saved >= self.recipe.checkpoint_every
+            asked, samples, due = self._agree(flag.number, len(batch), due)
+            self._update(batch, samples)
+            self._in_epoch += 1
+            if self._in_epoch == self.batches.steps or self._step == self.steps:
+                self._end_epoch()
+                asked = asked or (flag.number if self.fabric.world_size == 1 else 0)
+            if (asked or due) and not self._over:
                 self._save()
-                raise Interrupted(self.label, self._step, flag.number)
+                saved = time.monotonic()
+                if asked:
+                    raise Interrupted(self.label, self._step, asked)
         self._save()
 
     @property
-    def _exhausted(self) -> bool:
-        return self.recipe.patience is not None and self._stale >= self.recipe.patience
+    def _over(self) -> bool:
+        exhausted = self.recipe.patience is not None and self._stale >= self.recipe.patience
+        return exhausted or self._step == self.steps
 
     def _agree(self, asked: int, here: int, due: bool) -> tuple[int, int, bool]:
         """Whether any rank was asked to stop, how many samples the ranks hold together, and whether to save.
@@ -143,7 +142,7 @@ class Loop:
             self.laps.mark("teacher")
         losses: dict[str, Tensor] = {}
         for member in self._turns(step):
-            torch.manual_seed(seed_of(member.seed, step))
+            _seed(seed_of(member.seed, step), self.fabric.device)
             rate = learning_rate(self.recipe.optimizer, step, self.steps)
             hint = hints if member.taught else None
             losses[member.name] = member.step(self.fabric, batch, hint, rate, samples, self.recipe.micro_batch)
@@ -179,7 +178,7 @@ class Loop:
 
     def _rows(self, step: int) -> list[dict[str, Any]]:
         rate = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
-        place = {"step": step, "epoch": step / self.batches.steps, "lr": rate}
+        place = {"step": step, "epoch": self.batches.passes(step), "lr": rate}
         return [place | {"member": m.name, "part": "train"} | m.totals.means(m.taught) for m in self.members]
 
     def _end_epoch(self) -> None:
@@ -192,7 +191,7 @@ class Loop:
             better = False
             for member in self.members:
                 accuracy = self.validate(member)
-                rows.append({"step": self._step, "epoch": float(self._epoch), "member": member.name}
+                rows.append({"step": self._step, "epoch": rows[0]["epoch"], "member": member.name}
                             | {"part": "validation", "accuracy": accuracy})  # fmt: skip
                 if self.recipe.patience is not None:
                     better |= member.keep_if_best(accuracy)
@@ -221,3 +220,12 @@ class Loop:
         for member in self.members:
             own = f"{member.name}/"
             member.load({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the devices in use; it would look for every kind of accelerator, at each step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

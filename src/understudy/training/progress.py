@@ -101,9 +101,9 @@ class Screen:
         if self.bar is None and (now - self.printed >= self.every or step == self.steps):
             self.printed = now
             left = (now - self.started) / max(step - self.first, 1) * (self.steps - step)
+            epoch = f"{rows[0]['epoch']:.1f}".removesuffix(".0")
             self.console.print(
-                f"{self.title}  epoch {rows[0]['epoch']:.0f}  {_state(rows)}  "
-                f"{self._speed(now):,.0f} images/s  {clock(left)} left",
+                f"{self.title}  epoch {epoch}  {_state(rows)}  {self._speed(now):,.0f} images/s  {clock(left)} left",
                 highlight=False,
             )
 

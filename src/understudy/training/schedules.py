@@ -9,9 +9,9 @@ from understudy.recipe import Optimizer
 
 def learning_rate(recipe: Optimizer, step: int, steps: int) -> float:
     """The rate of update `step` (from 0) of `steps`: a linear warm-up, then the schedule over the rest."""
-    warm = round(recipe.warmup * steps)
+    warm = round(recipe.warmup * steps) if recipe.warmup_steps is None else recipe.warmup_steps
     if step < warm:
-        return recipe.lr * (step + 1) / (warm + 1)
+        return recipe.lr * (step + 1) / (warm + 1) if recipe.warmup_steps is None else recipe.lr * step / warm
     done = (step - warm) / max(steps - warm, 1)
     match recipe.schedule:
         case "constant":
@@ -21,5 +21,6 @@ def learning_rate(recipe: Optimizer, step: int, steps: int) -> float:
         case "cosine":
             factor = 0.5 * (1.0 + math.cos(math.pi * done))
         case "step":
-            factor = recipe.gamma ** sum(step >= milestone * steps for milestone in recipe.milestones)
+            falls = recipe.milestone_steps or [milestone * steps for milestone in recipe.milestones]
+            factor = recipe.gamma ** sum(step >= fall for fall in falls)
     return recipe.lr * factor

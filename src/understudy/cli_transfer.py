@@ -1,0 +1,194 @@
+"""`understudy transfer` on the command line. Loaded when asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from understudy.cli import print_rows, show_run
+from understudy.cli_flags import Data, DataRoot, Download
+from understudy.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from understudy.few_shots import FewShots
+
+_RULE = Parameter(group=Group("The rule", sort_key=1))
+_SHOTS = Parameter(group=Group("Few shots", sort_key=2))
+_SAMPLES = Parameter(group=Group("Samples", sort_key=3))
+_MACHINE = Parameter(group=Group("Machine", sort_key=4))
+_RUN = Parameter(group=Group("Run", sort_key=5))
+_Flag = Parameter(negative=())
+
+
+def transfer(
+    data: Data = "",
+    /,
+    *,
+    backbone: str = "",
+    from_scratch: Annotated[bool, _Flag] = False,
+    batch_size: Annotated[int | None, _RULE] = None,
+    update_batch: Annotated[int, _RULE] = 512,
+    variant: Annotated[Literal["code", "paper"], _RULE] = "code",
+    steps: Annotated[int | None, _RULE] = None,
+    crop_size: Annotated[int | None, _RULE] = None,
+    test_size: Annotated[int | None, _RULE] = None,
+    crop: Annotated[bool, _RULE] = True,
+    flip: Annotated[bool | None, _RULE] = None,
+    mixup: Annotated[bool | None, _RULE] = None,
+    decay_to: Annotated[Literal["zero", "initial"] | None, _RULE] = None,
+    weight_decay: Annotated[float | None, _RULE] = None,
+    shots: Annotated[tuple[str, ...], _SHOTS] = (),
+    draws: Annotated[int, _SHOTS] = 5,
+    data_root: Annotated[DataRoot, _SAMPLES] = None,
+    download: Annotated[Download, _SAMPLES] = False,
+    only_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
+    omit_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
+    fraction: Annotated[float | None, _SAMPLES] = None,
+    subset: Annotated[str | None, _SAMPLES] = None,
+    validation: Annotated[float | None, _SAMPLES] = None,
+    seed: Annotated[int | None, _RUN] = None,
+    seeds: Annotated[int | None, _RUN] = None,
+    run: Annotated[Path | None, _RUN] = None,
+    overwrite: Annotated[bool, _RUN, _Flag] = False,
+    dry_run: Annotated[bool, _RUN, _Flag] = False,
+    precision: Annotated[Literal["auto", "32", "bf16", "fp16"] | None, _MACHINE] = None,
+    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _MACHINE] = None,
+    devices: Annotated[int | None, _MACHINE] = None,
+    workers: Annotated[int | None, _MACHINE] = None,
+    checkpoint_every: Annotated[float | None, _MACHINE] = None,
+) -> None:
+    """Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.
+
+    Parameters
+    ----------
+    backbone
+        A timm: or torchvision: model, which comes with its weights, a run folder or a weights file.
+    from_scratch
+        Take a model without pre-trained weights.
+    batch_size
+        Images a forward pass; they add up to the rule's batch exactly. As many as are likely to fit where unset.
+    update_batch
+        Images an update, 512 by the rule; its learning rate is scaled with them.
+    variant
+        The rule as in the released code, or as in the paper.
+    steps
+        Updates in place of the rule's, its schedule brought to them.
+    crop_size
+        Pixels a side that the network reads, in place of the rule's.
+    test_size
+        Pixels a side that the trained network reads; with --validation the size that this part prefers is reported.
+    crop
+        Cut images at random; --no-crop brings whole ones to the size.
+    flip
+        Mirror images; colour images where unset.
+    mixup
+        Mix images; as the rule says where unset.
+    decay_to
+        Weight decay to zero or to the initial weights; none by the rule.
+    weight_decay
+        How fast, 0.0001 where unset.
+    shots
+        Examples of each class, as in 1,5,10: several transfers, each from few examples.
+    draws
+        How often to draw the examples of each number of shots.
+    only_classes
+        Learn from the samples of these classes only.
+    omit_classes
+        Leave the samples of these classes out.
+    fraction
+        Share of the samples to learn from, drawn evenly over the classes.
+    subset
+        A manifest of the samples to learn from, as --shots writes it.
+    validation
+        Share of the training part kept to watch and to choose by.
+    seed
+        Of the order, the views, the draws and a new network's weights.
+    seeds
+        How many to train side by side on the same batches.
+    run
+        The run's folder; runs/transfer-DATA-1, -2, ... where unset.
+    overwrite
+        Replace what the folder holds.
+    dry_run
+        Print the resolved recipe, the sizes and the expected time, and train nothing.
+    precision
+        Of the forward pass; auto is bf16 where the processor has units for it, else 32.
+    accelerator
+        Where to compute.
+    devices
+        How many processes share each batch.
+    workers
+        Processes that decode images; one a core, at most 8, where unset.
+    checkpoint_every
+        Seconds between checkpoints.
+    """
+    if not data:
+        raise UnderstudyError("say what to learn: understudy transfer photos/ --backbone timm:resnet50")
+    if not backbone:
+        raise UnderstudyError("say what to begin from: --backbone timm:resnetv2_50x1_bit.goog_in21k, or a run folder")
+    ways: dict[str, Any] = {
+        "from_scratch": from_scratch, "batch_size": batch_size, "update_batch": update_batch, "variant": variant,
+        "steps": steps, "crop_size": crop_size, "crop": crop, "flip": flip, "mixup": mixup, "decay_to": decay_to,
+        "weight_decay": weight_decay,
+    }  # fmt: skip
+    fields: dict[str, Any] = {
+        "test_size": test_size, "data_root": data_root, "download": download or None,
+        "only_classes": only_classes or None, "omit_classes": omit_classes or None, "fraction": fraction,
+        "subset": subset, "validation": validation, "seed": seed, "seeds": seeds, "precision": precision,
+        "accelerator": accelerator, "devices": devices, "workers": workers, "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    options = ways | {name: value for name, value in fields.items() if value is not None}
+    place: dict[str, Any] = {"run": run, "overwrite": overwrite, "command": ["understudy", *sys.argv[1:]]}
+    if dry_run:
+        _show_plan(data, backbone, options)
+    elif shots:
+        from understudy.few_shots import few_shots
+
+        show_draws(few_shots(data, backbone, _counts(shots), draws=draws, **place, **options))
+    else:
+        from understudy.transferring import transfer as carry_out
+
+        show_run(carry_out(data, backbone, **place, **options))
+
+
+def _counts(shots: tuple[str, ...]) -> list[int]:
+    """`("1,5", "10")` -> [1, 5, 10]."""
+    words = [word for text in shots for word in text.split(",") if word]
+    for word in words:
+        if not word.isdecimal():
+            raise UnderstudyError(f"--shots takes numbers of examples, as in 1,5,10; {word!r} is none")
+    return [int(word) for word in words]
+
+
+def _show_plan(data: str, backbone: str, options: dict[str, Any]) -> None:
+    from understudy import api
+    from understudy.recipe import to_yaml
+    from understudy.transferring import plan_transfer
+
+    plan = plan_transfer(data, backbone, **options)
+    print("".join(f"# {line}\n" for line in plan.told) + to_yaml(plan.recipe))
+    print_rows(api.dry_run(plan.recipe, trust_code=True).items())
+
+
+def resume_draws(folder: Path, *, trust_code: bool) -> None:
+    """Go on with the draws that are not finished."""
+    from understudy.few_shots import FewShots, go_on
+
+    show_draws(go_on(FewShots(folder), trust_code=trust_code))
+
+
+def show_draws(found: FewShots) -> None:
+    """Print the medians, and where their page is; of torchrun's processes the first does."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    from understudy.reporting.draws import draws_table
+
+    record = found.record
+    Console().print(draws_table(record["data"], record["backbone"], [one.drawn for one in found.each]))
+    Console().print(Text(f"report: {found.report}"), soft_wrap=True)
