@@ -157,13 +157,12 @@ def _baked(layer: Any) -> nn.Conv2d:
     """A plain convolution that does what one with standardised weights does, padding included."""
     from timm.layers.conv2d_same import Conv2dSame
 
-    assert isinstance(layer, nn.Conv2d)
     gain = (layer.gain * layer.scale).double().flatten() if hasattr(layer, "gain") else None
     rows = layer.weight.double().reshape(1, layer.out_channels, -1)
     weight = F.batch_norm(rows, None, None, gain, training=True, momentum=0.0, eps=layer.eps)
     # same_pad: so many zeros that the size divided by the stride, rounded up, comes out: more behind than before
-    make: type[nn.Conv2d] = Conv2dSame if getattr(layer, "same_pad", False) else nn.Conv2d
-    plain = make(
+    make: Any = Conv2dSame if getattr(layer, "same_pad", False) else nn.Conv2d
+    plain: nn.Conv2d = make(
         layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
         layer.groups, bias=False, device="meta",  # no memory, and no random numbers drawn
     )  # fmt: skip
