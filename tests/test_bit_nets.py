@@ -125,7 +125,7 @@ def test_the_epsilon_of_timm_would_be_seen(tmp_path: Path) -> None:
     x = images(RGB)
     for layer in network.modules():
         if hasattr(layer, "eps") and isinstance(layer, nn.Conv2d):
-            layer.eps = 1e-8
+            layer.eps = 1e-8  # type: ignore[assignment]  # timm's layer has it
     found = network.module(x * 2 - 1).double()
     assert (found - transcribed(arrays, x)).abs().max() > 1e-2
 
@@ -248,7 +248,7 @@ def test_objects_are_never_unpickled(bare: bool, tmp_path: Path) -> None:
     if bare:
         path.write_bytes(pickle.dumps(bomb))
     else:
-        np.savez(path, **{"resnet/root_block/standardized_conv2d/kernel": np.array([bomb], object)})
+        np.savez(path, **{"resnet/root_block/standardized_conv2d/kernel": np.array([bomb], object)})  # type: ignore[arg-type]
     with pytest.raises(UnderstudyError, match="pickled objects, which are never run"):
         build(f"bit:{path}", RGB)
     assert not (tmp_path / "mark").exists()

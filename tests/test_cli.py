@@ -27,6 +27,7 @@ VERBS = (
     "train",
     "distill",
     "compare",
+    "specialists",
     "evaluate",
     "probe",
     "predict",
@@ -36,6 +37,7 @@ VERBS = (
     "methods",
     "datasets",
     "resume",
+    "speech",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 

@@ -381,10 +381,14 @@ def photographs(folder: Path) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize(("channels", "preprocessing"), [(1, "inside"), (3, "beside")])
-def test_the_program_says_what_predict_says(channels: int, preprocessing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("channels", "preprocessing", "whole"), [
+    (1, "inside", False), (3, "beside", False), (3, "inside", True),
+])  # fmt: skip
+def test_the_program_says_what_predict_says(channels: int, preprocessing: str, whole: bool, tmp_path: Path) -> None:
+    """`whole`: a transferred net is shown whole images, not their central squares."""
     source = pictures(60, channels)
-    build("cnn:6-8", contract_of(source), seed=channels).save(tmp_path / "net.safetensors")
+    network = build("cnn:6-8", contract_of(source), seed=channels)
+    (network.feed(16) if whole else network).save(tmp_path / "net.safetensors")
     assert source.targets is not None
     done = understudy.export(
         tmp_path / "net.safetensors", data=Splits(source, source), preprocessing=preprocessing, out=tmp_path / "out"

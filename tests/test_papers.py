@@ -105,7 +105,8 @@ def lines(api: MadeUpApi, name: str, folder: Path, quick: bool = False) -> list[
 
 
 def test_names_and_times() -> None:
-    assert list(EXPERIMENTS) == [*NAMES, "crd-imagenet", "crd-transfer", "crd-cross-modal"]
+    others = ["crd-imagenet", "crd-transfer", "crd-cross-modal"]
+    assert list(EXPERIMENTS) == [*MNIST, "hinton-specialists", "hinton-speech", *CIFAR, *others]
     assert all(EXPERIMENTS[name].summary for name in EXPERIMENTS)
     times = {name: (one.quick_minutes, one.minutes) for name, one in EXPERIMENTS.items()}
     assert all(quick and full and 0 < quick < full for quick, full in (times[name] for name in MNIST))

@@ -187,11 +187,11 @@ def test_mixup_is_refused_where_an_objective_tells_samples_apart(tmp_path: Path)
 
 
 def test_patient_and_consistent_distillation_needs_no_labels(tmp_path: Path) -> None:
-    teacher = api.train("digits", "mlp:32", epochs=5, lr=0.01, run=tmp_path / "t").path
+    teacher = api.train("digits", "mlp:32", epochs=3, lr=0.01, run=tmp_path / "t").path
     bare = torch.rand(300, 1, 8, 8)
     bare = ArraySource("bare", (), torch.arange(300), None, (1, 8, 8), inputs=bare)
     fields = {"mixup": 1.0, "hard_weight": 0.0, "temperature": 1.0, "lr": 0.01}
-    run = api.distill("digits", teacher, "mlp:16", transfer_set=bare, run=tmp_path / "a", steps=60, **fields)
+    run = api.distill("digits", teacher, "mlp:16", transfer_set=bare, run=tmp_path / "a", steps=30, **fields)
     assert list(run.models) == ["distilled-0"]
     agreed = [row["agreement"] for row in run.epochs()]
     assert agreed[-1] > agreed[0]

@@ -26,7 +26,7 @@ from understudy.runs import Run
 from understudy.training import Loop
 from understudy.transferring import plan_transfer, pretrained, transfer
 
-QUICK: dict[str, Any] = {"crop_size": 12, "steps": 20, "from_scratch": True, "workers": 0}
+QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "update_batch": 16, "from_scratch": True, "workers": 0}
 
 
 def fields(recipe: TrainRecipe) -> dict[str, object]:
@@ -120,7 +120,7 @@ def test_batchnorm_is_told_of() -> None:
 
 
 def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
-    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=40, batch_size=128, lr=0.1)
+    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=30, update_batch=128, lr=0.1)
     assert run.recipe.kind == "train"
     assert run.finished
     network = load_network(run.models["model-0"])
@@ -128,7 +128,7 @@ def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
     assert network.contract.mean == load_network(Run(upstream).models["model-0"]).contract.mean, "the backbone's own"
     accuracy = run.facts.rows[0].mean("accuracy")
     assert accuracy is not None
-    assert accuracy > 0.5
+    assert accuracy > 0.3
     assert any("BiT-HyperRule for 1,438 images" in note for note in run.facts.notes)
     again = api.run_recipe(run.recipe, run=tmp_path / "b")  # type: ignore[arg-type]
     assert again.models["model-0"].read_bytes() == run.models["model-0"].read_bytes(), "its recipe says it all"
@@ -153,7 +153,7 @@ def test_a_module_and_a_folder_of_photos(tmp_path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.append(nn.Linear(8, 3))
-    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=60, update_batch=64, lr=0.1, workers=0)
+    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=40, update_batch=18, lr=0.1, workers=0)
     assert run.facts.rows[0].mean("accuracy") == 1.0
     with pytest.raises(UnderstudyError, match="answers 3 classes, and digits has 10"):
         transfer("digits", net, run=tmp_path / "b", crop_size=16, sees="rgb")
@@ -224,14 +224,14 @@ def test_what_is_no_manifest_is_said(tmp_path: Path, text: str) -> None:
 def test_draws_give_medians_and_are_resumed_one_by_one(
     tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways: dict[str, Any] = {"crop_size": 8, "steps": 6, "update_batch": 32, "draws": 3}
+    ways: dict[str, Any] = {"crop_size": 8, "steps": 6, "update_batch": 32, "draws": 2}
     whole = few_shots("digits", upstream, [1, 3], run=tmp_path / "whole", **ways)
     one, three = whole.each
-    assert (one.shots, one.examples, len(one.runs)) == (1, 10, 3)
-    assert (three.shots, three.examples, len(three.runs)) == (3, 30, 3)
+    assert (one.shots, one.examples, len(one.runs)) == (1, 10, 2)
+    assert (three.shots, three.examples, len(three.runs)) == (3, 30, 2)
     drawn = three.drawn
     assert drawn.median is not None
-    assert drawn.median == sorted(drawn.accuracies)[1]
+    assert drawn.median == pytest.approx(sum(drawn.accuracies) / 2)
     assert drawn.spread == (min(drawn.accuracies), max(drawn.accuracies))
     assert len({read_subset(Path(str(run.recipe.subset))).ids[0] for run in three.runs}) > 1
     assert f"{100 * drawn.median:.2f}" in whole.report.read_text()
@@ -241,24 +241,26 @@ def test_draws_give_medians_and_are_resumed_one_by_one(
         nonlocal calls
         real(self, batch, samples)  # type: ignore[arg-type]
         calls += 1
-        if calls == 15:  # in the third of the runs
+        if calls == 9:  # in the second of the runs
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Loop, "_update", update)
     parts = tmp_path / "parts"
     with pytest.raises(Interrupted, match=f"go on with: understudy resume {parts}"):
         few_shots("digits", upstream, [3, 1], run=parts, **ways)
-    assert sum(run.finished for one in FewShots(parts).each for run in one.runs) == 2
+    assert sum(run.finished for one in FewShots(parts).each for run in one.runs) == 1
     assert main(["resume", str(parts)]) == 0
-    assert calls == 6 * 6, "no step was made twice"
+    assert calls == 4 * 6, "no step was made twice"
     for a, b in zip(FewShots(parts).each, whole.each, strict=True):
         assert a.drawn == b.drawn
         for x, y in zip(a.runs, b.runs, strict=True):
             assert x.models["model-0"].read_bytes() == y.models["model-0"].read_bytes()
     few_shots("digits", upstream, [1, 3], run=parts, **ways)
-    assert calls == 6 * 6, "the same command again has nothing left to do"
+    assert calls == 4 * 6, "the same command again has nothing left to do"
     with pytest.raises(UnderstudyError, match="another recipe"):
         few_shots("digits", upstream, [1, 3], run=parts, **{**ways, "steps": 5})
+    with pytest.raises(UnderstudyError, match="draws of other samples"):
+        few_shots("digits", upstream, [1, 3], run=parts, seed=1, **ways)
     assert go_on(FewShots(parts)).report.exists()
 
 
@@ -275,7 +277,7 @@ def test_the_command(tmp_path: Path, upstream: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--mixup", "--run", str(tmp_path / "a")]) == 0
     assert (run := Run(tmp_path / "a")).finished
     assert run.recipe.mixup == 0.1
-    assert main([*words, "--shots", "1,2", "--draws", "2", "--run", str(tmp_path / "b")]) == 0
+    assert main([*words, "--shots", "1,2", "--draws", "1", "--run", str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "median" in said
     assert [one.shots for one in FewShots(tmp_path / "b").each] == [1, 2]
@@ -288,7 +290,7 @@ def test_names_get_the_option_that_loads_their_weights() -> None:
     assert pretrained("timm:resnet18?pretrained=true") == "timm:resnet18?pretrained=true"
     assert pretrained("timm:resnet18", from_scratch=True) == "timm:resnet18"
     assert pretrained("BiT-M-R50x1.npz") == "bit:BiT-M-R50x1.npz"
-    for fresh in ("cnn:8-16", "bit:R50x1", "mlp:20x1", "timm:coatnet_0_224"):
+    for fresh in ("cnn:8-16", "bit:R50x1", "mlp:20x1"):
         with pytest.raises(UnderstudyError, match="pass --from-scratch"):
             pretrained(fresh)
 
@@ -298,12 +300,14 @@ def test_weights_that_cannot_be_fetched_are_said(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(UnderstudyError, match=r"could not be had \(OSError: no route to host\); fetch them once"):
+    with pytest.raises(UnderstudyError, match="no network to fetch them"):
         plan_transfer("digits", "timm:resnet18")
+    with pytest.raises(UnderstudyError, match="no pre-trained weights of coatnet_0_224"):
+        plan_transfer("digits", "timm:coatnet_0_224")
 
 
 def test_a_class_without_an_example_is_named() -> None:
-    source = api.open_source((torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 3)).train
+    source = open_source((torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 3)).train
     bare = source.subset((source.targets != 1).nonzero().flatten())  # type: ignore[union-attr, operator]
     with pytest.raises(UnderstudyError, match="no training example of class '1'"):
         plan_transfer(bare, "cnn:8", from_scratch=True)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from understudy.api import compare, distill, evaluate, predict, resume, train
+    from understudy.compressing import compress
     from understudy.data import open_source
     from understudy.exporting import export
     from understudy.few_shots import few_shots
     from understudy.models import build
     from understudy.probing import probe
+    from understudy.specialising import specialists
     from understudy.suiting import suite
     from understudy.transferring import transfer
 
@@ -20,6 +22,7 @@ __all__ = [
     "__version__",
     "build",
     "compare",
+    "compress",
     "distill",
     "evaluate",
     "export",
@@ -28,6 +31,7 @@ __all__ = [
     "predict",
     "probe",
     "resume",
+    "specialists",
     "suite",
     "train",
     "transfer",
@@ -35,10 +39,12 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
+    "compress": "understudy.compressing",
     "open_source": "understudy.data",
     "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "specialists": "understudy.specialising",
     "few_shots": "understudy.few_shots",
     "suite": "understudy.suiting",
     "transfer": "understudy.transferring",

@@ -138,12 +138,12 @@ def run_recipe(
     return start(recipe, run, Given(trust_code=trust_code), overwrite, command)
 
 
-def ensure_run(recipe: AnyRecipe, run: Path) -> Run:
+def ensure_run(recipe: AnyRecipe, run: Path, given: Given | None = None, command: Sequence[str] = ()) -> Run:
     """A finished run of this recipe: the one in the folder, that one resumed, or a new one."""
     found = Run(run)
     if found.exists and found.recipe == recipe:
-        return found if found.finished else perform(recipe, found, Given())
-    return run_recipe(recipe, run=run)
+        return found if found.finished else perform(recipe, found, given or Given(), command)
+    return start(recipe, run, given or Given(), False, command)
 
 
 def resume(run: str | Path, *, trust_code: bool = False) -> Run:
@@ -151,7 +151,10 @@ def resume(run: str | Path, *, trust_code: bool = False) -> Run:
     found = find_run(Path(run))
     if found.finished:
         raise UnderstudyError(f"{run} is finished; its report is {found.report}")
-    return perform(found.recipe, found, Given(trust_code=trust_code))
+    done = perform(found.recipe, found, Given(trust_code=trust_code))
+    from understudy import speaking  # it stands on this module
+
+    return speaking.finish(done) if speaking.is_speech(done) else done
 
 
 def start(

@@ -113,6 +113,14 @@ lazy_command(
     "understudy train --config runs/teacher/recipe.yaml --seed 7 --dry-run",
 )
 lazy_command(
+    "compress",
+    "Transfer a backbone to your images, distil it into a small model, export that, and show what was gained.",
+    "understudy compress photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k --student timm:mobilenetv3_small_100",
+    "understudy compress photos/ --backbone timm:resnet50 --student cnn:16-32-64 --budget 30m --crop-size 128",
+    "understudy compress photos/ --backbone runs/a runs/b --student timm:resnet18 --transfer-set unlabelled/",
+    module="cli_compress",
+)
+lazy_command(
     "transfer",
     "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
     "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
@@ -144,9 +152,24 @@ lazy_command(
     "understudy compare digits --teacher runs/teacher --student mlp:16x1 --methods kd,crd,crd+kd --seeds 3",
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --methods kd crd dkd at",
 )
+app.command(
+    "understudy.cli_speech:speech",
+    name="speech",
+    help="Words from sound, by nets distilled from ensembles.",
+)
+
+lazy_command(
+    "specialists",
+    "Group the classes that a generalist confuses, and train a specialist for each group.",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --parallel 2",
+    "understudy specialists photos/ --generalist runs/generalist --clusters 5 --only 3",
+    "understudy distill photos/ --teacher runs/generalist/specialists --student timm:resnet18",
+    module="cli_specialists",
+)
 
 
 _RESUMED = {
+    "compress.json": ("cli_compress", "resume_stages"),
     "transfer.json": ("cli_transfer", "resume_draws"),
     "suite.json": ("cli_suite", "resume_suite"),
 }

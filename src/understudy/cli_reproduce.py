@@ -21,6 +21,7 @@ def reproduce(
     scale: float = 1.0,
     data: str | None = None,
     size: Size = None,
+    groups: str | None = None,
     held_out: tuple[str, ...] = (),
     probe: tuple[str, ...] = (),
     run: Path | None = None,
@@ -41,6 +42,8 @@ def reproduce(
         Share of the paper's epochs.
     data
         Another set in place of the paper's.
+    groups
+        Of an experiment on groups of classes: a YAML file of those that are known, as in dogs: [beagle, pug].
     held_out
         Classes to train nobody on and to probe: how many, or their names.
     probe
@@ -62,7 +65,7 @@ def reproduce(
     folder = run or Path("runs") / name
     bench = Bench(
         folder, quick, data_root, download=download,
-        pairs=pair, scale=scale, data=data, size=size, held_out=held_out, probes=probe,
+        pairs=pair, scale=scale, data=data, size=size, groups=groups, held_out=held_out, probes=probe,
     )  # fmt: skip
     EXPERIMENTS[name].run(bench)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.data import NAMED, Source, open_source
+from understudy.data import NAMED, Source, open_source, squashed
 from understudy.errors import UnderstudyError, nearest
 from understudy.exports import (
     CALIBRATE,
@@ -24,6 +24,7 @@ from understudy.exports import (
 )
 from understudy.files import sha256, write_whole
 from understudy.models import Network, load_network
+from understudy.panels import MANIFEST
 from understudy.performing import to_score, versions
 from understudy.preparing import Given, prepare_data, weights_of
 from understudy.reporting import RunFacts
@@ -97,6 +98,9 @@ def export(
         calibration, test = splits.train, splits.test
     else:
         calibration, test = _data_of(target, run)
+    if net.contract.fit == "whole":  # a file takes what `predict` shows the network: whole images at its own size
+        side = net.contract.shape[1]
+        calibration, test = squashed(calibration, side), None if test is None else squashed(test, side)
     if test is None:
         raise UnderstudyError(f"{calibration.name} has no test part to check the files on; pass --data with one")
     if test.targets is not None:
@@ -116,6 +120,8 @@ def export(
 def _weights(target: Path, network: str | None) -> Path:
     """The weights file that is meant; of a run, by default the one that `predict` uses."""
     files = weights_of(str(target))  # complains of a run without a trained model
+    if files[0].name == MANIFEST:
+        raise UnderstudyError(f"{target} is a panel, which asks other nets for each image; distil it, and export that")
     if not target.is_dir():
         if network is not None:
             raise UnderstudyError(f"{target} is one network; leave out --network")

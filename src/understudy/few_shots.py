@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from understudy.data import draw_shots
+from understudy.data import draw_shots, read_subset
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_whole
 from understudy.performing import perform
@@ -113,14 +113,23 @@ def few_shots(
         for draw in range(draws)
     }
     listed = [
-        {"shots": count, "examples": len(next(own).ids), "runs": [n for n, s in subsets.items() if s.shots == count]}
+        {
+            "shots": count,
+            "examples": count * len(source.classes),
+            "runs": [name for name, subset in subsets.items() if subset.shots == count],
+        }
         for count in sorted(set(shots))
-        if (own := (subset for subset in subsets.values() if subset.shots == count))
     ]
+    begun = (found.path / RECORD).exists()
     record = {"data": first.data, "backbone": first.model, "command": list(command), "shots": listed}
     try:
         for name, subset in subsets.items():
-            subset.write(manifest := found.path / "subsets" / f"{name}.json")
+            manifest = found.path / "subsets" / f"{name}.json"
+            if manifest.exists() and not overwrite and read_subset(manifest) != subset:
+                raise UnderstudyError(
+                    f"{found.path} holds draws of other samples; choose another --run folder or pass --overwrite"
+                )
+            subset.write(manifest)
             plan = task.plan(subset=str(manifest), seed=first.seed + subset.draw)
             own = Run(found.path / name)
             if overwrite or not own.exists or own.recipe != plan.recipe:
@@ -129,7 +138,8 @@ def few_shots(
         write_whole(found.path / RECORD, json.dumps(record, indent=1) + "\n")
         return go_on(found, task.given)
     except UnderstudyError:
-        _leave(found, list(subsets))
+        if not begun:
+            _leave(found, list(subsets))
         raise
 
 

@@ -40,7 +40,7 @@ from understudy.preparing import (
     student_contract,
     wanted,
 )
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch
@@ -92,10 +92,9 @@ def _cpuinfo() -> list[str]:
 def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     material = prepare_data(recipe, given)
     networks, files = prepare_teachers(recipe, given, material)
-    teacher = None
-    if isinstance(recipe, DistillRecipe):
+    if networks or files:
         _check_teachers(run, files, fabric)
-        teacher = join(list(networks.values()), recipe, fabric.device)
+    teacher = join(list(networks.values()), recipe, fabric.device) if networks else None
     members = prepare_members(recipe, given, material, list(networks.values()))
     console = Console()
     if fabric.global_rank == 0:
@@ -106,7 +105,8 @@ def _train(fabric: Fabric, recipe: AnyRecipe, run: Run, given: Given) -> None:
     batches = make_batches(recipe, material, fabric, workers_of(recipe))
     watcher = None
     if fabric.global_rank == 0:
-        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(recipe.kind, console))
+        title = run.path.name if isinstance(recipe, SpecialistRecipe) else recipe.kind  # several may run at a time
+        watcher = Watchers(Metrics(run.path / "metrics.jsonl", recipe.tracker), Screen(title, console))
     loop = Loop(
         fabric, members, batches, recipe, teacher,
         _validator(material.validation, fabric.device), run.path / "checkpoints", watcher, str(run.path),

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from understudy import specialist
 from understudy.composing import Term, compose, methods_of
 from understudy.contracts import check_seen, contract_of, modalities_of, tell
 from understudy.data import (
@@ -20,6 +21,7 @@ from understudy.data import (
     Source,
     fraction,
     joined,
+    lengthened,
     omit_classes,
     only_classes,
     open_source,
@@ -28,15 +30,17 @@ from understudy.data import (
     stratified_split,
 )
 from understudy.data.batches import Batches
+from understudy.data.drawing import HalfAndHalf
 from understudy.data.views import PLAIN, ViewPlan
 from understudy.errors import UnderstudyError
 from understudy.evaluation import parse_bias, parse_priors
 from understudy.models import InputContract, Network, build, find_head, is_code, is_depthwise, load_network, start_from
 from understudy.objectives import Setting
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, parse_pairs
+from understudy.panels import MANIFEST, load_teacher, parts_of
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, parse_pairs
 from understudy.runs import Run, find_run
 from understudy.signals import Shapes
-from understudy.teachers import Ensemble, Teacher, check_classes
+from understudy.teachers import Ensemble, SpecialistPanel, Teacher, check_classes
 from understudy.training import Learner, Member
 
 
@@ -60,6 +64,7 @@ class Material:
         train: what the loop draws from: the chosen samples, or the transfer set.
         validation: carved from the training part, or None.
         test: what is evaluated on, or None.
+        draw: which of `train` each epoch shows; all where None.
     """
 
     labelled: Source
@@ -67,6 +72,7 @@ class Material:
     validation: Source | None
     test: Source | None
     plan: ViewPlan
+    draw: HalfAndHalf | None = None
 
     def contract(self, modality: str) -> InputContract:
         """What a new network is to be fed: as the data has it, or the transfer set where the data lacks it."""
@@ -99,7 +105,7 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         # what this one learned from
         splits = open_source(data, root=root, download=recipe.download, size=recipe.size, pairs=pairs)
         own = splits.validation if recipe.with_validation else None
-        return _windowed(recipe, splits.train if own is None else joined(splits.train, own), splits.test)
+        return _windowed(recipe, splits.train if own is None else lengthened(splits.train, own), splits.test)
 
     transfer_set = None
     if isinstance(recipe, DistillRecipe):
@@ -109,6 +115,9 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         given.data if given.data is not None else recipe.data, {} if transfer_set else parse_pairs(recipe.pair)
     )
     labelled = chosen(recipe, labelled)
+    if isinstance(recipe, SpecialistRecipe):
+        labelled = specialist.samples(recipe, labelled)
+        test = specialist.samples(recipe, test) if test is not None and test.targets is not None else None
     if labelled.classes:  # else they are the teacher's
         parse_bias(recipe.class_bias, labelled.classes)
         if recipe.class_priors:
@@ -123,8 +132,11 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         train, validation = labelled.subset(kept), labelled.subset(held)
     if transfer_set:
         transfer, _ = opened(transfer_set, parse_pairs(recipe.pair))
-        same = transfer.classes == labelled.classes
-        train = transfer if same else replace(transfer, targets=None, classes=())
+        if isinstance(recipe, DistillRecipe) and recipe.transfer_beside:
+            train = joined(train, transfer)
+        else:
+            same = transfer.classes == labelled.classes
+            train = transfer if same else replace(transfer, targets=None, classes=())
     if recipe.only_classes:
         train = train.subset(only_classes(train, recipe.only_classes))
     if recipe.omit_classes:
@@ -138,7 +150,8 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         )
     if recipe.batch_size < recipe.devices * recipe.nodes:
         raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be shared by {recipe.devices} devices")
-    return Material(labelled, train, validation, test, view_plan(recipe, train))
+    draw = specialist.draw(recipe, train) if isinstance(recipe, SpecialistRecipe) else None
+    return Material(labelled, train, validation, test, view_plan(recipe, train), draw)
 
 
 def chosen(recipe: AnyRecipe, train: Source) -> Source:
@@ -161,7 +174,7 @@ def make_batches(recipe: AnyRecipe, material: Material, fabric: Fabric, workers:
     """The stream of one process."""
     return Batches(
         material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device, fabric.global_rank,
-        fabric.world_size, workers, recipe.steps, recipe.mixup,
+        fabric.world_size, workers, recipe.steps, recipe.mixup, draw=material.draw,
     )  # fmt: skip
 
 
@@ -200,7 +213,9 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
 
 
 def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tuple[dict[str, Network], list[str]]:
-    """The teachers' networks by name, and the files they were read from."""
+    """The teachers' networks by name, and the files they, or a specialist, were read from."""
+    if isinstance(recipe, SpecialistRecipe):
+        return {recipe.model: load_network(Path(recipe.model))} if recipe.soft else {}, [recipe.model]
     if not isinstance(recipe, DistillRecipe):
         return {}, []
     networks: dict[str, Network] = {}
@@ -211,7 +226,7 @@ def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tup
             network.contract = replace(network.contract, classes=tuple(names))
     files = [] if given.teachers else [file for name in recipe.teacher for file in weights_of(name)]
     for file in files:
-        networks[str(file)] = load_network(file)  # a file's word is not the caller's: its code is never run
+        networks[str(file)] = load_teacher(file)  # a file's word is not the caller's: its code is never run
     for network in networks.values():
         network.full_precision = loses_by_bf16(recipe, network)
     classes = material.labelled.classes or next(iter(networks.values())).classes
@@ -219,12 +234,14 @@ def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tup
         check_classes(network, f"teacher {name}", classes)
         tell(network, f"teacher {name}", recipe.teacher_sees)
         check_seen(material.train, network.contract.modality)
-    return networks, [str(file) for file in files]
+    return networks, [str(part) for file in files for part in parts_of(file)]
 
 
 def weights_of(name: str) -> list[Path]:
     """The weights files that a run folder or a file's path stands for: the distilled ones where there are any."""
     path = Path(name)
+    if (path / MANIFEST).is_file():
+        return [path / MANIFEST]  # a panel of specialists
     if path.is_dir():
         models = Run(path).models
         if not models:
@@ -239,17 +256,22 @@ def weights_of(name: str) -> list[Path]:
 def networks_of(target: str | Path) -> dict[str, Network]:
     """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
     path = Path(target)
-    weights_of(str(path))  # complains of what is not there, and of a run without a trained model
+    (file, *_) = weights_of(str(path))  # complains of what is not there, and of a run without a trained model
     if path.is_dir():
+        if file.name == MANIFEST:
+            return {"model-0": load_teacher(file)}
         return {name: load_network(file) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path)}
 
 
-def join(teachers: Sequence[Network], recipe: DistillRecipe, device: torch.device) -> Teacher | Ensemble:
+def join(teachers: Sequence[Network], recipe: AnyRecipe, device: torch.device) -> Teacher | Ensemble | SpecialistPanel:
     """One teacher, or an ensemble of several."""
-    frozen = [Teacher(network, device) for network in teachers]
-    return Ensemble(frozen, recipe.mean) if len(frozen) > 1 else frozen[0]
+    frozen = [
+        network.placed(device) if isinstance(network, SpecialistPanel) else Teacher(network, device)
+        for network in teachers
+    ]
+    return Ensemble(frozen, recipe.mean) if isinstance(recipe, DistillRecipe) and len(frozen) > 1 else frozen[0]
 
 
 def prepare_members(
@@ -273,15 +295,20 @@ def prepare_members(
     for number in range(recipe.seeds):
         seed = recipe.seed + number
         for name, terms in jobs.items():
-            network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
+            if isinstance(recipe, SpecialistRecipe):
+                network = specialist.network(recipe, contract)
+            else:
+                network = build_student(spec, given, contract, number, recipe.seed, recipe.seeds > 1 or len(jobs) > 1)
             network.full_precision = loses_by_bf16(recipe, network)
             for source in filter(None, (material.train, material.validation)):
                 check_seen(source, network.contract.modality)
-            if recipe.views.window:
-                network.feed(recipe.views.window)
+            if side := recipe.read_size or recipe.views.window:
+                network.feed(side)
             if isinstance(recipe, TrainRecipe):
                 _begin(network, recipe)
             objective = compose(terms, _settings(recipe, terms, network, teachers, material), seed)
+            if isinstance(recipe, SpecialistRecipe):
+                objective = specialist.objective(recipe, network.classes, objective)
             if recipe.micro_batch and not objective.rowwise:
                 raise UnderstudyError(
                     f"{name} compares the samples of a batch with one another; leave out --micro-batch"
@@ -293,7 +320,8 @@ def prepare_members(
                 )
             role = name.partition("-")[0]
             learner = Learner(network, objective)
-            members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, role == "distilled"))
+            taught = role == "distilled" or bool(objective.needs.teacher)
+            members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, taught))
     return members
 
 

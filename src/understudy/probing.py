@@ -14,7 +14,8 @@ from understudy.data import Source, only_classes, open_source
 from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import Probe, embeddings_of, hold_out, linear_probe
-from understudy.models import Network, load_network
+from understudy.models import Network
+from understudy.panels import load_teacher
 from understudy.preparing import networks_of, weights_of
 
 
@@ -127,7 +128,7 @@ def _probed(
 
 def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
     """Teachers of one architecture are taken for seeds of one kind."""
-    networks = [load_network(file) for name in files for file in weights_of(str(name))]
+    networks = [load_teacher(file) for name in files for file in weights_of(str(name))]
     several = len({network.spec for network in networks}) > 1
     return placed({f"teacher-{n.spec}-{i}" if several else f"teacher-{i}": n for i, n in enumerate(networks)})
 

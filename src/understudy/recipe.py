@@ -97,6 +97,8 @@ class Recipe(_Strict):
     """Fetch a named set that is not there."""
     size: Annotated[Positive | None, _SAMPLES] = None
     """Pixels a side that images are brought to; where unset, 224 if their sizes differ."""
+    read_size: Annotated[Positive | None, _SAMPLES] = None
+    """Pixels a side that the net in training reads, whatever the samples have; those of the samples where unset."""
     only_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
     """Learn from the samples of these classes only."""
     omit_classes: Annotated[tuple[str, ...], _SAMPLES] = ()
@@ -191,6 +193,20 @@ class TrainRecipe(Recipe):
     """Pixels a side that the trained model reads; those it was trained at where unset."""
 
 
+class SpecialistRecipe(TrainRecipe):
+    """One specialist of a panel: the generalist, trained on to tell a group of classes apart."""
+
+    kind: Annotated[Literal["specialist"], Parameter(show=False, parse=False)] = "specialist"  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    epochs: Positive = 10
+    """Passes over the group's samples, beside as many others."""
+    group: tuple[str, ...] = ()
+    """The classes that it tells apart; all others are its dustbin."""
+    soft: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of these soft targets."""
+
+
 class DistillRecipe(Recipe):
     """A student trained on its teachers' soft targets, beside the same student trained alone."""
 
@@ -221,6 +237,8 @@ class DistillRecipe(Recipe):
     """How the teachers' distributions are joined."""
     transfer_set: Annotated[str | None, _SAMPLES] = None
     """Samples to distil on in place of the data's training part; they need no labels."""
+    transfer_beside: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
+    """Distil on the data's training part as well as on the transfer set, all without labels."""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -235,6 +253,8 @@ class DistillRecipe(Recipe):
     def _one_way(self) -> Self:
         if not self.method:
             raise ValueError("method names nothing to learn; understudy methods lists what there is")
+        if self.transfer_beside and not self.transfer_set:
+            raise ValueError("transfer_beside is said of a transfer set, and there is none; pass --transfer-set")
         if self.objective and self.method != ("kd",):
             raise ValueError("method and objective both say what to learn; choose one")
         return self
@@ -242,7 +262,7 @@ class DistillRecipe(Recipe):
 
 R = TypeVar("R", bound=BaseModel)
 AnyRecipe = TrainRecipe | DistillRecipe
-_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe}
+_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe, "specialist": SpecialistRecipe}
 
 
 def parse_assignment(text: str) -> tuple[str, float]:

@@ -12,7 +12,8 @@ from understudy.data import Source, Splits, open_source, squashed, stratified_sp
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias
-from understudy.models import Network, load_network
+from understudy.models import Network
+from understudy.panels import load_teacher
 from understudy.performing import to_score
 from understudy.preparing import (
     Given,
@@ -64,7 +65,7 @@ def evaluate(
         check_classes(network, name, source.classes)
         if class_bias:
             network.set_class_bias(parse_bias(class_bias, network.classes))
-    teachers = [load_network(file) for name in teacher for file in weights_of(name)]
+    teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
     for network in teachers:
         check_classes(network, f"teacher {network.spec}", source.classes)
     panel = join(teachers, DistillRecipe(), torch.device("cpu")) if teachers else None

@@ -34,8 +34,8 @@ class Batch:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
-    def __getitem__(self, rows: slice) -> Batch:
-        """The same batch cut to some rows, without copying."""
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        """The same batch cut to some rows, without copying where they are a slice."""
         inputs = (
             {name: x[rows] for name, x in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[rows]
         )

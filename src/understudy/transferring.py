@@ -16,7 +16,7 @@ from understudy.bit import HyperRule, hyperrule
 from understudy.bit.hyperrule import Variant
 from understudy.data import Source, open_source, typical_size
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, parse_spec
+from understudy.models import parse_spec
 from understudy.preparing import Given, Material, build_student, prepare_data
 from understudy.recipe import TrainRecipe, checked, updated
 from understudy.runs import Run, fresh_run
@@ -194,7 +194,8 @@ class Task:
         """The pixels a side that the backbone reads where it is to read `crop`, and whether it has BatchNorm."""
         if crop not in self._seen:
             contract = material.contract(recipe.sees)
-            network = _built(recipe, self.given, replace(contract, shape=(contract.shape[0], crop, crop)))
+            contract = replace(contract, shape=(contract.shape[0], crop, crop))
+            network = build_student(recipe.model, self.given, contract, 0, recipe.seed, True)
             side = crop if network.reads(crop) else network.contract.shape[1]
             if side != crop and self.ways.crop_size:
                 raise UnderstudyError(f"{recipe.model} reads images of {side} pixels only; leave out --crop-size")
@@ -228,37 +229,12 @@ def pretrained(backbone: str, from_scratch: bool = False) -> str:
     join = "&" if "?" in backbone else "?"
     if spec.family == "torchvision":
         return f"{backbone}{join}weights=DEFAULT"
-    if spec.family == "timm" and _timm_has_weights(spec.name):
+    if spec.family == "timm":
         return f"{backbone}{join}pretrained=true"
     raise UnderstudyError(
         f"{backbone} has no pre-trained weights by that name, and a transfer begins from some: give a run folder, a "
         "weights file or a timm: or torchvision: model that has them, or pass --from-scratch"
     )
-
-
-def _timm_has_weights(name: str) -> bool:
-    import timm
-    from timm.models import get_pretrained_cfg
-
-    if not timm.is_model(name.partition(".")[0]):
-        return True  # `build` will say what is wrong with the name
-    config = get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(config and config.has_weights)
-
-
-def _built(recipe: TrainRecipe, given: Given, contract: InputContract) -> Network:
-    """The backbone as the run will build it."""
-    try:
-        return build_student(recipe.model, given, contract, 0, recipe.seed, True)
-    except UnderstudyError:
-        raise
-    except Exception as fault:  # libraries raise dozens of types where a download fails or a cache is broken
-        why = (str(fault).strip().splitlines() or [""])[0][:200]
-        raise UnderstudyError(
-            f"the weights of {recipe.model} could not be had ({type(fault).__name__}: {why}); fetch them once where "
-            "there is a network, into the cache of timm ($HF_HOME) or torchvision ($TORCH_HOME), or give a run folder "
-            "or weights file as the backbone"
-        ) from fault
 
 
 def _check_classes(recipe: TrainRecipe, train: Source) -> None:

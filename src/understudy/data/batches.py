@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import tee
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from understudy.data.drawing import HalfAndHalf
 from understudy.data.source import ArraySource, RecordSource, Source, Unreadable
 from understudy.data.views import PLAIN, ViewPlan, place, to_unit, vary
 from understudy.randomness import beta, mix, permutation
@@ -58,6 +60,7 @@ class Batches:
             times itself in another order. Both are functions of (seed, step) and span all ranks: a rank takes the
             partners that another has from the source itself, which for records decodes them twice. A record that
             cannot be read leaves its partner unmixed.
+        draw: gives the rows of an epoch, of which each has as many; all of them in a new order where None.
         set_aside: record name -> reason, for records that could not be decoded so far.
     """
 
@@ -72,6 +75,7 @@ class Batches:
     updates: int | None = None
     mixup: float = 0.0
     set_aside: dict[str, str] = field(default_factory=dict)
+    draw: HalfAndHalf | None = None
 
     def __post_init__(self) -> None:
         self._targets = _to(self.source.targets, self.device)
@@ -86,12 +90,17 @@ class Batches:
 
         Where batches run on it is what is reported together: a pass, or a twentieth of all steps if that is more.
         """
-        once = -(-len(self.source) // self.batch_size)
+        once = -(-self._length // self.batch_size)
         return once if self.updates is None else max(once, -(-self.updates // _REPORTS))
 
     def passes(self, steps: int) -> float:
         """How often so many steps have shown each sample."""
-        return steps / self.steps if self.updates is None else steps * self.batch_size / len(self.source)
+        return steps / self.steps if self.updates is None else steps * self.batch_size / self._length
+
+    @property
+    def _length(self) -> int:
+        """Samples that an epoch shows."""
+        return len(self.source if self.draw is None else self.draw)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's batch for each step of an epoch from `start` on."""
@@ -119,7 +128,7 @@ class Batches:
             )
 
     def _step(self, step: int) -> _Step:
-        n, size = len(self.source), self.batch_size
+        n, size = self._length, self.batch_size
         if self.updates is None:
             epoch, number = divmod(step, self.steps)
             begin = epoch * n + number * size
@@ -145,9 +154,8 @@ class Batches:
     def _order(self, first: int, last: int) -> Tensor:
         """Rows of the source in the order in which these epochs show them."""
         if self._known[0] != (first, last):
-            n = len(self.source)
-            orders = [permutation(n, self.seed, _ORDER, epoch) for epoch in range(first, last + 1)]
-            self._known = ((first, last), torch.cat(orders))
+            draw = self.draw or partial(permutation, len(self.source), self.seed, _ORDER)
+            self._known = ((first, last), torch.cat([draw(epoch) for epoch in range(first, last + 1)]))
         return self._known[1]
 
     def _batch(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from understudy.data.arrays import array_source, open_dataset, open_modalities
+from understudy.data.frames import FRAMES, open_frames
 from understudy.data.gather import Listed, gather
 from understudy.data.hub import open_hub
 from understudy.data.named import open_named
@@ -42,8 +43,9 @@ def open_source(
             a folder of class folders, of train/ and test/ (or val/) with class folders, or of unlabelled
             images; a .zip of such; a .csv with the columns path, label and optionally split; a .parquet
             file, or a folder of them, in the Hugging Face layout; "hf:name" or "hf:name:configuration";
-            the NYU-Depth v2 labelled file (.mat); a map-style `torch.utils.data.Dataset`; a pair (inputs, targets)
-            of tensors or arrays; a dict of paired arrays, one a modality, with or without "targets";
+            the NYU-Depth v2 labelled file (.mat); a folder of frames (see `understudy.data.frames`);
+            a map-style `torch.utils.data.Dataset`; a pair (inputs, targets) of tensors or arrays; a dict of
+            paired arrays, one a modality, with or without "targets";
             a `Source` or `Splits`, which is passed through.
         root: where named sets lie or are downloaded to; $UNDERSTUDY_DATA, else ./data, by default.
         download: whether a named set or one of the hub may be fetched.
@@ -99,6 +101,8 @@ def _open_named_or_path(
     if isinstance(data, str) and data.lower() in NAMED:
         return open_named(data.lower(), root=root, download=download, size=size, seed=seed)
     path = Path(os.fsdecode(data)).expanduser()
+    if (path / FRAMES).is_file():
+        return open_frames(path)
     if path.is_dir():
         return list_parquet(path, seed=seed) if parquet_files(path) else list_tree(path, seed=seed)
     if path.is_file():

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.randomness import mix, name_key
 
 
 class Record(Protocol):
@@ -110,7 +111,7 @@ def squashed(source: Source, side: int) -> Source:
     return replace(source, pairs=pairs)
 
 
-def joined(first: Source, second: Source) -> Source:
+def lengthened(first: Source, second: Source) -> Source:
     """The samples of two parts of one set as one part."""
     assert first.classes == second.classes
     assert first.pairs.keys() == second.pairs.keys()
@@ -120,13 +121,41 @@ def joined(first: Source, second: Source) -> Source:
         ids=torch.cat([first.ids, second.ids]),
         targets=torch.cat([first.targets, second.targets]) if both else None,  # type: ignore[list-item]
         set_aside=first.set_aside + second.set_aside,
-        pairs={name: joined(pair, second.pairs[name]) for name, pair in first.pairs.items()},
+        pairs={name: lengthened(pair, second.pairs[name]) for name, pair in first.pairs.items()},
     )
     if isinstance(whole, ArraySource) and isinstance(second, ArraySource):
         return replace(whole, inputs=torch.cat([whole.inputs, second.inputs]))
     assert isinstance(whole, RecordSource)
     assert isinstance(second, RecordSource)
     return replace(whole, records=[*whole.records, *second.records])
+
+
+def joined(first: Source, second: Source) -> Source:
+    """The samples of two sets as one, without labels.
+
+    Raises:
+        UnderstudyError: they are of different shapes, or one is an array and the other is decoded on the fly.
+    """
+    ids = torch.cat([first.ids, mix(name_key("second"), second.ids)])  # arrays count their samples from 0 alike
+    aside = first.set_aside + second.set_aside
+    both = {"name": f"{first.name} and {second.name}", "classes": (), "ids": ids, "targets": None, "set_aside": aside}
+    if first.shape != second.shape or first.pairs or second.pairs:
+        raise UnderstudyError(
+            f"{first.name} has samples of {_by(first)} and {second.name} of {_by(second)}, which cannot be learnt "
+            "from side by side; bring both to one size with --size"
+        )
+    if isinstance(first, ArraySource) and isinstance(second, ArraySource):
+        return replace(first, **both, inputs=torch.cat([first.inputs, second.inputs]))
+    if isinstance(first, RecordSource) and isinstance(second, RecordSource):
+        return replace(first, **both, records=[*first.records, *second.records])
+    raise UnderstudyError(
+        f"of {first.name} and {second.name} one fits into memory whole and the other does not; bring both to one size "
+        "with --size"
+    )
+
+
+def _by(source: Source) -> str:
+    return "x".join(map(str, source.shape)) + (" in several modalities" if source.pairs else "")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.select import in_proportion
-from understudy.data.source import Splits, joined
+from understudy.data.source import Splits, lengthened
 from understudy.data.subset import Subset, listed
 from understudy.errors import UnderstudyError
 
@@ -51,7 +51,7 @@ def vtab_subsets(splits: Splits, seed: int) -> dict[str, Subset]:
             raise UnderstudyError(
                 f"{part.name} has {len(part):,} examples where VTAB-1k takes {count:,}; leave out --vtab"
             )
-    whole = splits.train if splits.validation is None else joined(splits.train, splits.validation)
+    whole = splits.train if splits.validation is None else lengthened(splits.train, splits.validation)
     if splits.validation is not None:
         train = splits.train.subset(in_proportion(splits.train, TRAIN, seed)).ids
         held = splits.validation.subset(in_proportion(splits.validation, VALIDATION, seed, every_class=False)).ids

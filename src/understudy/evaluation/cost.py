@@ -31,7 +31,8 @@ def flops(network: Network) -> int:
     sample = torch.zeros(1, *network.contract.source_shape, device=network.mean.device)
     # The plain attention kernel is made of matrix products, which are counted on every device.
     counter = FlopCounterMode(display=False)
-    with evaluating(network), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # Where gradients may be asked for, folded convolutions are plain ones, which the counter knows.
+    with evaluating(network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(sample)
     return counter.get_total_flops()
 
@@ -54,11 +55,15 @@ def latency(network: Network, repeats: int = 200, threads: int | None = None) ->
     torch.set_num_threads(threads or before)
     try:
         with torch.inference_mode():
-            _times(lambda: folded(sample), device, repeats, _WARM_UP)
-            times = _times(lambda: folded(sample), device, repeats, _LIMIT)
+            return timed(lambda: folded(sample), device, repeats)
     finally:
         torch.set_num_threads(before)
-    lower, median, upper = quantiles(times, n=4, method="inclusive")
+
+
+def timed(run: Callable[[], object], device: torch.device, repeats: int = 200) -> tuple[float, float]:
+    """(median, interquartile range) of a run's time in milliseconds, over about half a second of runs after some."""
+    _times(run, device, repeats, _WARM_UP)
+    lower, median, upper = quantiles(_times(run, device, repeats, _LIMIT), n=4, method="inclusive")
     return median, upper - lower
 
 

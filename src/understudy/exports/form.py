@@ -77,6 +77,7 @@ class Form:
             "mean": own["mean"],
             "std": own["std"],
             "interpolation": own["interpolation"],
+            "fit": own["fit"],
             "modality": own["modality"],
         }
         return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}

@@ -21,13 +21,19 @@ _IMAGE = """for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image, side = image.convert("{mode}"), min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    image = image.resize(({width}, {height}), Image.Resampling.BICUBIC, (left, top, left + side, top + side), 3.0)
+    image = image.convert("{mode}")
+{box}    image = image.resize(({width}, {height}), Image.Resampling.BICUBIC, box, 3.0)
     x = {array}
     logits = session.run(None, {{"input": x}})[0][0].astype(float)
     share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     print(path, about["classes"][share.argmax()], f"{{share.max():.4f}}", sep="\\t")
+"""
+
+_CENTRE = """    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+"""
+_WHOLE = """    box = (0, 0, image.width, image.height)
 """
 
 _ARRAY = """rows = np.load(sys.argv[1], allow_pickle=False).astype(np.{dtype})  # (N, {shape})
@@ -62,7 +68,10 @@ def predict_script(form: Form, file: str) -> str:
         array = f"{pixels}.transpose(2, 0, 1)[None] / np.float32(255)"
         if form.preprocessing == "beside":
             array = f"({_scaled(array, form)}).astype(np.float32)"
-    return head + _IMAGE.format(mode=form.image_mode, height=height, width=width, array=array)
+    return head + _IMAGE.format(
+        mode=form.image_mode, height=height, width=width, array=array,
+        box=_WHOLE if form.contract.fit == "whole" else _CENTRE,
+    )  # fmt: skip
 
 
 def _scaled(x: str, form: Form) -> str:

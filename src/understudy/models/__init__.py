@@ -3,6 +3,7 @@
 from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec, start_from
 from understudy.models.contract import InputContract, seen
 from understudy.models.fold import fold
+from understudy.models.narrow import narrow
 from understudy.models.network import Network, laid_out, read_weights
 from understudy.models.stages import find_head, is_depthwise, stages
 
@@ -17,6 +18,7 @@ __all__ = [
     "is_depthwise",
     "laid_out",
     "load_network",
+    "narrow",
     "parse_spec",
     "read_weights",
     "seen",

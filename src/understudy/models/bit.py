@@ -42,7 +42,9 @@ def bit(name: str, channels: int, classes: int, *, norm: str = "gn+ws", root: st
     Raises:
         UnderstudyError: there is no such net, norm or root.
     """
-    from timm.layers import BatchNormAct2d, StdConv2d, create_conv2d
+    from timm.layers.create_conv2d import create_conv2d
+    from timm.layers.norm_act import BatchNormAct2d
+    from timm.layers.std_conv import StdConv2d
     from timm.models.resnetv2 import ResNetV2
 
     depth, width = _size(name)
@@ -87,13 +89,13 @@ def _size(name: str) -> tuple[int, float]:
 
 def named(layers: tuple[int, ...], root_channels: int) -> str | None:
     """The name of the net with so many blocks a stage and channels of the root, or None."""
-    depth = {blocks: depth for depth, blocks in DEPTHS.items()}.get(layers)
+    depth = next((depth for depth, blocks in DEPTHS.items() if blocks == layers), None)
     return None if depth is None or root_channels % 8 else f"R{depth}x{root_channels / _ROOT_CHANNELS:g}"
 
 
 def _group_norm(channels: int, **options: Any) -> nn.Module:
     """32 groups, or as many as leave two channels in each: of 1x1 maps, a channel normalised alone says nothing."""
-    from timm.layers import GroupNormAct
+    from timm.layers.norm_act import GroupNormAct
 
     return GroupNormAct(channels, math.gcd(_GROUPS, channels // 2), **options)
 
@@ -106,7 +108,7 @@ def zero(head: nn.Module) -> None:
 
 def use_official_eps(net: nn.Module) -> None:
     """Give timm's nets of the official weights the epsilon that these were trained with."""
-    from timm.layers import StdConv2d
+    from timm.layers.std_conv import StdConv2d
 
     for layer in net.modules():
         if isinstance(layer, StdConv2d):

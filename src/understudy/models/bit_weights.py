@@ -75,7 +75,8 @@ class OfficialWeights:
         """
         from timm.models import adapt_input_conv
 
-        wanted = keys(tuple(len(stage.blocks) for stage in net.stages)) | (_HEAD if head else {})
+        blocks = tuple(sum(1 for _ in stage.get_submodule("blocks").children()) for stage in net.stages)
+        wanted = keys(blocks) | (_HEAD if head else {})
         own = net.state_dict()
         odd = [f"{key} is missing" for key in wanted if key not in self.tensors]
         odd += [f"{key} is not the net's" for key in self.tensors if key not in wanted and key not in _HEAD]

@@ -52,9 +52,8 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
                 _replace(folded, path, PackedConv2d.of(layer))
         distance = _distance(folded, original, probe)
         if tolerance < distance < tolerance * _ROUNDING:
-            distance = _distance(
-                *(copy.deepcopy(net).cpu().double() for net in (folded, original)), probe.cpu().double()
-            )
+            found, expected = (copy.deepcopy(net).cpu().double() for net in (folded, original))
+            distance = _distance(found, expected, probe.cpu().double())
     return (folded if distance <= tolerance else original).watch(signals)
 
 
@@ -154,17 +153,16 @@ def _replace(network: Network, path: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), attribute, module)
 
 
-def _baked(layer: nn.Module) -> nn.Conv2d:
+def _baked(layer: Any) -> nn.Conv2d:
     """A plain convolution that does what one with standardised weights does, padding included."""
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
-    assert isinstance(layer, nn.Conv2d)
     gain = (layer.gain * layer.scale).double().flatten() if hasattr(layer, "gain") else None
     rows = layer.weight.double().reshape(1, layer.out_channels, -1)
     weight = F.batch_norm(rows, None, None, gain, training=True, momentum=0.0, eps=layer.eps)
     # same_pad: so many zeros that the size divided by the stride, rounded up, comes out: more behind than before
-    make = Conv2dSame if getattr(layer, "same_pad", False) else nn.Conv2d
-    plain = make(
+    make: Any = Conv2dSame if getattr(layer, "same_pad", False) else nn.Conv2d
+    plain: nn.Conv2d = make(
         layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
         layer.groups, bias=False, device="meta",  # no memory, and no random numbers drawn
     )  # fmt: skip

@@ -15,6 +15,7 @@ from understudy.objectives.hard_targets import HardTargets, hard_target_loss
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
+from understudy.objectives.rest_targets import RestTargets, rest_target_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
 from understudy.objectives.similarity import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
@@ -71,6 +72,7 @@ __all__ = [
     "PerTeacher",
     "ProbabilisticTransfer",
     "RelationalKD",
+    "RestTargets",
     "Setting",
     "SimKD",
     "SimilarityPreserving",
@@ -94,6 +96,7 @@ __all__ = [
     "mutual_information_bound",
     "nst_loss",
     "pkt_loss",
+    "rest_target_loss",
     "rkd_loss",
     "similarity_loss",
     "simkd_loss",

@@ -1,10 +1,9 @@
 """The papers' experiments, each a short program: `understudy reproduce NAME`."""
 
-from understudy.papers import crd, crd_probes, hinton_mnist
+from understudy.papers import crd, crd_probes, hinton_mnist, hinton_specialists, hinton_speech
 from understudy.papers.experiment import Bench, Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {
-    one.name: one for one in (*hinton_mnist.EXPERIMENTS, *crd.EXPERIMENTS, *crd_probes.EXPERIMENTS)
-}
+_FILES = (hinton_mnist, hinton_specialists, hinton_speech, crd, crd_probes)
+EXPERIMENTS: dict[str, Experiment] = {one.name: one for file in _FILES for one in file.EXPERIMENTS}
 
 __all__ = ["EXPERIMENTS", "Bench", "Experiment"]

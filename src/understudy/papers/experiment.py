@@ -97,6 +97,7 @@ class Bench:
         scale: share of the paper's epochs.
         data: another set, in place of the paper's.
         size: pixels a side of its images.
+        groups: a file of groups of its classes that are known.
         held_out: classes that nobody is trained on: names, or a number of them.
         probes: data sets to probe representations on, in place of the paper's.
         download: whether named sets that are not there may be fetched.
@@ -109,6 +110,7 @@ class Bench:
     scale: float = 1.0
     data: str | None = None
     size: int | None = None
+    groups: str | None = None
     held_out: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     download: bool = False
@@ -148,6 +150,7 @@ _FLAGS = {
     "scale": "--scale",
     "data": "--data",
     "size": "--size",
+    "groups": "--groups",
     "held_out": "--held-out",
     "probes": "--probe",
 }

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from understudy.errors import UnderstudyError
+from understudy.reporting.heard import SpeechFacts
 
 Role = Literal["teacher", "member", "alone", "distilled", "model"]
 """A row's part: the teacher, a member of its ensemble, the student alone or distilled, or a lone model."""
@@ -205,6 +206,7 @@ class RunFacts(_Facts):
     confusions: Confusions | None = None
     gallery: list[Picture] = []
     correlations: Correlations | None = None
+    speech: SpeechFacts | None = None
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:

@@ -230,11 +230,18 @@ def limits(ax: Axes, shown: list[float], falling: bool) -> None:
 @contextmanager
 def panel(name: str, label: str, height: float) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
     """Axes in the page's style, and a function that gives the finished SVG once they are drawn."""
+    with drawing(name, label, (_WIDTH, height)) as (figure, svg):
+        yield figure.subplots(), svg
+
+
+@contextmanager
+def drawing(name: str, label: str, size: tuple[float, float]) -> Iterator[tuple[Figure, Callable[[], Markup]]]:
+    """The same of a whole figure, whose axes are for the caller to make; its size is in inches."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         drawn: list[Markup] = []
-        yield figure.subplots(), lambda: drawn[0]
+        yield figure, lambda: drawn[0]
         buffer = io.StringIO()
         unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=unsaid)

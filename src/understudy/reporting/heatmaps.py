@@ -61,11 +61,11 @@ def _drawn(facts: RunFacts, one: CorrelationMap, scale: float, colour: tuple[int
     title = ROLE_NAMES[one.role]
     row = next((row for row in facts.of(one.role) if row.name == one.name), None)
     mean = row.mean("correlation_difference") if row and colour is DISTANCE else None
-    picture = f"data:image/png;base64,{_png(one.matrix, scale, colour)}"
+    picture = f"data:image/png;base64,{png(one.matrix, scale, colour)}"
     return HeatMap(title, own_name(one.role, one.name), mean, picture)
 
 
-def _png(matrix: Matrix, scale: float, colour: tuple[int, int, int]) -> str:
+def png(matrix: Matrix, scale: float, colour: tuple[int, int, int]) -> str:
     """Base64 of a PNG with a palette: index 127 is zero, 254 is `scale`, 0 its negative."""
     values = np.nan_to_num(np.array(matrix, dtype=float)) / (scale or 1)
     image = Image.fromarray((127 + 127 * values.clip(-1, 1)).round().astype(np.uint8)).convert("P")

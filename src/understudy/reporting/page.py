@@ -13,7 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from understudy import __version__
-from understudy.reporting import comparison, comparison_figures, contrast, figures, heatmaps, summary, verdicts, wording
+from understudy.reporting import (
+    comparison,
+    comparison_figures,
+    contrast,
+    figures,
+    heatmaps,
+    speech_figures,
+    summary,
+    verdicts,
+    wording,
+)
 from understudy.reporting.facts import Confusions, Matrix, Picture, Role, Row, RunFacts
 from understudy.reporting.gain import gain
 
@@ -52,6 +62,7 @@ def render(facts: RunFacts) -> str:
             dashes=figures.DASHES,
             confusions=confusion_lists(facts.confusions) if facts.confusions else [],
             correlations=heatmaps.section(facts),
+            heard=speech_figures.section(facts),
             gallery=gallery,
             longest_belief=max((max(b.shares.values()) for tile in gallery for b in tile.beliefs), default=1) or 1,
             command=command_line(facts.command),
@@ -103,6 +114,7 @@ def environment() -> Environment:
         "count": wording.count,
         "percent": wording.percent,
         "duration": wording.duration,
+        "signed": wording.signed,
     }
     return environment
 
@@ -120,17 +132,18 @@ class Bar:
 def bars(facts: RunFacts) -> list[Bar]:
     """Errors of the models in the headline: the first of each role, of methods all; nothing where there is only one."""
     if contrast.is_comparison(facts):
-        return _bars(facts.of("teacher", "alone", "distilled"))
+        return bars_of(facts.of("teacher", "alone", "distilled"))
     rows = [of[0] for role in ("teacher", "alone", "distilled") if (of := facts.of(role))]
     distilled = facts.of("distilled")
     if distilled:  # only the very same student is fair beside it
         rows = [row for row in rows if row.role != "alone"]
         if baseline := facts.baseline(distilled[0]):
             rows.insert(-1, baseline)
-    return _bars(rows if len(rows) > 1 else facts.of("model"))
+    return bars_of(rows if len(rows) > 1 else facts.of("model"))
 
 
-def _bars(rows: Sequence[Row]) -> list[Bar]:
+def bars_of(rows: Sequence[Row]) -> list[Bar]:
+    """Errors drawn to the scale of the largest; nothing where there is only one model, or no error."""
     longest = max((seed.errors for row in rows for seed in row.seeds), default=0)
     if len(rows) < 2 or not longest:
         return []

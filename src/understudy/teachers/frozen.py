@@ -11,6 +11,7 @@ from understudy.models import Network, fold, laid_out
 from understudy.objectives import ensemble_log_probs
 from understudy.objectives.soft_targets import Mean
 from understudy.signals import Batch, Signals
+from understudy.teachers.panel import SpecialistPanel
 
 
 class Teacher:
@@ -40,7 +41,7 @@ class Ensemble:
     teacher's own signals, from which objectives join the distributions at their own temperature.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], mean: Mean = "arithmetic") -> None:
+    def __init__(self, teachers: Sequence[Teacher | SpecialistPanel], mean: Mean = "arithmetic") -> None:
         self.teachers = tuple(teachers)
         self.mean: Mean = mean
         self.networks = tuple(teacher.network for teacher in teachers)

@@ -1,0 +1,1 @@
+"""Speech: features, alignment, and words from a network's posteriors."""
