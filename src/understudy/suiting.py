@@ -190,9 +190,9 @@ def _carry_out(
         except UnderstudyError as fault:
             results[name] = TaskRow(name, group_of(name), reason=str(fault))
         except Exception as fault:  # one task's fault is not to cost the others
-            write_whole(place := found.path / "errors" / f"{name}.txt", traceback.format_exc())
+            write_whole(kept := found.path / "errors" / f"{name}.txt", traceback.format_exc())
             first = (str(fault).strip().splitlines() or ["no reason was given"])[0][:200]
-            results[name] = TaskRow(name, group_of(name), reason=f"{type(fault).__name__}: {first} (see {place})")
+            results[name] = TaskRow(name, group_of(name), reason=f"{type(fault).__name__}: {first} (see {kept})")
         found.write(asked, results, command)
     return found
 
