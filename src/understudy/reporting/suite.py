@@ -44,7 +44,8 @@ class TaskRow:
     @classmethod
     def from_json(cls, name: str, values: dict[str, Any]) -> TaskRow:
         results = (Drawn(**one | {"accuracies": tuple(one["accuracies"])}) for one in values.get("results", ()))
-        return cls(name, **values | {"results": tuple(results)})
+        known: dict[str, Any] = values | {"results": tuple(results)}
+        return cls(name, **known)
 
 
 @dataclass(frozen=True)
