@@ -67,7 +67,8 @@ class Line:
 
 def heads(rows: Sequence[TaskRow]) -> tuple[str, ...]:
     shots = next((row.results for row in rows if row.results), ())
-    return ("classes", "examples", *(f"{one.shots:,}-shot" if one.shots else "accuracy" for one in shots))
+    examples = ("examples",) if len(shots) < 2 else ()  # of several numbers of shots it would be each one's own
+    return ("classes", *examples, *(f"{one.shots:,}-shot" if one.shots else "accuracy" for one in shots))
 
 
 def lines(rows: Sequence[TaskRow]) -> list[Line]:
@@ -77,7 +78,7 @@ def lines(rows: Sequence[TaskRow]) -> list[Line]:
     """
     found: list[Line] = []
     grouped = any(row.group for row in rows)
-    width = len(heads(rows)) - 2
+    width = len(next((row.results for row in rows if row.results), ()))
     for group in GROUPS:
         own = [row for row in rows if row.group == group]
         if own and grouped:
@@ -90,10 +91,10 @@ def lines(rows: Sequence[TaskRow]) -> list[Line]:
 
 def _task(row: TaskRow, width: int) -> Line:
     if not row.results:
-        missing = ((MISSING, ""),) * (2 + width)
+        missing = ((MISSING, ""),) * (1 + (width < 2) + width)
         return Line("task", row.name, missing, row.reason or "not done yet")
-    examples = f"{row.results[0].examples:,}" if len(row.results) == 1 else MISSING
-    return Line("task", row.name, ((f"{row.classes:,}", ""), (examples, ""), *map(_accuracy, row.results)))
+    counts = [row.classes, row.results[0].examples] if width < 2 else [row.classes]
+    return Line("task", row.name, (*((f"{n:,}", "") for n in counts), *map(_accuracy, row.results)))
 
 
 def _accuracy(one: Drawn) -> tuple[str, str]:
@@ -107,8 +108,9 @@ def _mean(label: str, rows: Sequence[TaskRow], width: int) -> list[Line]:
     if not done:
         return []
     of = f"{len(done)} of {len(rows)}" if len(done) < len(rows) else f"{len(rows)}"
+    blank = (("", ""),) * (1 + (width < 2))
     means = [fmean(row.results[at].median or 0.0 for row in done) for at in range(width)]
-    return [Line("mean", f"{label} ({of})", (("", ""), ("", ""), *((f"{100 * mean:.2f}", "") for mean in means)))]
+    return [Line("mean", f"{label} ({of})", (*blank, *((f"{100 * mean:.2f}", "") for mean in means)))]
 
 
 def suite_table(backbone: str, rows: Sequence[TaskRow]) -> Table:
