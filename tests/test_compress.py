@@ -152,7 +152,7 @@ def test_several_backbones_make_one_teacher(photos: Path, tmp_path: Path) -> Non
 
 def test_a_budget_is_kept_to_and_says_what_more_would_buy(photos: Path, tmp_path: Path) -> None:
     own = {name: value for name, value in SHORT.items() if name not in ("steps", "teacher_steps")}
-    found = compress(photos, "cnn:8", "cnn:4", budget="20s", run=tmp_path, format="onnx", **own)
+    found = compress(photos, "cnn:8", "cnn:4", budget="8s", run=tmp_path, format="onnx", **own)
     assert list(found.stages) == ["teacher", "pilot", "student"]
     pilot, student = (found.stages[name].recipe for name in ("pilot", "student"))
     assert pilot.steps == max(1, (student.steps or 0) // 8)
