@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import inspect
+import json
 import os
 import struct
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from understudy.data import NAMED, ArraySource, RecordSource, open_source
+from understudy.data import GROUPS, NAMED, ArraySource, RecordSource, group_of, open_source
 from understudy.data.named import read_idx
 from understudy.errors import UnderstudyError
 
@@ -43,13 +45,54 @@ def family(raw: Path, stem: str = "", test: str = "t10k", *, first: int = 0, pac
     return images
 
 
-def test_the_table_agrees_with_torchvision() -> None:
-    assert sum(named.classes > 1 for named in NAMED.values()) >= 20
+MISSING = (RuntimeError, FileNotFoundError)
+"""What torchvision raises where the files of a set are not there."""
+
+
+def test_the_table_agrees_with_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constructors take the words that the table has for them; of a wrong split they complain before the files."""
+    monkeypatch.setattr(datasets.Places365, "load_categories", lambda self, download: ([], {}))
+    assert sum(named.classes > 1 for named in NAMED.values()) >= 30
     for name, named in NAMED.items():
         assert named.about
-        assert name == "digits" or hasattr(datasets, named.kind)
         assert len(named.names) in (0, named.classes)
         assert len(set(named.names)) == len(named.names)
+        assert len(named.examples) == max(len(named.parts), 1) if name != "digits" else named.examples == (1_797,)
+        if name == "digits":
+            continue
+        kind = getattr(datasets, named.kind)
+        for options in named.parts.values():
+            words = {**options, **({"download": False} if named.fetched else {})}
+            inspect.signature(kind).bind(tmp_path, **words)
+            with pytest.raises(MISSING):
+                kind(tmp_path, **words)
+            for word in {"split", "version"} & options.keys():
+                with pytest.raises(ValueError, match="nonsense"):
+                    kind(tmp_path, **{**words, word: "nonsense"})
+
+
+def test_class_counts_are_those_that_torchvision_names() -> None:
+    for name in ("mnist", "fashion-mnist", "kmnist", "qmnist", "usps", "flowers102", "emnist", "imagenette"):
+        kind = getattr(datasets, NAMED[name].kind)
+        listed = {
+            "emnist": lambda: datasets.EMNIST.classes_split_dict["balanced"],
+            "flowers102": lambda: datasets.Flowers102.classes,
+            "imagenette": lambda: datasets.Imagenette._WNID_TO_CLASS,
+            "usps": lambda: range(10),
+        }.get(name, lambda: kind.classes)()  # noqa: B023
+        assert len(listed) == NAMED[name].classes, name
+    assert len(datasets.EMNIST.classes_split_dict["letters"]) == NAMED["emnist-letters"].classes + 1, "one is N/A"
+    for name in ("country211", "cars", "sun397", "food101", "caltech256"):
+        assert str(NAMED[name].classes) in getattr(datasets, NAMED[name].kind).__doc__, name
+
+
+def test_vtab_s_tasks() -> None:
+    """Nineteen, of which torchvision has nine and the count of CLEVR's solids."""
+    assert {group: len(tasks) for group, tasks in GROUPS.items()} == {
+        "natural": 7, "specialised": 4, "structured": 8,
+    }  # fmt: skip
+    assert len({task for task in NAMED if group_of(task)}) == 10
+    assert (group_of("svhn"), group_of("resisc45"), group_of("mnist")) == ("natural", "specialised", "")
 
 
 def test_where_a_set_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +101,10 @@ def test_where_a_set_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = str(caught.value)
     assert all(word in text for word in (str(tmp_path), "MNIST/raw", "--download", "--data-root"))
     for name in NAMED.keys() - {"digits"}:
-        with pytest.raises(UnderstudyError, match="--download"):
+        with pytest.raises(UnderstudyError, match="--download" if NAMED[name].fetched else "cannot be downloaded"):
             open_source(name, root=tmp_path)
+    with pytest.raises(UnderstudyError, match="cannot be downloaded: put it there as torchvision's StanfordCars"):
+        open_source("cars", root=tmp_path, download=True)
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("UNDERSTUDY_DATA", str(tmp_path))
     family(tmp_path / "mnist/MNIST/raw", packed=True)
@@ -112,6 +157,82 @@ def test_a_set_without_parts_is_divided(tmp_path: Path) -> None:
     assert splits.train.classes == ("Forest", "River")
     assert isinstance(splits.train, ArraySource)
     assert (len(splits.train), len(splits.test or ())) == (16, 4)
+
+
+def test_flowers_in_their_own_layout(tmp_path: Path) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    folder = tmp_path / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for i in range(1, 9):
+        Image.new("RGB", (20 + i, 30)).save(folder / "jpg" / f"image_{i:05d}.jpg")
+    savemat(folder / "imagelabels.mat", {"labels": [[1, 102, 3, 1, 102, 3, 1, 2]]})
+    savemat(folder / "setid.mat", {"trnid": [[1, 2, 3]], "valid": [[4, 5]], "tstid": [[6, 7, 8]]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.Flowers102, "_check_integrity", lambda self: True)  # it asks for the real files' hashes
+        splits = open_source("flowers102", root=tmp_path)
+    parts = [part for part in (splits.train, splits.validation, splits.test) if part and part.targets is not None]
+    assert [part.targets.tolist() for part in parts] == [[0, 101, 2], [0, 101], [2, 0, 1]]  # type: ignore[union-attr]
+    assert len(splits.train.classes) == 102
+    assert splits.train.classes[0] == "pink primrose"
+
+
+def test_textures_in_their_own_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "dtd" / "dtd"
+    (folder / "labels").mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        lines = []
+        for c in ("banded", "woven"):
+            (folder / "images" / c).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30)).save(folder / "images" / c / f"{c}_{part}.jpg")
+            lines.append(f"{c}/{c}_{part}.jpg\n")
+        (folder / "labels" / f"{part}1.txt").write_text("".join(lines))
+    splits = open_source("dtd", root=tmp_path)
+    assert splits.train.classes == ("banded", "woven")
+    assert (len(splits.train), len(splits.validation or ()), len(splits.test or ())) == (2, 2, 2)
+
+
+def test_clevr_counts_from_three(tmp_path: Path) -> None:
+    folder = tmp_path / "clevr" / "CLEVR_v1.0"
+    (folder / "scenes").mkdir(parents=True)
+    for part in ("train", "val"):
+        scenes = []
+        (folder / "images" / part).mkdir(parents=True)
+        for n in (3, 10, 5):
+            Image.new("RGB", (48, 32)).save(folder / "images" / part / f"{n:02d}.png")
+            scenes.append({"image_filename": f"{n:02d}.png", "objects": [{}] * n})
+        (folder / "scenes" / f"CLEVR_{part}_scenes.json").write_text(json.dumps({"scenes": scenes}))
+    train = open_source("clevr-count", root=tmp_path).train
+    assert train.targets is not None
+    assert [train.classes[y] for y in train.targets.tolist()] == ["3", "5", "10"]
+
+
+def test_qmnist_s_labels_say_more_than_the_digit(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    for part, count in (("train", 4), ("test", 3)):
+        write_idx(raw / f"qmnist-{part}-images-idx3-ubyte", np.zeros((count, 28, 28), np.uint8))
+        labels = np.stack([np.arange(count), np.arange(count) + 70], 1).astype(">i4")
+        data = struct.pack(">BBBB2i", 0, 0, 12, 2, *labels.shape) + labels.tobytes()
+        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(data)
+    splits = open_source("qmnist", root=tmp_path)
+    assert splits.train.targets is not None
+    assert (splits.train.targets.tolist(), len(splits.test or ())) == ([0, 1, 2, 3], 3)
+
+
+def test_faces_without_the_labels_of_their_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.fer2013.check_integrity", lambda *a, **k: True)
+    (tmp_path / "fer2013").mkdir()
+    face = " ".join(["7"] * 48 * 48)
+    (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{face}\n6,{face}\n")
+    (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{face}\n")
+    with pytest.raises(UnderstudyError, match="has a part without labels"):
+        open_source("fer2013", root=tmp_path)
+    rows = f"emotion,pixels,Usage\n0,{face},Training\n6,{face},Training\n3,{face},PublicTest\n"
+    (tmp_path / "fer2013/fer2013.csv").write_text(rows)
+    splits = open_source("fer2013", root=tmp_path)
+    assert splits.train.shape == (1, 48, 48)
+    assert splits.test is not None
+    assert splits.test.targets is not None
+    assert [splits.test.classes[y] for y in splits.test.targets.tolist()] == ["happy"]
 
 
 def test_images_one_by_one_and_three_parts(tmp_path: Path) -> None:

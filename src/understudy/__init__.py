@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from understudy.models import build
     from understudy.probing import probe
     from understudy.specialising import specialists
+    from understudy.suiting import suite
     from understudy.transferring import transfer
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "probe",
     "resume",
     "specialists",
+    "suite",
     "train",
     "transfer",
 ]
@@ -44,6 +46,7 @@ _HOMES = {
     "probe": "understudy.probing",
     "specialists": "understudy.specialising",
     "few_shots": "understudy.few_shots",
+    "suite": "understudy.suiting",
     "transfer": "understudy.transferring",
 }
 

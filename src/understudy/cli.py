@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -128,6 +129,14 @@ lazy_command(
     module="cli_transfer",
 )
 lazy_command(
+    "suite",
+    "Transfer one backbone to many tasks by BiT-HyperRule; one table. The exit code is 1 if a task failed.",
+    "understudy suite cifar100 flowers102 pets photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
+    "understudy suite dtd eurosat --backbone runs/upstream --shots 1,5,10",
+    "understudy suite caltech101 pcam clevr-count --backbone timm:resnet50 --vtab --run runs/vtab",
+    module="cli_suite",
+)
+lazy_command(
     "distill",
     "Train a student on the soft targets of one teacher or several, beside the same student trained alone.",
     "understudy distill digits --teacher runs/teacher --student mlp:16x1 --seeds 3",
@@ -159,8 +168,16 @@ lazy_command(
 )
 
 
+_RESUMED = {
+    "compress.json": ("cli_compress", "resume_stages"),
+    "transfer.json": ("cli_transfer", "resume_draws"),
+    "suite.json": ("cli_suite", "resume_suite"),
+}
+"""What goes on with a folder of several runs, by the record that it holds."""
+
+
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
-def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> None:
+def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> int | None:
     """Go on with a run where it stopped; the result is that of a run never stopped.
 
     Parameters
@@ -170,16 +187,9 @@ def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] 
     trust_code
         Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
-    if (run / "compress.json").exists():  # a folder of stages
-        from understudy.cli_compress import resume_stages
-
-        resume_stages(run, trust_code=trust_code)
-        return
-    if (run / "transfer.json").exists():  # a folder of runs, of few shots
-        from understudy.cli_transfer import resume_draws
-
-        resume_draws(run, trust_code=trust_code)
-        return
+    for record, (module, verb) in _RESUMED.items():
+        if (run / record).exists():
+            return getattr(import_module(f"understudy.{module}"), verb)(run, trust_code=trust_code)
     from understudy import api
 
     show_run(api.resume(run, trust_code=trust_code))
@@ -314,14 +324,15 @@ def methods() -> None:
 @command("understudy datasets", "understudy datasets --data-root ~/data")
 def datasets(*, data_root: DataRoot = None) -> None:
     """List the data sets that go by a name, and which of them are here."""
-    from understudy.data import NAMED
+    from understudy.data import NAMED, group_of
 
     home = Path(data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
-        rows.append((name, str(named.classes or "-"), "yes" if here else "", named.about))
-    print_rows(rows, ("name", "classes", "here", "what"))
+        counts = [f"{n:,}" for n in named.examples] + ["-"] * (3 - len(named.examples))
+        rows.append((name, named.classes or "-", *counts, "yes" if here else "", group_of(name), named.about))
+    print_rows(rows, ("name", "classes", "train", "test", "validation", "here", "VTAB", "what"))
 
 
 def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:

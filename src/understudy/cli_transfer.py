@@ -150,14 +150,14 @@ def transfer(
     elif shots:
         from understudy.few_shots import few_shots
 
-        show_draws(few_shots(data, backbone, _counts(shots), draws=draws, **place, **options))
+        show_draws(few_shots(data, backbone, counts(shots), draws=draws, **place, **options))
     else:
         from understudy.transferring import transfer as carry_out
 
         show_run(carry_out(data, backbone, **place, **options))
 
 
-def _counts(shots: tuple[str, ...]) -> list[int]:
+def counts(shots: tuple[str, ...]) -> list[int]:
     """`("1,5", "10")` -> [1, 5, 10]."""
     words = [word for text in shots for word in text.split(",") if word]
     for word in words:

@@ -21,6 +21,7 @@ from understudy.data import (
     Source,
     fraction,
     joined,
+    lengthened,
     omit_classes,
     only_classes,
     open_source,
@@ -103,7 +104,8 @@ def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
         # not divided by the recipe's seed: another run, or its evaluation, must never find its test part among
         # what this one learned from
         splits = open_source(data, root=root, download=recipe.download, size=recipe.size, pairs=pairs)
-        return _windowed(recipe, splits.train, splits.test)
+        own = splits.validation if recipe.with_validation else None
+        return _windowed(recipe, splits.train if own is None else lengthened(splits.train, own), splits.test)
 
     transfer_set = None
     if isinstance(recipe, DistillRecipe):

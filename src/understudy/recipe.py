@@ -109,6 +109,8 @@ class Recipe(_Strict):
     """Share of the samples to learn from, drawn evenly over the classes."""
     subset: Annotated[str | None, _SAMPLES] = None
     """A manifest (JSON) of the samples to learn from, as transfer --shots writes it."""
+    with_validation: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
+    """Learn from the set's own validation part too."""
     epochs: Positive = 30
     """Passes over the samples."""
     steps: Positive | None = None

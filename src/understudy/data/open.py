@@ -15,7 +15,8 @@ from understudy.data.arrays import array_source, open_dataset, open_modalities
 from understudy.data.frames import FRAMES, open_frames
 from understudy.data.gather import Listed, gather
 from understudy.data.hub import open_hub
-from understudy.data.named import NAMED, open_named
+from understudy.data.named import open_named
+from understudy.data.named_sets import NAMED
 from understudy.data.nyu import open_nyu
 from understudy.data.pairs import pair_up
 from understudy.data.records import printable

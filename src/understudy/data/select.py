@@ -55,6 +55,31 @@ def shots(source: Source, count: int, seed: int) -> Tensor:
     return torch.nonzero(rank < count).flatten()
 
 
+def in_proportion(source: Source, count: int, seed: int, *, every_class: bool = True) -> Tensor:
+    """Row numbers (int64) of exactly `count` samples, as many of each class as its share of them comes to.
+
+    Args:
+        every_class: whether each class has at least one.
+
+    Raises:
+        UnderstudyError: there are fewer samples, or more classes that each need one.
+    """
+    rank, _ = _ranks(source, seed, "in proportion")
+    targets = torch.zeros_like(source.ids) if source.targets is None else source.targets
+    held = targets.bincount()
+    needed = int((held > 0).sum()) if every_class else 1
+    if not needed <= count <= len(source):
+        raise UnderstudyError(
+            f"{count:,} samples were asked of {source.name}, which has {len(source):,} in {needed:,} classes; ask for "
+            "no more than there are, and one of each class at least"
+        )
+    share = held * (count / len(source))
+    taken = (held > 0).long() if every_class else torch.zeros_like(held)
+    while int(taken.sum()) < count:  # the class that is furthest below its share is given one more
+        taken[torch.where(taken < held, share - taken, -torch.inf).argmax()] += 1
+    return torch.nonzero(rank < taken[targets]).flatten()
+
+
 def stratified_split(source: Source, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers (int64) (kept, held out): a share in (0, 1) of each class is held out, by its ids' hashes.
 

@@ -111,6 +111,25 @@ def squashed(source: Source, side: int) -> Source:
     return replace(source, pairs=pairs)
 
 
+def lengthened(first: Source, second: Source) -> Source:
+    """The samples of two parts of one set as one part."""
+    assert first.classes == second.classes
+    assert first.pairs.keys() == second.pairs.keys()
+    both = first.targets is not None and second.targets is not None
+    whole = replace(
+        first,
+        ids=torch.cat([first.ids, second.ids]),
+        targets=torch.cat([first.targets, second.targets]) if both else None,  # type: ignore[list-item]
+        set_aside=first.set_aside + second.set_aside,
+        pairs={name: lengthened(pair, second.pairs[name]) for name, pair in first.pairs.items()},
+    )
+    if isinstance(whole, ArraySource) and isinstance(second, ArraySource):
+        return replace(whole, inputs=torch.cat([whole.inputs, second.inputs]))
+    assert isinstance(whole, RecordSource)
+    assert isinstance(second, RecordSource)
+    return replace(whole, records=[*whole.records, *second.records])
+
+
 def joined(first: Source, second: Source) -> Source:
     """The samples of two sets as one, without labels.
 

@@ -22,7 +22,7 @@ class Subset:
 
     Attributes:
         data: the set's name.
-        shots: how many of each class.
+        shots: how many of each class; 0 where classes differ.
         seed, draw: which of the draws this is; fewer shots of one draw are part of more.
         classes: class name -> its samples: {"id": stable id} and, where the set is of records, "name".
     """
@@ -60,14 +60,19 @@ def draw_shots(source: Source, count: int, seed: int, draw: int) -> Subset:
         UnderstudyError: a class has fewer samples, or the source no labels.
     """
     rows = shots(source, count, seed_of(seed, draw))
+    return Subset(source.name, count, seed, draw, listed(source, source.ids[rows]))
+
+
+def listed(source: Source, ids: Tensor) -> dict[str, list[dict[str, int | str]]]:
+    """Samples of a labelled source as a manifest lists them, class by class."""
     assert source.targets is not None
     classes: dict[str, list[dict[str, int | str]]] = {name: [] for name in source.classes}
-    for row in rows.tolist():
+    for row in torch.nonzero(torch.isin(source.ids, ids)).flatten().tolist():
         sample: dict[str, int | str] = {"id": int(source.ids[row])}
         if isinstance(source, RecordSource):
             sample["name"] = source.records[row].name
         classes[source.classes[int(source.targets[row])]].append(sample)
-    return Subset(source.name, count, seed, draw, classes)
+    return classes
 
 
 def read_subset(path: Path) -> Subset:
