@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from understudy.exporting import export
     from understudy.few_shots import few_shots
     from understudy.models import build
+    from understudy.pretraining import pretrain
     from understudy.probing import probe
     from understudy.transferring import transfer
 
@@ -25,6 +26,7 @@ __all__ = [
     "few_shots",
     "open_source",
     "predict",
+    "pretrain",
     "probe",
     "resume",
     "train",
@@ -37,6 +39,7 @@ _HOMES = {
     "export": "understudy.exporting",
     "build": "understudy.models",
     "probe": "understudy.probing",
+    "pretrain": "understudy.pretraining",
     "few_shots": "understudy.few_shots",
     "transfer": "understudy.transferring",
 }

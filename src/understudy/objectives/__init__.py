@@ -16,6 +16,7 @@ from understudy.objectives.logit_matching import LogitMatching, logit_matching_l
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
+from understudy.objectives.sigmoid_targets import SigmoidTargets, sigmoid_loss
 from understudy.objectives.similarity import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
 from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
@@ -25,6 +26,7 @@ from understudy.objectives.vid import VariationalInformation, vid_loss
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "hard": HardTargets,
+    "sigmoid": SigmoidTargets,
     "soft": SoftTargets,
     "logits": LogitMatching,
     "dkd": DKD,
@@ -72,6 +74,7 @@ __all__ = [
     "ProbabilisticTransfer",
     "RelationalKD",
     "Setting",
+    "SigmoidTargets",
     "SimKD",
     "SimilarityPreserving",
     "SoftTargets",
@@ -95,6 +98,7 @@ __all__ = [
     "nst_loss",
     "pkt_loss",
     "rkd_loss",
+    "sigmoid_loss",
     "similarity_loss",
     "simkd_loss",
     "soft_target_loss",
