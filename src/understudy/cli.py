@@ -116,7 +116,7 @@ lazy_command(
     "Pre-train a backbone to transfer from, as Big Transfer does at its scales S, M and L.",
     "understudy pretrain photos/ --model bit:R50x1 --scale S",
     "understudy pretrain 'shards-{000..127}.tar' --model 'bit:R50x1?norm=bn' --scale M --micro-batch 128",
-    "understudy pretrain photos/ --model 'bit:R26x1?root=cifar' --size 32 --batch-size 128 --epochs 30 --run runs/upstream",
+    "understudy pretrain photos/ --model 'bit:R26x1?root=cifar' --size 32 --batch-size 128 --run runs/upstream",
     module="cli_pretrain",
 )
 lazy_command(

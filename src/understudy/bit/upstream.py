@@ -120,6 +120,4 @@ def upstream(
 
     steps = after(full)
     warmup = min(_WARMUP, round(_WARMUP * steps / _SHORTEST))
-    return Upstream(
-        steps, warmup, tuple(map(after, falls)), _RATE * batch, batch, loss or _LOSSES[scale], side
-    )
+    return Upstream(steps, warmup, tuple(map(after, falls)), _RATE * batch, batch, loss or _LOSSES[scale], side)

@@ -52,8 +52,9 @@ def open_source(
         seed: of the division of a set that has no test part of its own, about 80 to 20 within each class.
         pairs: for files, the same samples in other modalities, by name: a folder, zip or table (see `pair_up`).
 
-    Ids are positions for arrays, named sets and parquet, and hashes of the file's own relative path, or the
-    shard's name and the sample's key, for folders, zips, CSVs and tars, so that adding a file changes no other's id, nor the part it falls to.
+    Ids are positions for arrays, named sets and parquet, hashes of the file's own relative path for folders, zips
+    and CSVs, and of the shard's name and the sample's key for tars, so that adding a file changes no other's id, nor
+    the part it falls to.
 
     Raises:
         UnderstudyError: for anything that cannot be opened, saying what would mend it.

@@ -233,8 +233,10 @@ def read_index(shard: Path) -> Index:
                     if key in images:
                         raise UnderstudyError(f"{name} has two images of the sample {printable(key)!r}; keep one")
                     images[key] = member.offset_data, member.size
-                elif suffix in (".cls", ".json") and member.size <= _LONGEST and not (
-                    suffix == ".json" and key in labels
+                elif (
+                    suffix in (".cls", ".json")
+                    and member.size <= _LONGEST
+                    and not (suffix == ".json" and key in labels)
                 ):
                     text = tar.extractfile(member)
                     assert text is not None
