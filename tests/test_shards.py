@@ -1,4 +1,4 @@
-"""Tar shards in the WebDataset layout: samples by place, whoever asks; and what is said of shards that are not whole."""
+"""Tar shards in the WebDataset layout: samples by place, whoever asks, and what is said of what is not whole."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Recipe(_Strict):
     """What `train` and `distill` share."""
 
     data: Annotated[str, Parameter(parse=False)] = ""
-    """What to learn from: a set's name, a folder, a zip, a CSV or a parquet file."""
+    """What to learn from: a set's name, a folder, a zip, a CSV, a parquet file or tar shards."""
     data_root: Annotated[str | None, _SAMPLES] = None
     """Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset."""
     download: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
