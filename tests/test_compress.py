@@ -25,7 +25,8 @@ from understudy.compressing import FEWEST, MOST, PASSES, Compression, compress, 
 from understudy.data import joined, open_source
 from understudy.errors import UnderstudyError
 from understudy.recipe import DistillRecipe, TrainRecipe
-from understudy.reporting.compressed import Foreseen
+from understudy.reporting.compressed import Foreseen, cautions
+from understudy.reporting.facts import Row
 from understudy.runs import Run
 
 SHORT: dict[str, Any] = {
@@ -151,7 +152,7 @@ def test_several_backbones_make_one_teacher(photos: Path, tmp_path: Path) -> Non
 
 def test_a_budget_is_kept_to_and_says_what_more_would_buy(photos: Path, tmp_path: Path) -> None:
     own = {name: value for name, value in SHORT.items() if name not in ("steps", "teacher_steps")}
-    found = compress(photos, "cnn:8", "cnn:4", budget="20s", run=tmp_path, format="onnx", **own)
+    found = compress(photos, "cnn:8", "cnn:4", budget="8s", run=tmp_path, format="onnx", **own)
     assert list(found.stages) == ["teacher", "pilot", "student"]
     pilot, student = (found.stages[name].recipe for name in ("pilot", "student"))
     assert pilot.steps == max(1, (student.steps or 0) // 8)
@@ -209,6 +210,17 @@ def test_what_more_time_would_buy_is_a_power_law_through_both_schedules(error: f
     flat = Foreseen(pilot, 8 * pilot, error, error)
     assert flat.at(8) == error
     assert "nothing" in flat.sentence
+
+
+def test_a_teacher_that_knows_less_than_the_student_alone_is_cautioned_of() -> None:
+    def row(role: str, right: float) -> Row:
+        return Row.model_validate(
+            {"name": role, "role": role, "model": "cnn:4", "seeds": [{"seed": 0, "accuracy": right, "errors": 1}]}
+        )
+
+    better, worse = ([row("teacher", right), row("alone", 0.6), row("distilled", 0.7)] for right in (0.9, 0.5))
+    assert cautions(better) == []
+    assert "nothing to learn from it" in cautions(worse)[0]
 
 
 def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:

@@ -82,7 +82,7 @@ def test_class_counts_are_those_that_torchvision_names() -> None:
         }.get(name, lambda: kind.classes)()  # noqa: B023
         assert len(listed) == NAMED[name].classes, name
     assert len(datasets.EMNIST.classes_split_dict["letters"]) == NAMED["emnist-letters"].classes + 1, "one is N/A"
-    for name in ("country211", "cars", "sun397", "food101", "caltech256"):
+    for name in ("country211", "cars", "sun397", "food101"):
         assert str(NAMED[name].classes) in getattr(datasets, NAMED[name].kind).__doc__, name
 
 

@@ -178,3 +178,33 @@ def test_crops_of_a_square_fill_the_range_of_areas() -> None:
     assert max(shares) > 0.9
     assert sum(shares) / 300 == pytest.approx(0.6, abs=0.05)
     assert place(Spy(100, 50), 8, 3, 1.0) == (0, 0, 100, 50)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 99), st.sampled_from([0.08, 0.5, 0.95]))
+@settings(max_examples=30, deadline=None)
+def test_a_crop_of_an_array_is_that_of_the_decoded_image(seed: int, smallest: float) -> None:
+    """The same box for the same seed, up to the two interpolations: on a slope these agree."""
+    across = torch.arange(24.0).expand(24, 24)
+    slope = torch.stack([across, across.T, across + across.T]).round().to(torch.uint8) * 5
+    found = vary(slope[None], torch.tensor([0]), torch.tensor([seed]), ViewPlan(crop=smallest))
+    image = place(Image.fromarray(slope.permute(1, 2, 0).numpy()), 24, seed, smallest)
+    assert found.shape == (1, 3, 24, 24)
+    assert found.dtype == torch.float32
+    decoded = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    torch.testing.assert_close(found[0][:, 2:-2, 2:-2], decoded[:, 2:-2, 2:-2], atol=2.0, rtol=0)
+
+
+def test_crops_of_an_array_keep_their_share_and_form() -> None:
+    """A slope along each axis tells where a crop's edges lie."""
+    down = torch.arange(64.0)[:, None].expand(64, 64)
+    pool = torch.stack([down, down.T])[None]
+    n, smallest = 500, 0.25
+    found = vary(pool, torch.zeros(n, dtype=torch.int64), seeds(n), ViewPlan(crop=smallest))
+    middle = found[:, :, 8:-8, 8:-8]  # off the edges, beyond which nothing is known
+    height = (middle[:, 0, -1, 0] - middle[:, 0, 0, 0]) / 47 * 64
+    width = (middle[:, 1, 0, -1] - middle[:, 1, 0, 0]) / 47 * 64
+    area, aspect = height * width / 64**2, width / height
+    assert smallest * 0.93 < float(area.min()) < smallest * 1.2
+    assert float(area.max()) > 0.9
+    assert 0.74 < float(aspect.min()) < 0.8
+    assert 1.25 < float(aspect.max()) < 1.34

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from understudy.exporting import export
     from understudy.few_shots import few_shots
     from understudy.models import build
+    from understudy.pretraining import pretrain
     from understudy.probing import probe
     from understudy.specialising import specialists
     from understudy.suiting import suite
@@ -29,6 +30,7 @@ __all__ = [
     "few_shots",
     "open_source",
     "predict",
+    "pretrain",
     "probe",
     "resume",
     "specialists",
@@ -45,6 +47,7 @@ _HOMES = {
     "build": "understudy.models",
     "probe": "understudy.probing",
     "specialists": "understudy.specialising",
+    "pretrain": "understudy.pretraining",
     "few_shots": "understudy.few_shots",
     "suite": "understudy.suiting",
     "transfer": "understudy.transferring",

@@ -121,6 +121,14 @@ lazy_command(
     module="cli_compress",
 )
 lazy_command(
+    "pretrain",
+    "Pre-train a backbone to transfer from, as Big Transfer does at its scales S, M and L.",
+    "understudy pretrain photos/ --model bit:R50x1 --scale S",
+    "understudy pretrain 'shards-{000..127}.tar' --model 'bit:R50x1?norm=bn' --scale M --micro-batch 128",
+    "understudy pretrain photos/ --model 'bit:R26x1?root=cifar' --size 32 --batch-size 128 --run runs/upstream",
+    module="cli_pretrain",
+)
+lazy_command(
     "transfer",
     "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
     "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",

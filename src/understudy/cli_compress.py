@@ -138,11 +138,13 @@ def resume_stages(folder: Path, *, trust_code: bool) -> None:
 
 def show(found: Compression) -> None:
     """Print the models and files, and where their page is."""
-    from understudy.reporting.compressed import compressed_table, lines
+    from understudy.reporting.compressed import cautions, compressed_table, lines
 
     record, console = found.record, Console()
     console.print(compressed_table(lines(found.rows, record["latency_ms"], record["export"])))
     if found.foreseen is not None:
         console.print(Text(found.foreseen.sentence))
+    for caution in cautions(found.rows):
+        console.print(Text(caution, style="yellow"))
     console.print(Text(f"page: {found.report}"), soft_wrap=True)
     console.print(Text(f"files: {found.path / record['export']['folder']}"), soft_wrap=True)

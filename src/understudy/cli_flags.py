@@ -9,7 +9,7 @@ from cyclopts import Parameter
 Data = Annotated[
     str,
     Parameter(
-        help="A set's name (see understudy datasets), a folder of class folders, a zip, a CSV or a parquet file."
+        help="A set's name (see understudy datasets), a folder of class folders, a zip, a CSV, parquet or tar files."
     ),
 ]
 DataRoot = Annotated[str | None, Parameter(help="Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset.")]

@@ -16,6 +16,7 @@ from understudy.objectives.base import LOGITS
 from understudy.randomness import name_key, seed_of
 from understudy.recipe import DistillRecipe
 
+_LABELS = {"hard", "sigmoid"}
 _SOFT = {"soft", "logits"}  # what shares the weight of 1 with the labels where it is alone, as in Hinton et al. 2015
 
 
@@ -36,7 +37,7 @@ class Term:
     @property
     def reads_logits_alone(self) -> bool:
         """Whether it can be made without knowing the networks' other layers."""
-        return self.name == "hard" or OBJECTIVES[self.name].needs.teacher == LOGITS
+        return self.name in _LABELS or OBJECTIVES[self.name].needs.teacher == LOGITS
 
 
 def parse_term(text: str) -> Term:
@@ -93,7 +94,7 @@ def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
         if weight is None:
             weight = 1 - hard if soft else OBJECTIVES[term.name].weight
         full.append(replace(term, weight=weight, options=own.get(term.name, {}) | dict(term.options)))
-    return tuple(full) if "hard" in names else (*full, Term("hard", hard))
+    return tuple(full) if _LABELS & set(names) else (*full, Term("hard", hard))
 
 
 def compose(terms: Sequence[Term], settings: Sequence[Setting], seed: int) -> WeightedSum:

@@ -199,7 +199,8 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
     channels, height, _ = source.shape
     colour, array = channels == 3, isinstance(source, ArraySource)
     window = views.window or 0
-    jitter = (height // 8 if colour else height // 14) if array and not window else 0
+    shifted = array and not window and views.crop is None
+    jitter = (height // 8 if colour else height // 14) if shifted else 0
     return ViewPlan(
         jitter=jitter if views.jitter is None else views.jitter,
         flip=colour if views.flip is None else views.flip,
@@ -283,7 +284,8 @@ def prepare_members(
     """
     jobs: dict[str, tuple[Term, ...]]
     if isinstance(recipe, TrainRecipe):
-        jobs = {"model": (Term("hard", 1.0, {"label_smoothing": recipe.label_smoothing}),)}
+        softmax = Term("hard", 1.0, {"label_smoothing": recipe.label_smoothing})
+        jobs = {"model": (Term("sigmoid", 1.0) if recipe.loss == "sigmoid" else softmax,)}
     else:
         methods = methods_of(recipe)
         jobs = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}

@@ -79,7 +79,7 @@ class Views(_Strict):
     elastic: Annotated[float, Field(ge=0)] = 0.0
     """Root mean square of a smooth random displacement, in pixels (Simard et al. 2003)."""
     crop: Share | None = None
-    """Smallest share of the area a random resized crop keeps; 1 is no crop. For sets decoded on the fly."""
+    """Smallest share of the area that a random crop, brought back to the size, keeps; 1 is no crop."""
     resize: Positive | None = None
     """Pixels a side of the square that whole images are brought to, for a window to be cut from it."""
     window: Positive | None = None
@@ -90,7 +90,7 @@ class Recipe(_Strict):
     """What `train` and `distill` share."""
 
     data: Annotated[str, Parameter(parse=False)] = ""
-    """What to learn from: a set's name, a folder, a zip, a CSV or a parquet file."""
+    """What to learn from: a set's name, a folder, a zip, a CSV, a parquet file or tar shards."""
     data_root: Annotated[str | None, _SAMPLES] = None
     """Folder of the named sets; UNDERSTUDY_DATA, then ./data, where unset."""
     download: Annotated[bool, _SAMPLES, Parameter(negative=())] = False
@@ -185,12 +185,20 @@ class TrainRecipe(Recipe):
     """What the model sees: rgb, grey, luminance, chrominance, or a pair's name; the samples as they are where unset."""
     freeze: Annotated[bool, _MODELS, Parameter(negative=())] = False
     """Train the model's last layer, its head, alone."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """What the labels are learnt by: one softmax over the classes, or a sigmoid for each of them."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the classes."""
     zero_head: Annotated[bool, _MODELS, Parameter(negative=())] = False
     """Begin with a last layer of zeros."""
     test_size: Annotated[Positive | None, _MODELS] = None
     """Pixels a side that the trained model reads; those it was trained at where unset."""
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Self:
+        if self.loss == "sigmoid" and self.label_smoothing:
+            raise ValueError("label_smoothing is of the softmax's targets; leave it out with the sigmoid loss")
+        return self
 
 
 class SpecialistRecipe(TrainRecipe):

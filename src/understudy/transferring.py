@@ -176,7 +176,7 @@ class Task:
             told.append(f"the backbone reads images of {side} pixels only, which are cut from {rule.resize}")
         if min(self._size) < rule.crop:
             told.append(f"images are enlarged: they have {_by(self._size)} pixels, and {rule.crop} a side are read")
-        micro = min(self.ways.batch_size or _micro_batch(rule, normed), rule.batch_size)
+        micro = min(self.ways.batch_size or likely_to_fit(rule.crop, normed), rule.batch_size)
         if micro < rule.batch_size and normed:
             told.append(
                 f"BatchNorm takes its statistics from the {micro} images of a forward pass, not from a whole batch"
@@ -251,9 +251,9 @@ def _check_classes(recipe: TrainRecipe, train: Source) -> None:
         )
 
 
-def _micro_batch(rule: HyperRule, normed: bool) -> int:
-    """As many images of a forward pass as are likely to fit, a power of two."""
-    fitting = 2 ** int(math.log2(max(_PIXELS // rule.crop**2, 1)))
+def likely_to_fit(side: int, normed: bool) -> int:
+    """As many images of a forward pass, of so many pixels a side, as are likely to fit: a power of two."""
+    fitting = 2 ** int(math.log2(max(_PIXELS // side**2, 1)))
     return max(fitting, _FEWEST) if normed else fitting
 
 

@@ -20,6 +20,7 @@ from understudy.data.named_sets import NAMED
 from understudy.data.nyu import open_nyu
 from understudy.data.pairs import pair_up
 from understudy.data.records import printable
+from understudy.data.shards import is_pattern, list_shards, tars_in
 from understudy.data.source import Source, Splits
 from understudy.data.table import list_csv, list_parquet, parquet_files
 from understudy.data.tree import list_tree
@@ -42,7 +43,8 @@ def open_source(
             a name from `NAMED` ("digits", "mnist", "cifar100", ...; write "./mnist" for a folder so called);
             a folder of class folders, of train/ and test/ (or val/) with class folders, or of unlabelled
             images; a .zip of such; a .csv with the columns path, label and optionally split; a .parquet
-            file, or a folder of them, in the Hugging Face layout; "hf:name" or "hf:name:configuration";
+            file, or a folder of them, in the Hugging Face layout; a .tar, a folder of them or a pattern such as
+            shards-{000..127}.tar, in the WebDataset layout; "hf:name" or "hf:name:configuration";
             the NYU-Depth v2 labelled file (.mat); a folder of frames (see `understudy.data.frames`);
             a map-style `torch.utils.data.Dataset`; a pair (inputs, targets) of tensors or arrays; a dict of
             paired arrays, one a modality, with or without "targets";
@@ -53,8 +55,9 @@ def open_source(
         seed: of the division of a set that has no test part of its own, about 80 to 20 within each class.
         pairs: for files, the same samples in other modalities, by name: a folder, zip or table (see `pair_up`).
 
-    Ids are positions for arrays, named sets and parquet, and hashes of the file's own relative path for
-    folders, zips and CSVs, so that adding a file changes no other's id, nor the part it falls to.
+    Ids are positions for arrays, named sets and parquet, hashes of the file's own relative path for folders, zips
+    and CSVs, and of the shard's name and the sample's key for tars, so that adding a file changes no other's id, nor
+    the part it falls to.
 
     Raises:
         UnderstudyError: for anything that cannot be opened, saying what would mend it.
@@ -103,9 +106,13 @@ def _open_named_or_path(
     path = Path(os.fsdecode(data)).expanduser()
     if (path / FRAMES).is_file():
         return open_frames(path)
+    if is_pattern(path) or (path.is_dir() and tars_in(path)):
+        return list_shards(path, seed=seed)
     if path.is_dir():
         return list_parquet(path, seed=seed) if parquet_files(path) else list_tree(path, seed=seed)
     if path.is_file():
+        if path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+            return list_shards(path, seed=seed)
         match path.suffix.lower():
             case ".zip":
                 return list_tree(path, seed=seed)
@@ -116,7 +123,7 @@ def _open_named_or_path(
             case ".mat":
                 return open_nyu(path, size=size, seed=seed)
         raise UnderstudyError(
-            f"{printable(str(path))} is no kind of data set; give a folder, or a .zip, .csv or .parquet file"
+            f"{printable(str(path))} is no kind of data set; give a folder, or a .zip, .csv, .parquet or .tar file"
         )
     word = printable(os.fsdecode(data))
     hint = nearest(word, NAMED) if word.isprintable() and os.sep not in word else "; check the path"

@@ -63,7 +63,7 @@ def list_csv(path: Path, *, seed: int) -> Listed:
         torch.tensor([index[label] for label in labels]),
         list(map(pair_key, paths)),
     )
-    return Listed(name, tuple(map(printable, classes)), _divide(name, records, parts, seed))
+    return Listed(name, tuple(map(printable, classes)), divide(name, records, parts, seed))
 
 
 def csv_pairs(path: Path, column: str) -> dict[str, FileRecord]:
@@ -125,7 +125,7 @@ def list_parquet(path: Path, *, seed: int) -> Listed:
         del labels[part], records[part]  # a test part whose labels are kept secret
     if not labels["train"]:
         raise UnderstudyError(f"{name} has no rows to train with; add one for each image")
-    classes, targets = _targets(name, classes, labels)
+    classes, targets = targets_of(name, classes, labels)
     check_classes(name, classes)
     parts = {
         part: Records(
@@ -134,7 +134,7 @@ def list_parquet(path: Path, *, seed: int) -> Listed:
         for part, cells in records.items()
     }
     if len(parts) == 1 and part_of(re.split(r"[-_.]", path.name)[0]) is None and not path.is_dir():
-        parts = _divide(name, parts["train"], None, seed)
+        parts = divide(name, parts["train"], None, seed)
     # Of a big table only a few images are read before they are used.
     small = sum(file.stat().st_size for paths in files.values() for file in paths) <= ARRAY_BYTES
     return Listed(name, classes, parts, small)
@@ -191,7 +191,7 @@ def _check_known(name: str, extra: Sequence[object]) -> None:
         )
 
 
-def _divide(name: str, whole: Records, parts: Sequence[Part] | None, seed: int) -> dict[Part, Records]:
+def divide(name: str, whole: Records, parts: Sequence[Part] | None, seed: int) -> dict[Part, Records]:
     """The rows of each part: as the table says, or about a fifth of each class to test."""
     if parts is None:
         assert whole.targets is not None
@@ -243,7 +243,7 @@ def _read(path: Path) -> tuple[list[CellRecord], list[int | str], tuple[str, ...
     return records, labels, None if names is None else tuple(map(str, names))
 
 
-def _targets(
+def targets_of(
     name: str, classes: tuple[str, ...] | None, labels: Mapping[Part, Sequence[int | str]]
 ) -> tuple[tuple[str, ...], dict[Part, Tensor]]:
     """Class names and (N,) int64 targets from columns of integers or of strings."""

@@ -68,6 +68,8 @@ def vary(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
         parts = zip(rows.split(_AT_ONCE), seeds.split(_AT_ONCE), strict=True)
         pool = torch.cat([_window(pool[some], own, plan.resize, plan.window) for some, own in parts])
         rows = torch.arange(len(rows), device=rows.device)
+    elif plan.crop < 1:
+        pool, rows = _cropped(pool[rows], seeds, plan.crop), torch.arange(len(rows), device=rows.device)
     if plan.rotate or plan.zoom or plan.elastic:
         return _warp(pool[rows], seeds, plan)
     images = _shift(pool, rows, seeds, plan.jitter) if plan.jitter else pool[rows]
@@ -85,6 +87,27 @@ def _window(images: Tensor, seeds: Tensor, resize: int, side: int) -> Tensor:
 def _offsets(seeds: Tensor, resize: int, side: int) -> tuple[Tensor, Tensor]:
     """Where a window lies: pixels from the square's top and from its left."""
     return integers(seeds, _CROP_Y, 0, resize - side + 1), integers(seeds, _CROP_X, 0, resize - side + 1)
+
+
+def _box(seeds: Tensor, width: int, height: int, smallest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, top, width and height in pixels of a random crop of at least that share of the area, 3/4 to 4/3 in form."""
+    area = width * height * (smallest + (1 - smallest) * uniform(seeds, _AREA))
+    aspect = ((2 * uniform(seeds, _ASPECT) - 1) * math.log(4 / 3)).exp()
+    across, down = (area * aspect).sqrt().clamp_max(width), (area / aspect).sqrt().clamp_max(height)
+    left, top = (width - across) * uniform(seeds, _CROP_X), (height - down) * uniform(seeds, _CROP_Y)
+    return left, top, across, down
+
+
+def _cropped(images: Tensor, seeds: Tensor, smallest: float) -> Tensor:
+    """Random crops brought back to the images' own size, as floats."""
+    height, width = images.shape[2:]
+    left, top, across, down = _box(seeds, width, height, smallest)
+    nil = torch.zeros_like(left)
+    # grid units run from -1 to 1 over the image
+    to_right = torch.stack([across / width, nil, (2 * left + across) / width - 1], 1)
+    to_bottom = torch.stack([nil, down / height, (2 * top + down) / height - 1], 1)
+    grid = F.affine_grid(torch.stack([to_right, to_bottom], 1).float(), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _shift(pool: Tensor, rows: Tensor, seeds: Tensor, by: int) -> Tensor:
@@ -161,13 +184,8 @@ def place(image: Image.Image, size: int, seed: int | None, smallest: float, resi
     elif smallest >= 1:
         box = (0.0, 0.0, float(width), float(height))
     else:
-        key = torch.tensor([seed])
-        area = width * height * (smallest + (1 - smallest) * float(uniform(key, _AREA)))
-        aspect = math.exp((2 * float(uniform(key, _ASPECT)) - 1) * math.log(4 / 3))
-        across, down = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
-        left = (width - across) * float(uniform(key, _CROP_X))
-        top = (height - down) * float(uniform(key, _CROP_Y))
-        box = (left, top, left + across, top + down)
+        left, top, across, down = (float(x) for x in _box(torch.tensor(seed), width, height, smallest))
+        box = (left, top, min(left + across, width), min(top + down, height))
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 

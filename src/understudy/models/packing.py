@@ -48,14 +48,14 @@ class PackedConv2d(nn.Conv2d):
 
     def _applies(self, input: Tensor) -> bool:
         return (
-            not torch.is_grad_enabled()
+            not torch.compiler.is_compiling()  # first: an exporter would take what follows for a fact of all inputs
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+            and not torch.is_grad_enabled()
             and input.dtype == self.weight.dtype == torch.float32
             and input.device.type == self.weight.device.type == "cpu"
             and input.dim() == 4
             and len(input) > (0 if self.weight.numel() >= _SMALL else 1)
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         )
 
     def __getstate__(self) -> dict[str, Any]:

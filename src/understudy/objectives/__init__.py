@@ -17,6 +17,7 @@ from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
 from understudy.objectives.rest_targets import RestTargets, rest_target_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
+from understudy.objectives.sigmoid_targets import SigmoidTargets, sigmoid_loss
 from understudy.objectives.similarity import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
 from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
@@ -26,6 +27,7 @@ from understudy.objectives.vid import VariationalInformation, vid_loss
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "hard": HardTargets,
+    "sigmoid": SigmoidTargets,
     "soft": SoftTargets,
     "logits": LogitMatching,
     "dkd": DKD,
@@ -74,6 +76,7 @@ __all__ = [
     "RelationalKD",
     "RestTargets",
     "Setting",
+    "SigmoidTargets",
     "SimKD",
     "SimilarityPreserving",
     "SoftTargets",
@@ -98,6 +101,7 @@ __all__ = [
     "pkt_loss",
     "rest_target_loss",
     "rkd_loss",
+    "sigmoid_loss",
     "similarity_loss",
     "simkd_loss",
     "soft_target_loss",

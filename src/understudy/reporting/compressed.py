@@ -116,6 +116,17 @@ def sentence(rows: Sequence[Row], exported: Mapping[str, Any]) -> str:
     return f"{said}. As a file it has {compact(smallest['bytes'], 'B')}{share}{arithmetic}."
 
 
+def cautions(rows: Sequence[Row]) -> list[str]:
+    """What stands in the way of a good student, in sentences."""
+    found = {row.role: row.mean("accuracy") or 0.0 for row in rows}
+    if found.get("alone", 0.0) > found["teacher"]:
+        return [
+            "The student alone is right more often than its teacher, so there was nothing to learn from it. Give a "
+            "backbone that was pre-trained on more, or its transfer more time."
+        ]
+    return []
+
+
 def compressed_table(found: Sequence[Line]) -> Table:
     """A line each; costs with their share of the teacher's."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -152,6 +163,7 @@ def render_compressed(
     template = environment().get_template("compressed.html.j2")
     return template.render(
         name=name, facts=facts, sentence=sentence(rows, exported), heads=HEADS,
+        cautions=[*facts.cautions, *cautions(rows)],
         lines=lines(rows, latency_ms, exported), bars=bars_of(rows),
         names=_NAMES, exported=exported, seconds=seconds, foreseen=foreseen, told=told, version=__version__,
         command=command_line(command) if command else "",

@@ -43,9 +43,10 @@ class TaskRow:
 
     @classmethod
     def from_json(cls, name: str, values: dict[str, Any]) -> TaskRow:
-        results = (Drawn(**one | {"accuracies": tuple(one["accuracies"])}) for one in values.get("results", ()))
-        known: dict[str, Any] = values | {"results": tuple(results)}
-        return cls(name, **known)
+        found = values.get("results", ())
+        results = tuple(Drawn(one["shots"], one["examples"], tuple(one["accuracies"])) for one in found)
+        plain: dict[str, Any] = {key: value for key, value in values.items() if key != "results"}
+        return cls(name, **plain, results=results)
 
 
 @dataclass(frozen=True)
