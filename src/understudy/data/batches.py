@@ -83,6 +83,7 @@ class Batches:
         each = self.source.modalities
         self._pools = {name: one.inputs.to(self.device) for name, one in each.items() if isinstance(one, ArraySource)}
         self._known: tuple[tuple[int, int], Tensor] = ((-1, -1), torch.empty(0))
+        self._seen: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps(self) -> int:
@@ -112,7 +113,10 @@ class Batches:
         if isinstance(self.source, ArraySource):
             for step in steps:
                 rows = step.rows.to(self.device)
-                view = mix(self.seed, _VIEW, step.epochs, self._ids[rows])
+                if isinstance(step.epochs, int):
+                    view = self._views(step.epochs)[rows]
+                else:
+                    view = mix(self.seed, _VIEW, step.epochs.to(self.device), self._ids[rows])
                 yield self._batch(step, rows, view, self._pools, rows, self.plan)
             return
         steps, ahead = tee(steps)
@@ -150,6 +154,12 @@ class Batches:
         return _Step(
             rows[needed], epochs if isinstance(epochs, int) else epochs[needed], len(own), place[others], weight
         )
+
+    def _views(self, epoch: int) -> Tensor:
+        """The view of every sample in an epoch; for all at once, as a batch's alone take as long to begin."""
+        if self._seen[0] != epoch:
+            self._seen = epoch, mix(self.seed, _VIEW, epoch, self._ids)
+        return self._seen[1]
 
     def _order(self, first: int, last: int) -> Tensor:
         """Rows of the source in the order in which these epochs show them."""
