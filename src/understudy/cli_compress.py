@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from understudy.cli_flags import Data, DataRoot, Download
+from understudy.cli_flags import (
+    FLAG,
+    Accelerator,
+    CheckpointEvery,
+    Data,
+    DataRoot,
+    Devices,
+    Download,
+    OmitClasses,
+    OnlyClasses,
+    Overwrite,
+    Precision,
+    Workers,
+)
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -21,7 +34,6 @@ _SIZES = Parameter(group=Group("Sizes", sort_key=2))
 _SAMPLES = Parameter(group=Group("Samples", sort_key=3))
 _RUN = Parameter(group=Group("Run", sort_key=4))
 _MACHINE = Parameter(group=Group("Machine", sort_key=5))
-_Flag = Parameter(negative=())
 
 
 def compress(
@@ -32,7 +44,7 @@ def compress(
     student: str = "",
     transfer_set: str | None = None,
     format: tuple[str, ...] = ("onnx", "int8"),
-    from_scratch: Annotated[bool, _Flag] = False,
+    from_scratch: Annotated[bool, FLAG] = False,
     budget: Annotated[str | None, _SCHEDULE] = None,
     steps: Annotated[int | None, _SCHEDULE] = None,
     teacher_steps: Annotated[int | None, _SCHEDULE] = None,
@@ -40,18 +52,18 @@ def compress(
     student_size: Annotated[int | None, _SIZES] = None,
     batch_size: Annotated[int | None, _SIZES] = None,
     size: Annotated[int | None, _SAMPLES] = None,
-    only_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
-    omit_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
+    only_classes: Annotated[OnlyClasses, _SAMPLES] = (),
+    omit_classes: Annotated[OmitClasses, _SAMPLES] = (),
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
     seed: Annotated[int | None, _RUN] = None,
     run: Annotated[Path | None, _RUN] = None,
-    overwrite: Annotated[bool, _RUN, _Flag] = False,
-    precision: Annotated[Literal["auto", "32", "bf16", "fp16"] | None, _MACHINE] = None,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _MACHINE] = None,
-    devices: Annotated[int | None, _MACHINE] = None,
-    workers: Annotated[int | None, _MACHINE] = None,
-    checkpoint_every: Annotated[float | None, _MACHINE] = None,
+    overwrite: Annotated[Overwrite, _RUN] = False,
+    precision: Annotated[Precision, _MACHINE] = None,
+    accelerator: Annotated[Accelerator, _MACHINE] = None,
+    devices: Annotated[Devices, _MACHINE] = None,
+    workers: Annotated[Workers, _MACHINE] = None,
+    checkpoint_every: Annotated[CheckpointEvery, _MACHINE] = None,
 ) -> None:
     """Transfer a backbone to your images, distil it into a small model, export that, and show what was gained.
 
@@ -83,26 +95,10 @@ def compress(
         Images of a forward pass of the teacher; they add up to the rule's batch exactly.
     size
         Pixels a side that images are brought to first.
-    only_classes
-        Learn from the samples of these classes only.
-    omit_classes
-        Leave the samples of these classes out.
     seed
         Of the order, the views and the student's weights.
     run
         The folder; runs/compress-DATA-1, -2, ... where unset. The same command again goes on where it was stopped.
-    overwrite
-        Replace what the folder holds.
-    precision
-        Of the forward pass; auto is bf16 where the processor has units for it and the net gains by it, else 32.
-    accelerator
-        Where to compute.
-    devices
-        How many processes share each batch.
-    workers
-        Processes that decode images; one a core, at most 8, where unset.
-    checkpoint_every
-        Seconds between checkpoints.
     """
     if not data:
         raise UnderstudyError("say what to learn: understudy compress photos/ --backbone ... --student ...")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -17,3 +17,20 @@ Download = Annotated[bool, Parameter(negative=(), help="Fetch a named set that i
 Size = Annotated[
     int | None, Parameter(help="Pixels a side that images are brought to; where unset, 224 if their sizes differ.")
 ]
+
+FLAG = Parameter(negative=())
+
+OnlyClasses = Annotated[tuple[str, ...], Parameter(help="Learn from the samples of these classes only.")]
+OmitClasses = Annotated[tuple[str, ...], Parameter(help="Leave the samples of these classes out.")]
+Overwrite = Annotated[bool, FLAG, Parameter(help="Replace what the folder holds.")]
+
+Precision = Annotated[
+    Literal["auto", "32", "bf16", "fp16"] | None,
+    Parameter(
+        help="Of the forward pass; auto is bf16 where the processor has units for it and the net gains by it, else 32."
+    ),
+]
+Accelerator = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, Parameter(help="Where to compute.")]
+Devices = Annotated[int | None, Parameter(help="How many processes share each batch.")]
+Workers = Annotated[int | None, Parameter(help="Processes that decode images; one a core, at most 8, where unset.")]
+CheckpointEvery = Annotated[float | None, Parameter(help="Seconds between checkpoints.")]

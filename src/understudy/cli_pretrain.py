@@ -9,14 +9,26 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from understudy.cli import print_rows, show_run
-from understudy.cli_flags import Data, DataRoot, Download
+from understudy.cli_flags import (
+    FLAG,
+    Accelerator,
+    CheckpointEvery,
+    Data,
+    DataRoot,
+    Devices,
+    Download,
+    OmitClasses,
+    OnlyClasses,
+    Overwrite,
+    Precision,
+    Workers,
+)
 from understudy.errors import UnderstudyError
 
 _SCALE = Parameter(group=Group("The scale", sort_key=1))
 _SAMPLES = Parameter(group=Group("Samples", sort_key=2))
 _MACHINE = Parameter(group=Group("Machine", sort_key=3))
 _RUN = Parameter(group=Group("Run", sort_key=4))
-_Flag = Parameter(negative=())
 
 
 def pretrain(
@@ -37,21 +49,21 @@ def pretrain(
     mixup: Annotated[float | None, _SCALE] = None,
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
-    only_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
-    omit_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
+    only_classes: Annotated[OnlyClasses, _SAMPLES] = (),
+    omit_classes: Annotated[OmitClasses, _SAMPLES] = (),
     fraction: Annotated[float | None, _SAMPLES] = None,
     validation: Annotated[float | None, _SAMPLES] = None,
     seed: Annotated[int | None, _RUN] = None,
     seeds: Annotated[int | None, _RUN] = None,
     run: Annotated[Path | None, _RUN] = None,
-    overwrite: Annotated[bool, _RUN, _Flag] = False,
-    dry_run: Annotated[bool, _RUN, _Flag] = False,
-    precision: Annotated[Literal["auto", "32", "bf16", "fp16"] | None, _MACHINE] = None,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _MACHINE] = None,
-    devices: Annotated[int | None, _MACHINE] = None,
+    overwrite: Annotated[Overwrite, _RUN] = False,
+    dry_run: Annotated[bool, _RUN, FLAG] = False,
+    precision: Annotated[Precision, _MACHINE] = None,
+    accelerator: Annotated[Accelerator, _MACHINE] = None,
+    devices: Annotated[Devices, _MACHINE] = None,
     nodes: Annotated[int | None, _MACHINE] = None,
-    workers: Annotated[int | None, _MACHINE] = None,
-    checkpoint_every: Annotated[float | None, _MACHINE] = None,
+    workers: Annotated[Workers, _MACHINE] = None,
+    checkpoint_every: Annotated[CheckpointEvery, _MACHINE] = None,
 ) -> None:
     """Pre-train a backbone to transfer from, as Big Transfer does at its scales S, M and L.
 
@@ -81,10 +93,6 @@ def pretrain(
         Mirror images; colour images where unset.
     mixup
         Mix images by weights from Beta(a, a) with this a; none by the paper.
-    only_classes
-        Learn from the samples of these classes only.
-    omit_classes
-        Leave the samples of these classes out.
     fraction
         Share of the samples to learn from, drawn evenly over the classes.
     validation
@@ -95,22 +103,10 @@ def pretrain(
         How many to train side by side on the same batches.
     run
         The run's folder; runs/pretrain-DATA-1, -2, ... where unset.
-    overwrite
-        Replace what the folder holds.
     dry_run
         Print the resolved recipe, the sizes and the expected time, and train nothing.
-    precision
-        Of the forward pass; auto is bf16 where the processor has units for it, else 32.
-    accelerator
-        Where to compute.
-    devices
-        How many processes share each batch.
     nodes
         Machines, where torchrun or SLURM started one process a device.
-    workers
-        Processes that decode images; one a core, at most 8, where unset.
-    checkpoint_every
-        Seconds between checkpoints.
     """
     if not data:
         raise UnderstudyError("say what to learn from: understudy pretrain photos/ --model bit:R50x1 --scale S")

@@ -11,7 +11,17 @@ from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from understudy.cli_flags import DataRoot, Download
+from understudy.cli_flags import (
+    FLAG,
+    Accelerator,
+    CheckpointEvery,
+    DataRoot,
+    Devices,
+    Download,
+    Overwrite,
+    Precision,
+    Workers,
+)
 from understudy.cli_transfer import counts
 from understudy.errors import UnderstudyError
 
@@ -22,17 +32,16 @@ _RULE = Parameter(group=Group("The rule", sort_key=1))
 _SAMPLES = Parameter(group=Group("Samples", sort_key=2))
 _MACHINE = Parameter(group=Group("Machine", sort_key=3))
 _RUN = Parameter(group=Group("Run", sort_key=4))
-_Flag = Parameter(negative=())
 
 
 def suite(
     *data: str,
     backbone: str = "",
-    from_scratch: Annotated[bool, _Flag] = False,
+    from_scratch: Annotated[bool, FLAG] = False,
     shots: Annotated[tuple[str, ...], _SAMPLES] = (),
     draws: Annotated[int, _SAMPLES] = 5,
-    vtab: Annotated[bool, _SAMPLES, _Flag] = False,
-    with_validation: Annotated[bool, _SAMPLES, _Flag] = False,
+    vtab: Annotated[bool, _SAMPLES, FLAG] = False,
+    with_validation: Annotated[bool, _SAMPLES, FLAG] = False,
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
     batch_size: Annotated[int | None, _RULE] = None,
@@ -46,12 +55,12 @@ def suite(
     seed: Annotated[int | None, _RUN] = None,
     seeds: Annotated[int | None, _RUN] = None,
     run: Annotated[Path | None, _RUN] = None,
-    overwrite: Annotated[bool, _RUN, _Flag] = False,
-    precision: Annotated[Literal["auto", "32", "bf16", "fp16"] | None, _MACHINE] = None,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _MACHINE] = None,
-    devices: Annotated[int | None, _MACHINE] = None,
-    workers: Annotated[int | None, _MACHINE] = None,
-    checkpoint_every: Annotated[float | None, _MACHINE] = None,
+    overwrite: Annotated[Overwrite, _RUN] = False,
+    precision: Annotated[Precision, _MACHINE] = None,
+    accelerator: Annotated[Accelerator, _MACHINE] = None,
+    devices: Annotated[Devices, _MACHINE] = None,
+    workers: Annotated[Workers, _MACHINE] = None,
+    checkpoint_every: Annotated[CheckpointEvery, _MACHINE] = None,
 ) -> int:
     """Transfer one backbone to many tasks by BiT-HyperRule; one table. The exit code is 1 if a task failed.
 
@@ -93,18 +102,6 @@ def suite(
         How many to train side by side on the same batches.
     run
         The suite's folder; runs/suite-BACKBONE-1, -2, ... where unset. The same folder again goes on where it stopped.
-    overwrite
-        Replace what the folder holds.
-    precision
-        Of the forward pass; auto is bf16 where the processor has units for it, else 32.
-    accelerator
-        Where to compute.
-    devices
-        How many processes share each batch.
-    workers
-        Processes that decode images; one a core, at most 8, where unset.
-    checkpoint_every
-        Seconds between checkpoints.
     """
     if not data:
         raise UnderstudyError("say what to learn: understudy suite digits photos/ --backbone timm:resnet50")

@@ -12,7 +12,20 @@ from rich.console import Console
 from rich.text import Text
 
 from understudy.cli import print_rows, show_run
-from understudy.cli_flags import Data, DataRoot, Download
+from understudy.cli_flags import (
+    FLAG,
+    Accelerator,
+    CheckpointEvery,
+    Data,
+    DataRoot,
+    Devices,
+    Download,
+    OmitClasses,
+    OnlyClasses,
+    Overwrite,
+    Precision,
+    Workers,
+)
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -23,7 +36,6 @@ _SHOTS = Parameter(group=Group("Few shots", sort_key=2))
 _SAMPLES = Parameter(group=Group("Samples", sort_key=3))
 _MACHINE = Parameter(group=Group("Machine", sort_key=4))
 _RUN = Parameter(group=Group("Run", sort_key=5))
-_Flag = Parameter(negative=())
 
 
 def transfer(
@@ -31,7 +43,7 @@ def transfer(
     /,
     *,
     backbone: str = "",
-    from_scratch: Annotated[bool, _Flag] = False,
+    from_scratch: Annotated[bool, FLAG] = False,
     batch_size: Annotated[int | None, _RULE] = None,
     update_batch: Annotated[int, _RULE] = 512,
     variant: Annotated[Literal["code", "paper"], _RULE] = "code",
@@ -47,21 +59,21 @@ def transfer(
     draws: Annotated[int, _SHOTS] = 5,
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
-    only_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
-    omit_classes: Annotated[tuple[str, ...], _SAMPLES] = (),
+    only_classes: Annotated[OnlyClasses, _SAMPLES] = (),
+    omit_classes: Annotated[OmitClasses, _SAMPLES] = (),
     fraction: Annotated[float | None, _SAMPLES] = None,
     subset: Annotated[str | None, _SAMPLES] = None,
     validation: Annotated[float | None, _SAMPLES] = None,
     seed: Annotated[int | None, _RUN] = None,
     seeds: Annotated[int | None, _RUN] = None,
     run: Annotated[Path | None, _RUN] = None,
-    overwrite: Annotated[bool, _RUN, _Flag] = False,
-    dry_run: Annotated[bool, _RUN, _Flag] = False,
-    precision: Annotated[Literal["auto", "32", "bf16", "fp16"] | None, _MACHINE] = None,
-    accelerator: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _MACHINE] = None,
-    devices: Annotated[int | None, _MACHINE] = None,
-    workers: Annotated[int | None, _MACHINE] = None,
-    checkpoint_every: Annotated[float | None, _MACHINE] = None,
+    overwrite: Annotated[Overwrite, _RUN] = False,
+    dry_run: Annotated[bool, _RUN, FLAG] = False,
+    precision: Annotated[Precision, _MACHINE] = None,
+    accelerator: Annotated[Accelerator, _MACHINE] = None,
+    devices: Annotated[Devices, _MACHINE] = None,
+    workers: Annotated[Workers, _MACHINE] = None,
+    checkpoint_every: Annotated[CheckpointEvery, _MACHINE] = None,
 ) -> None:
     """Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.
 
@@ -97,10 +109,6 @@ def transfer(
         Examples of each class, as in 1,5,10: several transfers, each from few examples.
     draws
         How often to draw the examples of each number of shots.
-    only_classes
-        Learn from the samples of these classes only.
-    omit_classes
-        Leave the samples of these classes out.
     fraction
         Share of the samples to learn from, drawn evenly over the classes.
     subset
@@ -113,20 +121,8 @@ def transfer(
         How many to train side by side on the same batches.
     run
         The run's folder; runs/transfer-DATA-1, -2, ... where unset.
-    overwrite
-        Replace what the folder holds.
     dry_run
         Print the resolved recipe, the sizes and the expected time, and train nothing.
-    precision
-        Of the forward pass; auto is bf16 where the processor has units for it, else 32.
-    accelerator
-        Where to compute.
-    devices
-        How many processes share each batch.
-    workers
-        Processes that decode images; one a core, at most 8, where unset.
-    checkpoint_every
-        Seconds between checkpoints.
     """
     if not data:
         raise UnderstudyError("say what to learn: understudy transfer photos/ --backbone timm:resnet50")

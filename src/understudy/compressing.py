@@ -20,7 +20,6 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from understudy.preparing import Given, prepare_data, prepare_members
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, checked
 from understudy.reporting.compressed import Foreseen, render_compressed
 from understudy.reporting.facts import Row
-from understudy.runs import Run
+from understudy.runs import Run, fresh_folder
 from understudy.training.progress import clock
 from understudy.transferring import Plan, Task
 
@@ -174,7 +173,9 @@ def compress(
         raise UnderstudyError("a budget chooses the steps; leave it out, or the steps")
     check_formats(formats)
     seconds = parse_budget(budget) if budget is not None else None
-    found = Compression(Path(run) if run is not None else _fresh(api.name_of(data)))
+    found = Compression(
+        Path(run) if run is not None else fresh_folder("compress", Path(api.name_of(data)).stem, "data")
+    )
     asked = {
         "data": api.name_of(data), "backbones": [str(one) for one in backbones], "student": student,
         "transfer_set": None if transfer_set is None else api.name_of(transfer_set), "budget": seconds,
@@ -368,9 +369,3 @@ def _latencies(found: Compression) -> dict[str, float]:
     each = [latency(load_network(file).eval(), threads=1)[0] for file in teachers]
     student = latency(found.student.network("distilled-0").eval(), threads=1)[0]
     return {"teacher": sum(each), "student": student}
-
-
-def _fresh(data: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(data).stem).strip("-.") or "data"
-    folders = (Path("runs") / f"compress-{name}-{number}" for number in count(1))
-    return next(folder for folder in folders if not folder.exists())

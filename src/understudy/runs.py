@@ -132,8 +132,13 @@ class Run:
 
 def fresh_run(recipe: AnyRecipe, verb: str = "") -> Path:
     """The first of runs/VERB-DATA-1, -2, ... that is not there; the verb is the recipe's kind where unset."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", Path(recipe.data).stem).strip("-.") or "data"
-    folders = (Path("runs") / f"{verb or recipe.kind}-{name}-{number}" for number in count(1))
+    return fresh_folder(verb or recipe.kind, Path(recipe.data).stem, "data")
+
+
+def fresh_folder(verb: str, name: str, unnamed: str) -> Path:
+    """The first of runs/VERB-NAME-1, -2, ... that is not there, the name brought to what any file system takes."""
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or unnamed
+    folders = (Path("runs") / f"{verb}-{plain}-{number}" for number in count(1))
     return next(folder for folder in folders if not folder.exists())
 
 

@@ -13,7 +13,6 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from understudy.files import write_whole
 from understudy.performing import perform
 from understudy.reporting.draws import Drawn
 from understudy.reporting.suite import TaskRow, render_suite
-from understudy.runs import Run
+from understudy.runs import Run, fresh_folder
 from understudy.transferring import Task, pretrained
 
 RECORD = "suite.json"
@@ -145,7 +144,8 @@ def suite(
         {name: str(one) if isinstance(one, (str, Path)) else None for name, one in given.items()},
         str(backbone), tuple(sorted(set(shots))), draws, vtab, options,
     )  # fmt: skip
-    found = Suite(Path(run) if run is not None else _fresh(asked.backbone))
+    name = Path(asked.backbone).stem.partition("?")[0]
+    found = Suite(Path(run) if run is not None else fresh_folder("suite", name, "backbone"))
     known: dict[str, TaskRow] = {}
     if (found.path / RECORD).exists() and not overwrite:
         if _plain(found.asked) != _plain(asked):
@@ -283,9 +283,3 @@ def _finished(found: Suite) -> dict[str, TaskRow]:
 
 def _plain(asked: Asked) -> Any:
     return json.loads(json.dumps(asdict(asked)))
-
-
-def _fresh(backbone: str) -> Path:
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(backbone).stem.partition("?")[0]).strip("-.")
-    folders = (Path("runs") / f"suite-{name or 'backbone'}-{number}" for number in count(1))
-    return next(folder for folder in folders if not folder.exists())

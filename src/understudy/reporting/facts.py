@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import fmean, stdev
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,19 @@ Matrix = list[list[float]]
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+F = TypeVar("F", bound=BaseModel)
+
+
+def read_facts(schema: type[F], facts: Mapping[str, Any], complaint: str, remedy: str) -> F:
+    """Check what `json.load` gave for a file against its schema; the first mistake is said in one sentence."""
+    try:
+        return schema.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UnderstudyError(f"{complaint}: {where}: {first['msg']}; {remedy}") from error
 
 
 class Seed(_Facts):
@@ -211,14 +224,7 @@ class RunFacts(_Facts):
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Read and check what `json.load` gave for an evaluation file."""
-        try:
-            return cls.model_validate(facts)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UnderstudyError(
-                f"the evaluation cannot be reported: {where}: {first['msg']}; evaluate the run again"
-            ) from error
+        return read_facts(cls, facts, "the evaluation cannot be reported", "evaluate the run again")
 
     def of(self, *roles: Role) -> list[Row]:
         """The rows with one of these roles, in the order the roles are named."""

@@ -9,12 +9,11 @@ from math import comb
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from understudy import __version__
-from understudy.errors import UnderstudyError
 from understudy.reporting.comparison import p_value
-from understudy.reporting.facts import Matrix, Share
+from understudy.reporting.facts import Matrix, Share, read_facts
 from understudy.reporting.heatmaps import POSITIVE, png
 from understudy.reporting.page import command_line, environment
 from understudy.reporting.summary import Cell
@@ -89,14 +88,7 @@ class PanelFacts(_Facts):
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Self:
-        try:
-            return cls.model_validate(facts)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UnderstudyError(
-                f"the panel cannot be reported: {where}: {first['msg']}; evaluate it again"
-            ) from error
+        return read_facts(cls, facts, "the panel cannot be reported", "evaluate it again")
 
     def row(self, name: str) -> Member:
         return next(row for row in self.rows if row.name == name)
