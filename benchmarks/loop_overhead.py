@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from understudy.contracts import contract_of
 from understudy.data import ArraySource, open_source
 from understudy.data.batches import Batches
 from understudy.data.views import PLAIN
 from understudy.errors import UnderstudyError
 from understudy.models import build
 from understudy.objectives import HardTargets
-from understudy.preparing import contract_of
 from understudy.recipe import Optimizer, TrainRecipe
 from understudy.training import Learner, Loop, Member
 

@@ -16,9 +16,10 @@ from understudy.data import ArraySource
 from understudy.data.batches import Batches
 from understudy.data.views import PLAIN
 from understudy.errors import Diverged, UnderstudyError
+from understudy.material import Given, prepare_data
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import HardTargets
-from understudy.preparing import Given, prepare_data, prepare_members
+from understudy.preparing import prepare_members
 from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, recipe_from
 from understudy.runs import Run
 from understudy.training import Learner, Loop, Member

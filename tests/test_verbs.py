@@ -8,7 +8,7 @@ import pytest
 
 from understudy import api
 from understudy.errors import UnderstudyError
-from understudy.preparing import Given, prepare_data
+from understudy.material import Given, prepare_data
 from understudy.recipe import TrainRecipe
 from understudy.runs import Run
 

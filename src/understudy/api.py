@@ -12,12 +12,10 @@ from torch import nn
 from understudy.data import Source
 from understudy.dry_run import dry_run
 from understudy.errors import UnderstudyError
+from understudy.material import Given
 from understudy.performing import perform
 from understudy.predicting import Prediction, predict
-from understudy.preparing import (
-    Given,
-    check_recipe,
-)
+from understudy.preparing import check_recipe
 from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views, checked
 from understudy.runs import Run, find_run, fresh_run
 from understudy.scoring import confusion_of, evaluate, with_class_priors

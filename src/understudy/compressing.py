@@ -33,9 +33,10 @@ from understudy.evaluation import latency
 from understudy.exporting import Export, export
 from understudy.exports import check_formats
 from understudy.files import write_whole
+from understudy.material import Given, prepare_data
 from understudy.models import load_network
 from understudy.performing import perform
-from understudy.preparing import Given, prepare_data, prepare_members
+from understudy.preparing import prepare_members
 from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, checked
 from understudy.reporting.compressed import Foreseen, render_compressed
 from understudy.reporting.facts import Row

@@ -6,17 +6,9 @@ import time
 from typing import Any
 
 from understudy.evaluation import flops, parameters
-from understudy.preparing import (
-    Given,
-    check_recipe,
-    join,
-    make_batches,
-    make_fabric,
-    prepare_data,
-    prepare_members,
-    prepare_teachers,
-    wanted,
-)
+from understudy.machine import make_fabric
+from understudy.material import Given, make_batches, prepare_data
+from understudy.preparing import check_recipe, join, prepare_members, prepare_teachers, wanted
 from understudy.recipe import AnyRecipe, DistillRecipe
 from understudy.training import Loop
 from understudy.training.progress import clock

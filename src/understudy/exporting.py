@@ -23,10 +23,11 @@ from understudy.exports import (
     predict_script,
 )
 from understudy.files import sha256, write_whole
+from understudy.material import Given, prepare_data
 from understudy.models import Network, load_network
 from understudy.panels import MANIFEST
 from understudy.performing import to_score, versions
-from understudy.preparing import Given, prepare_data, weights_of
+from understudy.preparing import weights_of
 from understudy.reporting import RunFacts
 from understudy.runs import Run
 from understudy.teachers import check_classes

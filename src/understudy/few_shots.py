@@ -19,8 +19,8 @@ from torch import nn
 from understudy.data import draw_shots, read_subset
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_whole
+from understudy.material import Given
 from understudy.performing import perform
-from understudy.preparing import Given
 from understudy.reporting.draws import Drawn, render_draws
 from understudy.runs import Run, find_run, fresh_run
 from understudy.transferring import Task

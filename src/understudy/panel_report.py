@@ -14,10 +14,11 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.grouping import order_by_group
 from understudy.evaluation.panel import score_panel
 from understudy.files import write_whole
+from understudy.material import Material
 from understudy.models import Network, load_network
 from understudy.panels import PanelFolder
 from understudy.performing import hardware
-from understudy.preparing import Material, weights_of
+from understudy.preparing import weights_of
 from understudy.reporting.specialists import PanelFacts, render_panel
 from understudy.teachers import check_classes
 

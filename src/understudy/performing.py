@@ -27,19 +27,10 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
 from understudy.files import sha256, write_whole
+from understudy.machine import make_fabric
+from understudy.material import Given, Material, make_batches, prepare_data
 from understudy.models import InputContract, Network, build, load_network, read_weights
-from understudy.preparing import (
-    Given,
-    Material,
-    join,
-    make_batches,
-    make_fabric,
-    prepare_data,
-    prepare_members,
-    prepare_teachers,
-    student_contract,
-    wanted,
-)
+from understudy.preparing import join, prepare_members, prepare_teachers, student_contract, wanted
 from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run

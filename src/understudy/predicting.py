@@ -15,9 +15,7 @@ from understudy.data.decode import decode
 from understudy.data.views import place
 from understudy.errors import UnderstudyError
 from understudy.models import fold
-from understudy.preparing import (
-    networks_of,
-)
+from understudy.preparing import networks_of
 
 
 @dataclass(frozen=True)

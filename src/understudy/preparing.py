@@ -1,83 +1,29 @@
-"""From a recipe to what the loop is fed: sources, views, contract, teachers, members."""
+"""From a recipe to who is in the loop: teachers, students and what they learn by."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from understudy import specialist
 from understudy.composing import Term, compose, methods_of
-from understudy.contracts import check_seen, contract_of, modalities_of, tell
-from understudy.data import (
-    ArraySource,
-    Source,
-    fraction,
-    joined,
-    lengthened,
-    omit_classes,
-    only_classes,
-    open_source,
-    read_subset,
-    squashed,
-    stratified_split,
-)
-from understudy.data.batches import Batches
-from understudy.data.drawing import HalfAndHalf
-from understudy.data.views import PLAIN, ViewPlan
+from understudy.contracts import check_seen, tell
 from understudy.errors import UnderstudyError
-from understudy.evaluation import parse_bias, parse_priors
-from understudy.models import InputContract, Network, build, find_head, is_code, is_depthwise, load_network, start_from
+from understudy.machine import loses_by_bf16
+from understudy.material import Given, Material
+from understudy.models import InputContract, Network, build, find_head, is_code, load_network, start_from
 from understudy.objectives import Setting
 from understudy.panels import MANIFEST, load_teacher, parts_of
-from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, parse_pairs
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe
 from understudy.runs import Run, find_run
 from understudy.signals import Shapes
 from understudy.teachers import Ensemble, SpecialistPanel, Teacher, check_classes
 from understudy.training import Learner, Member
-
-
-@dataclass(frozen=True)
-class Given:
-    """Objects that Python callers hand over in place of the recipe's names."""
-
-    data: object | None = None
-    model: nn.Module | None = None
-    teachers: tuple[nn.Module, ...] = ()
-    transfer_set: object | None = None
-    trust_code: bool = False
-
-
-@dataclass(frozen=True)
-class Material:
-    """The data of a run.
-
-    Attributes:
-        labelled: the data's own whole training part.
-        train: what the loop draws from: the chosen samples, or the transfer set.
-        validation: carved from the training part, or None.
-        test: what is evaluated on, or None.
-        draw: which of `train` each epoch shows; all where None.
-    """
-
-    labelled: Source
-    train: Source
-    validation: Source | None
-    test: Source | None
-    plan: ViewPlan
-    draw: HalfAndHalf | None = None
-
-    def contract(self, modality: str) -> InputContract:
-        """What a new network is to be fed: as the data has it, or the transfer set where the data lacks it."""
-        known = self.labelled if modality in ("", *modalities_of(self.labelled)) else self.train
-        return replace(contract_of(known, modality), classes=self.labelled.classes)
 
 
 def check_recipe(recipe: AnyRecipe, given: Given) -> None:
@@ -94,123 +40,6 @@ def check_recipe(recipe: AnyRecipe, given: Given) -> None:
     if not recipe.student and given.model is None:
         raise UnderstudyError("there is no student; pass --student, as in --student mlp:300x2")
     methods_of(recipe)  # a name or an option that there is none of is said before anything is opened
-
-
-def prepare_data(recipe: AnyRecipe, given: Given) -> Material:
-    """Open, choose and divide the data."""
-    root = Path(recipe.data_root) if recipe.data_root else None
-
-    def opened(data: object, pairs: dict[str, str]) -> tuple[Source, Source | None]:
-        # not divided by the recipe's seed: another run, or its evaluation, must never find its test part among
-        # what this one learned from
-        splits = open_source(data, root=root, download=recipe.download, size=recipe.size, pairs=pairs)
-        own = splits.validation if recipe.with_validation else None
-        return _windowed(recipe, splits.train if own is None else lengthened(splits.train, own), splits.test)
-
-    transfer_set = None
-    if isinstance(recipe, DistillRecipe):
-        transfer_set = given.transfer_set if given.transfer_set is not None else recipe.transfer_set
-    # pairs are of the samples to learn from
-    labelled, test = opened(
-        given.data if given.data is not None else recipe.data, {} if transfer_set else parse_pairs(recipe.pair)
-    )
-    labelled = chosen(recipe, labelled)
-    if isinstance(recipe, SpecialistRecipe):
-        labelled = specialist.samples(recipe, labelled)
-        test = specialist.samples(recipe, test) if test is not None and test.targets is not None else None
-    if labelled.classes:  # else they are the teacher's
-        parse_bias(recipe.class_bias, labelled.classes)
-        if recipe.class_priors:
-            parse_priors(recipe.class_priors, labelled.classes)
-    if labelled.targets is None and isinstance(recipe, TrainRecipe):
-        raise UnderstudyError(f"{labelled.name} has no labels; train needs them (distil on it with --transfer-set)")
-    train, validation = labelled, None
-    if recipe.validation:
-        if labelled.targets is None:
-            raise UnderstudyError(f"{labelled.name} has no labels to validate by; leave out --validation")
-        kept, held = stratified_split(labelled, recipe.validation, recipe.seed)
-        train, validation = labelled.subset(kept), labelled.subset(held)
-    if transfer_set:
-        transfer, _ = opened(transfer_set, parse_pairs(recipe.pair))
-        if isinstance(recipe, DistillRecipe) and recipe.transfer_beside:
-            train = joined(train, transfer)
-        else:
-            same = transfer.classes == labelled.classes
-            train = transfer if same else replace(transfer, targets=None, classes=())
-    if recipe.only_classes:
-        train = train.subset(only_classes(train, recipe.only_classes))
-    if recipe.omit_classes:
-        train = train.subset(omit_classes(train, recipe.omit_classes))
-    if recipe.fraction < 1:
-        train = train.subset(fraction(train, recipe.fraction, recipe.seed))
-    if recipe.steps is None and recipe.batch_size > len(train):
-        raise UnderstudyError(
-            f"a batch of {recipe.batch_size} is larger than the {len(train)} samples; "
-            f"pass --batch-size {len(train)} or less, or --steps, with which batches run on"
-        )
-    if recipe.batch_size < recipe.devices * recipe.nodes:
-        raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be shared by {recipe.devices} devices")
-    draw = specialist.draw(recipe, train) if isinstance(recipe, SpecialistRecipe) else None
-    return Material(labelled, train, validation, test, view_plan(recipe, train), draw)
-
-
-def chosen(recipe: AnyRecipe, train: Source) -> Source:
-    """The samples of a training part that the recipe's manifest names; all where it has none."""
-    return train.subset(read_subset(Path(recipe.subset)).rows(train)) if recipe.subset else train
-
-
-def _windowed(recipe: AnyRecipe, train: Source, test: Source | None) -> tuple[Source, Source | None]:
-    """Records that are to be decoded at the size of the recipe's window, or at its test size."""
-    window = recipe.views.window
-    if not window:
-        return train, test
-    if len(train.shape) != 3:
-        raise UnderstudyError(f"{train.name} holds vectors, from which no window can be cut; leave out --window")
-    tested = (recipe.test_size if isinstance(recipe, TrainRecipe) else None) or window
-    return squashed(train, window), None if test is None else squashed(test, tested)
-
-
-def make_batches(recipe: AnyRecipe, material: Material, fabric: Fabric, workers: int = 0) -> Batches:
-    """The stream of one process."""
-    return Batches(
-        material.train, material.plan, recipe.batch_size, recipe.seed, fabric.device, fabric.global_rank,
-        fabric.world_size, workers, recipe.steps, recipe.mixup, draw=material.draw,
-    )  # fmt: skip
-
-
-def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
-    """The recipe's views, with what suits the data where it leaves them open.
-
-    Colour images are mirrored, and shifted by an eighth of their side where they are small arrays, cropped to
-    between 25% and all of their area where they are decoded on the fly; grey ones are shifted by 2 pixels
-    in 28 and never mirrored. A window takes the place of shifts and crops. Pairs share their
-    views, and have none by default where they differ in height or width.
-    """
-    views = recipe.views
-    if len(source.shape) != 3:
-        return PLAIN
-    if any(pair.shape[1:] != source.shape[1:] for pair in source.pairs.values()):
-        if views != type(views)():
-            raise UnderstudyError(
-                f"{source.name} has modalities of different heights and widths, which cannot share a view; leave out "
-                "the flags of the views, or bring all to one size"
-            )
-        return PLAIN
-    channels, height, _ = source.shape
-    colour, array = channels == 3, isinstance(source, ArraySource)
-    window = views.window or 0
-    shifted = array and not window and views.crop is None
-    jitter = (height // 8 if colour else height // 14) if shifted else 0
-    return ViewPlan(
-        jitter=jitter if views.jitter is None else views.jitter,
-        flip=colour if views.flip is None else views.flip,
-        rotate=views.rotate,
-        zoom=views.zoom,
-        elastic=views.elastic,
-        crop=(1.0 if array or window else 0.25) if views.crop is None else views.crop,
-        window=window,
-        resize=views.resize or window,
-    )
 
 
 def prepare_teachers(recipe: AnyRecipe, given: Given, material: Material) -> tuple[dict[str, Network], list[str]]:
@@ -383,52 +212,3 @@ def build_student(spec: str, given: Given, contract: InputContract, number: int,
         tell(network, spec, contract.modality)
         return network
     return build(spec, contract, seed=seed + number, trust_code=given.trust_code and is_code(spec))
-
-
-def multiplies_bf16(accelerator: str) -> bool:
-    """Whether the processor has units for bf16 matrix products; without them autocast is slower than float32."""
-    if accelerator == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    units = torch.cpu.get_capabilities()
-    return accelerator == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
-
-
-def loses_by_bf16(recipe: AnyRecipe, network: Network) -> bool:
-    """Whether precision, left to choose itself, is float32 for this net: on CPUs depthwise kernels are slow in bf16.
-
-    `benchmarks/precision.py` measures it.
-    """
-    return recipe.precision == "auto" and accelerator_of(recipe) == "cpu" and is_depthwise(network.module)
-
-
-def accelerator_of(recipe: AnyRecipe) -> str:
-    """Where to compute: a GPU where there is one, unless the recipe says."""
-    if recipe.accelerator != "auto":
-        return recipe.accelerator
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def make_fabric(recipe: AnyRecipe) -> Fabric:
-    """Fabric as the recipe says; several devices start processes of their own unless torchrun did."""
-    accelerator = accelerator_of(recipe)
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "bf16" if multiplies_bf16(accelerator) else "32"
-    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if here.get(accelerator, recipe.devices) < recipe.devices:
-        raise UnderstudyError(
-            f"{recipe.devices} {accelerator} devices were asked for and {here[accelerator]} are here; "
-            "pass fewer --devices, or --accelerator cpu"
-        )
-    if precision == "fp16" and accelerator == "cpu":
-        raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
-    several = recipe.devices * recipe.nodes > 1
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would say again what the recipe says
-    return Fabric(
-        accelerator=accelerator,
-        devices=recipe.devices,
-        num_nodes=recipe.nodes,
-        strategy=("ddp" if launched else "ddp_spawn") if several else "auto",
-        precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],  # type: ignore[arg-type]
-    )

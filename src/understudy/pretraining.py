@@ -14,7 +14,8 @@ from understudy.bit import Upstream, upstream
 from understudy.bit.upstream import BATCH, Loss, Scale
 from understudy.data import open_source
 from understudy.errors import UnderstudyError
-from understudy.preparing import Given, build_student, prepare_data, student_contract
+from understudy.material import Given, prepare_data
+from understudy.preparing import build_student, student_contract
 from understudy.recipe import TrainRecipe, checked, updated
 from understudy.runs import Run, fresh_run
 from understudy.transferring import Plan, likely_to_fit

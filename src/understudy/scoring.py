@@ -12,17 +12,11 @@ from understudy.data import Source, Splits, open_source, squashed, stratified_sp
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias
+from understudy.material import Given, chosen, prepare_data
 from understudy.models import Network
 from understudy.panels import load_teacher
 from understudy.performing import to_score
-from understudy.preparing import (
-    Given,
-    chosen,
-    join,
-    networks_of,
-    prepare_data,
-    weights_of,
-)
+from understudy.preparing import join, networks_of, weights_of
 from understudy.recipe import DistillRecipe
 from understudy.reporting import RunFacts
 from understudy.runs import Run

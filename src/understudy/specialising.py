@@ -18,11 +18,12 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.covariance import covariance_of
 from understudy.evaluation.grouping import Columns, confusion_held, group_classes
 from understudy.files import sha256, write_whole
+from understudy.material import Given, Material, prepare_data
 from understudy.models import fold, load_network
 from understudy.panel_report import report_on
 from understudy.panels import Manifest, PanelFolder
 from understudy.performing import workers_of
-from understudy.preparing import Given, Material, prepare_data, weights_of
+from understudy.preparing import weights_of
 from understudy.recipe import SpecialistRecipe, TrainRecipe, checked
 from understudy.specialist import correction
 from understudy.teachers import check_classes

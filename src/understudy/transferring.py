@@ -16,8 +16,9 @@ from understudy.bit import HyperRule, hyperrule
 from understudy.bit.hyperrule import Variant
 from understudy.data import Source, open_source, typical_size
 from understudy.errors import UnderstudyError
+from understudy.material import Given, Material, prepare_data
 from understudy.models import parse_spec
-from understudy.preparing import Given, Material, build_student, prepare_data
+from understudy.preparing import build_student
 from understudy.recipe import TrainRecipe, checked, updated
 from understudy.runs import Run, fresh_run
 

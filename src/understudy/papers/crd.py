@@ -233,9 +233,9 @@ def _official(bench: Bench, net: str) -> Path:
     """torchvision's weights as a teacher of the classes of the data, whose folders sort as torchvision's do."""
     from torchvision.models import get_model
 
+    from understudy.contracts import contract_of
     from understudy.data import open_source
     from understudy.models import Network
-    from understudy.preparing import contract_of
 
     path = bench.place(f"teacher-{net}").with_suffix(".safetensors")
     if path.exists():

@@ -84,8 +84,8 @@ def notes(bench: Bench, plan: Plan) -> list[str]:
     epochs = epochs_of(bench, plan)
     return [
         f"{SEEDS} seeds, each with a generalist, specialists and students of its own; {epochs} epochs each, a "
-        "specialist's of twice its group's samples, at the generalist's learning rate. Accuracy on the test part, which "
-        "chose nothing.",
+        "specialist's of twice its group's samples, at the generalist's learning rate. Accuracy on the test part, "
+        "which chose nothing.",
         "Given the group: over the samples of each group's classes, the answer chosen among these (the paper's "
         "conditional accuracy).",
     ]
