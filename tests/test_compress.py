@@ -20,8 +20,9 @@ from PIL import Image
 
 import understudy
 from understudy import api
+from understudy.budgeting import FEWEST, MOST, PASSES, parse_budget, patient_steps
 from understudy.cli import main
-from understudy.compressing import FEWEST, MOST, PASSES, Compression, compress, parse_budget, patient_steps
+from understudy.compressing import Compression, compress
 from understudy.data import joined, open_source
 from understudy.errors import UnderstudyError
 from understudy.recipe import DistillRecipe, TrainRecipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from rich.console import Console
@@ -14,12 +14,23 @@ from rich.text import Text
 from understudy.cli_flags import (
     FLAG,
     Accelerator,
+    BatchSize,
     CheckpointEvery,
+    Crop,
+    CropSize,
     DataRoot,
     Devices,
     Download,
+    Draws,
+    Flip,
+    FromScratch,
+    Mixup,
     Overwrite,
     Precision,
+    Steps,
+    UpdateBatch,
+    Variant,
+    WithValidation,
     Workers,
 )
 from understudy.cli_transfer import counts
@@ -37,21 +48,21 @@ _RUN = Parameter(group=Group("Run", sort_key=4))
 def suite(
     *data: str,
     backbone: str = "",
-    from_scratch: Annotated[bool, FLAG] = False,
+    from_scratch: FromScratch = False,
     shots: Annotated[tuple[str, ...], _SAMPLES] = (),
-    draws: Annotated[int, _SAMPLES] = 5,
+    draws: Annotated[Draws, _SAMPLES] = 5,
     vtab: Annotated[bool, _SAMPLES, FLAG] = False,
-    with_validation: Annotated[bool, _SAMPLES, FLAG] = False,
+    with_validation: Annotated[WithValidation, _SAMPLES] = False,
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
-    batch_size: Annotated[int | None, _RULE] = None,
-    update_batch: Annotated[int, _RULE] = 512,
-    variant: Annotated[Literal["code", "paper"], _RULE] = "code",
-    steps: Annotated[int | None, _RULE] = None,
-    crop_size: Annotated[int | None, _RULE] = None,
-    crop: Annotated[bool, _RULE] = True,
-    flip: Annotated[bool | None, _RULE] = None,
-    mixup: Annotated[bool | None, _RULE] = None,
+    batch_size: Annotated[BatchSize, _RULE] = None,
+    update_batch: Annotated[UpdateBatch, _RULE] = 512,
+    variant: Annotated[Variant, _RULE] = "code",
+    steps: Annotated[Steps, _RULE] = None,
+    crop_size: Annotated[CropSize, _RULE] = None,
+    crop: Annotated[Crop, _RULE] = True,
+    flip: Annotated[Flip, _RULE] = None,
+    mixup: Annotated[Mixup, _RULE] = None,
     seed: Annotated[int | None, _RUN] = None,
     seeds: Annotated[int | None, _RUN] = None,
     run: Annotated[Path | None, _RUN] = None,
@@ -70,32 +81,10 @@ def suite(
         The tasks: sets by name (see understudy datasets), folders of class folders, zips, CSVs or parquet files.
     backbone
         A timm: or torchvision: model, which comes with its weights, a run folder or a weights file.
-    from_scratch
-        Take a model without pre-trained weights.
     shots
         Examples of each class, as in 1,5,10: several transfers of each task, each from few examples.
-    draws
-        How often to draw the examples of each number of shots.
     vtab
         Learn from 1,000 examples of each task, 800 and 200, as VTAB-1k does.
-    with_validation
-        Learn from the sets' own validation parts too.
-    batch_size
-        Images a forward pass; they add up to the rule's batch exactly. As many as are likely to fit where unset.
-    update_batch
-        Images an update, 512 by the rule; its learning rate is scaled with them.
-    variant
-        The rule as in the released code, or as in the paper.
-    steps
-        Updates in place of the rule's, its schedule brought to them.
-    crop_size
-        Pixels a side that the network reads, in place of the rule's.
-    crop
-        Cut images at random; --no-crop brings whole ones to the size.
-    flip
-        Mirror images; colour images where unset.
-    mixup
-        Mix images; as the rule says where unset.
     seed
         Of the order, the views, the draws and a new network's weights.
     seeds

@@ -15,15 +15,26 @@ from understudy.cli import print_rows, show_run
 from understudy.cli_flags import (
     FLAG,
     Accelerator,
+    BatchSize,
     CheckpointEvery,
+    Crop,
+    CropSize,
     Data,
     DataRoot,
     Devices,
     Download,
+    Draws,
+    Flip,
+    FromScratch,
+    Mixup,
     OmitClasses,
     OnlyClasses,
     Overwrite,
     Precision,
+    Steps,
+    UpdateBatch,
+    Variant,
+    WithValidation,
     Workers,
 )
 from understudy.errors import UnderstudyError
@@ -43,24 +54,25 @@ def transfer(
     /,
     *,
     backbone: str = "",
-    from_scratch: Annotated[bool, FLAG] = False,
-    batch_size: Annotated[int | None, _RULE] = None,
-    update_batch: Annotated[int, _RULE] = 512,
-    variant: Annotated[Literal["code", "paper"], _RULE] = "code",
-    steps: Annotated[int | None, _RULE] = None,
-    crop_size: Annotated[int | None, _RULE] = None,
+    from_scratch: FromScratch = False,
+    batch_size: Annotated[BatchSize, _RULE] = None,
+    update_batch: Annotated[UpdateBatch, _RULE] = 512,
+    variant: Annotated[Variant, _RULE] = "code",
+    steps: Annotated[Steps, _RULE] = None,
+    crop_size: Annotated[CropSize, _RULE] = None,
     test_size: Annotated[int | None, _RULE] = None,
-    crop: Annotated[bool, _RULE] = True,
-    flip: Annotated[bool | None, _RULE] = None,
-    mixup: Annotated[bool | None, _RULE] = None,
+    crop: Annotated[Crop, _RULE] = True,
+    flip: Annotated[Flip, _RULE] = None,
+    mixup: Annotated[Mixup, _RULE] = None,
     decay_to: Annotated[Literal["zero", "initial"] | None, _RULE] = None,
     weight_decay: Annotated[float | None, _RULE] = None,
     shots: Annotated[tuple[str, ...], _SHOTS] = (),
-    draws: Annotated[int, _SHOTS] = 5,
+    draws: Annotated[Draws, _SHOTS] = 5,
     data_root: Annotated[DataRoot, _SAMPLES] = None,
     download: Annotated[Download, _SAMPLES] = False,
     only_classes: Annotated[OnlyClasses, _SAMPLES] = (),
     omit_classes: Annotated[OmitClasses, _SAMPLES] = (),
+    with_validation: Annotated[WithValidation, _SAMPLES] = False,
     fraction: Annotated[float | None, _SAMPLES] = None,
     subset: Annotated[str | None, _SAMPLES] = None,
     validation: Annotated[float | None, _SAMPLES] = None,
@@ -81,34 +93,14 @@ def transfer(
     ----------
     backbone
         A timm: or torchvision: model, which comes with its weights, a run folder or a weights file.
-    from_scratch
-        Take a model without pre-trained weights.
-    batch_size
-        Images a forward pass; they add up to the rule's batch exactly. As many as are likely to fit where unset.
-    update_batch
-        Images an update, 512 by the rule; its learning rate is scaled with them.
-    variant
-        The rule as in the released code, or as in the paper.
-    steps
-        Updates in place of the rule's, its schedule brought to them.
-    crop_size
-        Pixels a side that the network reads, in place of the rule's.
     test_size
         Pixels a side that the trained network reads; with --validation the size that this part prefers is reported.
-    crop
-        Cut images at random; --no-crop brings whole ones to the size.
-    flip
-        Mirror images; colour images where unset.
-    mixup
-        Mix images; as the rule says where unset.
     decay_to
         Weight decay to zero or to the initial weights; none by the rule.
     weight_decay
         How fast, 0.0001 where unset.
     shots
         Examples of each class, as in 1,5,10: several transfers, each from few examples.
-    draws
-        How often to draw the examples of each number of shots.
     fraction
         Share of the samples to learn from, drawn evenly over the classes.
     subset
@@ -136,8 +128,9 @@ def transfer(
     fields: dict[str, Any] = {
         "test_size": test_size, "data_root": data_root, "download": download or None,
         "only_classes": only_classes or None, "omit_classes": omit_classes or None, "fraction": fraction,
-        "subset": subset, "validation": validation, "seed": seed, "seeds": seeds, "precision": precision,
-        "accelerator": accelerator, "devices": devices, "workers": workers, "checkpoint_every": checkpoint_every,
+        "with_validation": with_validation or None, "subset": subset, "validation": validation, "seed": seed,
+        "seeds": seeds, "precision": precision, "accelerator": accelerator, "devices": devices, "workers": workers,
+        "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     options = ways | {name: value for name, value in fields.items() if value is not None}
     place: dict[str, Any] = {"run": run, "overwrite": overwrite, "command": ["understudy", *sys.argv[1:]]}

@@ -8,26 +8,31 @@ student/         the student distilled, beside the same student alone
 export/          the files, each checked, with a model card and predict.py
 report.html
 
-The teacher is trained by BiT-HyperRule. The student learns from it as in Beyer et al. 2021, "Knowledge distillation: a
-good teacher is patient and consistent": both see the same crop, mixed by the same MixUp, and no label is looked at.
+The teacher is trained by BiT-HyperRule; how the student learns from it is in `budgeting`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from understudy import api
+from understudy.budgeting import (
+    LARGEST,
+    PILOT,
+    SHARED,
+    alone_recipe,
+    parse_budget,
+    patient_steps,
+    student_recipe,
+    within_budget,
+)
 from understudy.data import typical_size
-from understudy.dry_run import seconds_a_step
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation import latency
 from understudy.exporting import Export, export
@@ -36,30 +41,14 @@ from understudy.files import write_whole
 from understudy.material import Given, prepare_data
 from understudy.models import load_network
 from understudy.performing import perform
-from understudy.preparing import prepare_members
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, checked
+from understudy.recipe import AnyRecipe
 from understudy.reporting.compressed import Foreseen, render_compressed
 from understudy.reporting.facts import Row
 from understudy.runs import Run, fresh_folder
-from understudy.training.progress import clock
-from understudy.transferring import Plan, Task
+from understudy.transferring import Task
 
 RECORD = "compress.json"
 FORMATS = ("onnx", "int8")
-LARGEST = 224
-"""Pixels a side that a student reads at most, unless more are asked for."""
-BATCH = 128
-PASSES, FEWEST, MOST = 200, 1_000, 50_000
-"""Passes over the images that a student has without a budget, and bounds of the steps that this makes."""
-PILOT = 8
-"""A pilot has one step for so many of the student's."""
-_TEACHER_SHARE, _KEPT_FREE = 0.4, 0.1  # of a budget; the second is for evaluation and export
-_SHARED = (
-    "data_root", "download", "size", "only_classes", "omit_classes", "seed", "precision", "accelerator", "devices",
-    "nodes", "workers", "checkpoint_every",
-)  # fmt: skip
-_PATIENT: dict[str, Any] = {"method": ("kd",), "temperature": 1.0, "hard_weight": 0.0, "mixup": 1.0}
-_OPTIMIZER: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0}
 
 
 @dataclass(frozen=True)
@@ -165,9 +154,9 @@ def compress(
     """
     backbones = [backbone] if isinstance(backbone, (str, Path)) else list(backbone)
     formats = tuple(dict.fromkeys([format] if isinstance(format, str) else format))
-    unknown = next((name for name in shared if name not in _SHARED), None)
+    unknown = next((name for name in shared if name not in SHARED), None)
     if unknown is not None:
-        raise UnderstudyError(f"compress has no option {unknown!r}; it has {', '.join(_SHARED)}")
+        raise UnderstudyError(f"compress has no option {unknown!r}; it has {', '.join(SHARED)}")
     if not backbones:
         raise UnderstudyError("say what to begin from: a timm: or torchvision: model, a run folder or a weights file")
     if budget is not None and (steps or teacher_steps):
@@ -200,12 +189,14 @@ def compress(
     tasks = [Task.of(data, str(one), **ways, **shared) for one in backbones]
     plans = [task.plan() for task in tasks]
     images = min(LARGEST, max(typical_size(tasks[0].material().labelled)))
-    recipe = _student(plans, asked, student_size or min(images, plans[0].recipe.views.window or images), found.path)
+    recipe = student_recipe(
+        plans, asked, student_size or min(images, plans[0].recipe.views.window or images), found.path
+    )
     examples = len(prepare_data(recipe, given).train)
     recipe = recipe.model_copy(update={"steps": steps or patient_steps(examples, recipe.batch_size)})
     told: list[str] = []
     if seconds is not None:
-        told, plans, recipe = _within(seconds, tasks, plans, recipe, given)
+        told, plans, recipe = within_budget(seconds, tasks, plans, recipe, given)
     stages: dict[str, AnyRecipe] = {
         "teacher" if len(plans) == 1 else f"teacher-{i}": plan.recipe for i, plan in enumerate(plans)
     }
@@ -213,7 +204,7 @@ def compress(
         short = {"steps": max(1, (recipe.steps or 1) // PILOT), "baseline": False}
         stages["pilot"] = recipe.model_copy(update=short)
     if transfer_set is not None:
-        stages["alone"] = _alone(recipe)
+        stages["alone"] = alone_recipe(recipe)
     stages["student"] = recipe
     said = [line for plan in plans for line in plan.told] + told
     for i, (name, stage) in enumerate(stages.items()):
@@ -261,97 +252,6 @@ def render(found: Compression) -> str:
         found.path.resolve().name, found.student.facts, found.rows, record["latency_ms"], record["export"],
         seconds, found.foreseen, [*record["told"]], record["command"],
     )  # fmt: skip
-
-
-def patient_steps(examples: int, batch: int) -> int:
-    """Updates of a student that is not in a hurry."""
-    return min(max(-(-PASSES * examples // batch), FEWEST), MOST)
-
-
-def parse_budget(text: float | str) -> float:
-    """Seconds of "90s", "30m", "2h", "1h30m" or a number of seconds.
-
-    Raises:
-        UnderstudyError: it is none of these, or nothing.
-    """
-    if not isinstance(text, str):
-        seconds = float(text)
-    else:
-        match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-        if not text.strip() or match is None:
-            raise UnderstudyError(f"a budget is a time, as in 90s, 30m or 1h30m; {text!r} is none")
-        hours, minutes, rest = (float(part or 0) for part in match.groups())
-        seconds = 3600 * hours + 60 * minutes + rest
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise UnderstudyError(f"a budget is a time above zero, not {text}")
-    return seconds
-
-
-def _student(plans: Sequence[Plan], asked: Mapping[str, Any], side: int, folder: Path) -> DistillRecipe:
-    """The student's recipe, but for its steps: the teachers' views, mixed, and their answers to learn."""
-    first = plans[0].recipe
-    names = ["teacher"] if len(plans) == 1 else [f"teacher-{i}" for i in range(len(plans))]
-    views = first.views.model_dump(include={"resize", "window", "flip"})
-    micro = min((plan.recipe.micro_batch or plan.recipe.batch_size for plan in plans), default=BATCH)
-    shared = first.model_dump(include=set(_SHARED))
-    values = shared | _PATIENT | {
-        "data": first.data, "teacher": tuple(str(folder / name) for name in names), "student": asked["student"],
-        "read_size": side, "transfer_set": asked["transfer_set"], "transfer_beside": bool(asked["transfer_set"]),
-        "steps": 1, "batch_size": BATCH, "micro_batch": micro if micro < BATCH else None,
-        "optimizer": _OPTIMIZER, "views": views,
-    }  # fmt: skip
-    return checked(DistillRecipe, values, "compress")
-
-
-def _alone(recipe: DistillRecipe) -> TrainRecipe:
-    """The same student on the labels, as many steps of the same views."""
-    values = recipe.model_dump(include=set(TrainRecipe.model_fields) - {"kind"})
-    return checked(TrainRecipe, values | {"model": recipe.student}, "compress")
-
-
-def _within(
-    seconds: float, tasks: Sequence[Task], plans: list[Plan], recipe: DistillRecipe, given: Given
-) -> tuple[list[str], list[Plan], DistillRecipe]:
-    """The schedules that fit a budget, by a few measured steps of each stage, and what to say of them."""
-    with tempfile.TemporaryDirectory() as place:
-        files = []
-        for i, plan in enumerate(plans):
-            (member,) = prepare_members(plan.recipe, plan.given, prepare_data(plan.recipe, plan.given))
-            member.network.save(Path(place) / f"{i}.safetensors")
-            files.append(str(Path(place) / f"{i}.safetensors"))
-        paces = [_update_seconds(plan) for plan in plans]
-        timed = recipe.model_copy(update={"teacher": tuple(files), "steps": 1_000})
-        pace = seconds_a_step(timed, given)
-    if recipe.transfer_set is not None:
-        pace += seconds_a_step(_alone(timed), given)
-    free = seconds * (1 - _KEPT_FREE)
-    if sum(paces) > free * _TEACHER_SHARE or pace * (1 + 1 / PILOT) > free * (1 - _TEACHER_SHARE):
-        least = max(sum(paces) / _TEACHER_SHARE, pace * (1 + 1 / PILOT) / (1 - _TEACHER_SHARE)) / (1 - _KEPT_FREE)
-        raise UnderstudyError(
-            f"a budget of {clock(seconds)} is too short for one step of each stage: an update of the teacher takes "
-            f"{clock(sum(paces))} here and one of the student {clock(pace)}; give at least {math.ceil(least)}s, or "
-            "read smaller images with --crop-size"
-        )
-    told, chosen = [], []
-    for task, plan, own in zip(tasks, plans, paces, strict=True):
-        steps = max(1, min(plan.recipe.steps or 1, int(free * _TEACHER_SHARE / len(plans) / own)))
-        chosen.append(replace(task, ways=replace(task.ways, steps=steps)).plan())
-        told.append(
-            f"budget of {clock(seconds)}: {steps:,} of the rule's {plan.recipe.steps:,} steps for {plan.recipe.model}, "
-            f"about {clock(steps * own)}"
-        )
-        free -= steps * own
-    steps = max(1, int(free / (1 + 1 / PILOT) / pace))
-    told.append(f"{steps:,} steps of {recipe.batch_size} for the student, about {clock(steps * pace)}")
-    return told, chosen, recipe.model_copy(update={"steps": steps})
-
-
-def _update_seconds(plan: Plan) -> float:
-    """Seconds of an update of a teacher, by those of its micro-batches."""
-    recipe = plan.recipe
-    micro = recipe.micro_batch or recipe.batch_size
-    timed = recipe.model_copy(update={"batch_size": micro, "micro_batch": None})
-    return seconds_a_step(timed, plan.given) * recipe.batch_size / micro
 
 
 def _facts(done: Export) -> dict[str, Any]:

@@ -36,6 +36,13 @@ def accelerator_of(recipe: AnyRecipe) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_of(recipe: AnyRecipe | None = None) -> torch.device:
+    """The device that a recipe computes on, or the best there is; of several processes each has its own."""
+    if recipe is not None:
+        return torch.device(accelerator_of(recipe))
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def make_fabric(recipe: AnyRecipe) -> Fabric:
     """Fabric as the recipe says; several devices start processes of their own unless torchrun did."""
     accelerator = accelerator_of(recipe)

@@ -27,7 +27,7 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
 from understudy.files import sha256, write_whole
-from understudy.machine import make_fabric
+from understudy.machine import device_of, make_fabric
 from understudy.material import Given, Material, make_batches, prepare_data
 from understudy.models import InputContract, Network, build, load_network, read_weights
 from understudy.preparing import join, prepare_members, prepare_teachers, student_contract, wanted
@@ -189,9 +189,9 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
     record = run.record
     test = material.test if material.test is not None and material.test.targets is not None else None
     models, reasons = to_score(models, test, record.get("untrained_heads", []))
-    taught = None
+    device, taught = device_of(recipe), None
     if networks and (test is None or all(can_see(test, network) for network in networks)):
-        taught = join(networks, recipe, torch.device("cpu")) if isinstance(recipe, DistillRecipe) else None
+        taught = join(networks, recipe, device) if isinstance(recipe, DistillRecipe) else None
     facts: dict[str, Any] = {
         "name": run.path.name,
         "kind": recipe.kind,
@@ -213,7 +213,7 @@ def evaluate_run(recipe: AnyRecipe, run: Run, given: Given) -> RunFacts:
     if test is not None:
         facts |= score_models(
             test, models, taught, networks, getattr(recipe, "temperature", None),
-            milliseconds_an_image(record.get("cost", {})),
+            milliseconds_an_image(record.get("cost", {})), device,
         )  # fmt: skip
         facts["data"] |= {"train_examples": len(material.labelled)}
         if networks:

@@ -8,12 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-
 from understudy.data import Source, only_classes, open_source
 from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import Probe, embeddings_of, hold_out, linear_probe
+from understudy.machine import device_of
 from understudy.models import Network
 from understudy.panels import load_teacher
 from understudy.preparing import networks_of, weights_of
@@ -135,5 +134,5 @@ def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
 
 def placed(networks: Mapping[str, Network]) -> dict[str, Network]:
     """The networks on one device, the accelerator where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of()
     return {name: network.to(device) for name, network in networks.items()}

@@ -12,6 +12,7 @@ from understudy.data import Source, Splits, open_source, squashed, stratified_sp
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, logits_of, score_models
 from understudy.evaluation.bias import parse_bias
+from understudy.machine import device_of
 from understudy.material import Given, chosen, prepare_data
 from understudy.models import Network
 from understudy.panels import load_teacher
@@ -62,8 +63,9 @@ def evaluate(
     teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
     for network in teachers:
         check_classes(network, f"teacher {network.spec}", source.classes)
-    panel = join(teachers, DistillRecipe(), torch.device("cpu")) if teachers else None
-    facts = score_models(source, networks, panel, teachers, None)
+    device = device_of()
+    panel = join(teachers, DistillRecipe(), device) if teachers else None
+    facts = score_models(source, networks, panel, teachers, None, device=device)
     facts["data"]["split"] = split
     return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate", "cautions": cautions} | facts)
 

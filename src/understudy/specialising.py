@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from understudy.api import ensure_run, in_groups, name_of
@@ -18,6 +17,7 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.covariance import covariance_of
 from understudy.evaluation.grouping import Columns, confusion_held, group_classes
 from understudy.files import sha256, write_whole
+from understudy.machine import device_of
 from understudy.material import Given, Material, prepare_data
 from understudy.models import fold, load_network
 from understudy.panel_report import report_on
@@ -131,7 +131,7 @@ def group(folder: PanelFolder, wanted: Manifest, recipe: SpecialistRecipe, begun
     """Find the groups on the samples that the generalist's predictions are taken of, and write them down."""
     network = load_network(begun)
     check_classes(network, f"generalist {begun}", material.labelled.classes)
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.accelerator in ("auto", "cuda") else "cpu")
+    device = device_of(recipe)
     found = covariance_of(fold(network.to(device)), material.labelled, device=device, workers=workers_of(recipe))
     matrix = found.matrix.cpu()
     groups = group_classes(

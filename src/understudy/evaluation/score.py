@@ -49,6 +49,7 @@ def score_models(
     teachers: Sequence[Network],
     temperature: float | None,
     train_ms: Mapping[str, float] = MappingProxyType({}),
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """What is said of some models and their teacher on a source, as `RunFacts` reads it.
 
@@ -57,8 +58,9 @@ def score_models(
         teacher: answers for all of its networks, `teachers`, together.
         temperature: of the soft targets that the gallery shows; None for no gallery.
         train_ms: what training took for one image, by the names of `models` and "teacher".
+        device: where `teacher` lies and the models answer. Latency is of the CPU, where `models` and `teachers` lie.
     """
-    device = torch.device("cpu")
+    device = torch.device(device)
     taught, alike, layer = None, None, None
     if teacher is not None:
         seen = _look(teacher, test, device, at_once(test, *teachers))
@@ -67,7 +69,8 @@ def score_models(
     said: dict[str, Predictions] = {}
     cka: dict[str, float | None] = {}
     for name, network in models.items():
-        seen = _look(network, test, device, at_once(test, network), layers=layer is not None)
+        seen = _look(network.to(device), test, device, at_once(test, network), layers=layer is not None)
+        network.to("cpu")
         said[name], cka[name] = seen.said, _cka(seen.embeddings, layer)
     hint = None if taught is None else taught.logits
     rows: list[dict[str, Any]] = []
