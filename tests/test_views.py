@@ -70,7 +70,13 @@ def test_flip_does_not_depend_on_the_shift() -> None:
 
 @pytest.mark.parametrize(
     "plan",
-    [ViewPlan(), ViewPlan(jitter=2, flip=True), ViewPlan(rotate=15, zoom=0.1, jitter=1), ViewPlan(elastic=1.0)],
+    [
+        ViewPlan(),
+        ViewPlan(jitter=2, flip=True),
+        ViewPlan(rotate=15, zoom=0.1, jitter=1),
+        ViewPlan(elastic=1.0),
+        ViewPlan(noise=0.1),
+    ],
 )
 def test_views_depend_on_their_seed_only(plan: ViewPlan) -> None:
     assert plan.still == (plan == ViewPlan())
@@ -84,7 +90,7 @@ def test_views_depend_on_their_seed_only(plan: ViewPlan) -> None:
     assert plan.still or not torch.equal(whole, vary(POOL, rows, seeds(4, 8), plan))
 
 
-def test_vectors_are_never_varied() -> None:
+def test_vectors_are_never_moved() -> None:
     vectors = torch.rand(4, 6)
     assert torch.equal(vary(vectors, torch.tensor([2, 0]), seeds(2), ViewPlan(jitter=3, rotate=10)), vectors[[2, 0]])
 
@@ -112,6 +118,31 @@ def test_rotation_keeps_the_shape_of_things() -> None:
     disc[0, 0] = ((x**2 + y**2) < 12**2).float()
     found = vary(disc, torch.zeros(6, dtype=torch.int64), seeds(6), ViewPlan(rotate=90))
     assert float((found - disc).abs().mean()) < 0.01, "a disc turned about the centre stays a disc"
+
+
+@pytest.mark.parametrize("deviation", [0.05, 0.5])
+def test_noise_of_vectors_is_normal_and_its_views_own(deviation: float) -> None:
+    pool = torch.linspace(-1, 1, 50).repeat(4, 1)
+    rows, views = torch.arange(4).repeat(500), seeds(2_000)
+    found = vary(pool, rows, views, ViewPlan(noise=deviation))
+    noise = (found - pool[rows]) / deviation
+    ordered = noise.flatten().sort().values
+    exact = torch.special.ndtri((torch.arange(len(ordered)) + 0.5) / len(ordered))
+    assert float((ordered - exact).abs().mean()) < 0.02
+    assert float(torch.corrcoef(noise.T).fill_diagonal_(0).abs().max()) < 0.15
+    again = vary(pool, rows[7:9], views[7:9], ViewPlan(noise=deviation))
+    torch.testing.assert_close(again, found[7:9], rtol=0, atol=0)
+    assert vary(pool, rows, views, ViewPlan(jitter=2, noise=0)).equal(pool[rows])
+
+
+def test_noise_of_images_is_a_share_of_their_range_and_stays_within_it() -> None:
+    grey = torch.full((1, 1, 40, 40), 128, dtype=torch.uint8)
+    found = vary(grey, torch.zeros(20, dtype=torch.int64), seeds(20), ViewPlan(noise=0.1))
+    assert found.dtype == torch.float32
+    assert float((found - 128).std()) == pytest.approx(25.5, rel=0.02)
+    dark = vary(grey * 0, torch.zeros(2, dtype=torch.int64), seeds(2), ViewPlan(noise=0.1))
+    assert float(dark.min()) == 0
+    assert float((dark == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_size_of_the_elastic_displacement() -> None:

@@ -160,7 +160,7 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
     """
     views = recipe.views
     if len(source.shape) != 3:
-        return PLAIN
+        return ViewPlan(noise=views.noise)
     if any(pair.shape[1:] != source.shape[1:] for pair in source.pairs.values()):
         if views != type(views)():
             raise UnderstudyError(
@@ -182,4 +182,5 @@ def view_plan(recipe: AnyRecipe, source: Source) -> ViewPlan:
         crop=(1.0 if array or window else 0.25) if views.crop is None else views.crop,
         window=window,
         resize=views.resize or window,
+        noise=views.noise,
     )

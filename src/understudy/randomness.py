@@ -110,3 +110,8 @@ def unit_bits(rows: Tensor, units: int) -> Tensor:
     x.bitwise_xor_(_shift(x, 15, 32)).mul_(_signed(0x846CA68B, 32))
     x.bitwise_xor_(_shift(x, 16, 32))
     return x.view(torch.int16)[:, :units]
+
+
+def normal(rows: Tensor, units: int) -> Tensor:
+    """Standard normal float32 for every (row, unit), (len(rows), units), from 16 bits each: none is beyond 4.2."""
+    return torch.special.ndtri((unit_bits(rows, units).to(torch.float32) + 32768.5) * 2.0**-16)

@@ -84,6 +84,8 @@ class Views(_Strict):
     """Pixels a side of the square that whole images are brought to, for a window to be cut from it."""
     window: Positive | None = None
     """Pixels a side of that window, at random; in tests whole images are brought straight to its size."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Deviation of what is added to each value: in units of a vector's, as a share of the range of pixels."""
 
 
 class Recipe(_Strict):

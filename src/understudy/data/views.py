@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from understudy.randomness import integers, uniform
+from understudy.randomness import integers, mix, normal, uniform
 
 # One stream of draws for each thing that is drawn.
-_SHIFT_Y, _SHIFT_X, _FLIP, _ANGLE, _ZOOM_Y, _ZOOM_X, _AREA, _ASPECT, _CROP_Y, _CROP_X, _ELASTIC = range(11)
+_SHIFT_Y, _SHIFT_X, _FLIP, _ANGLE, _ZOOM_Y, _ZOOM_X, _AREA, _ASPECT, _CROP_Y, _CROP_X, _ELASTIC, _NOISE = range(12)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ViewPlan:
         crop: smallest share of the area that a random resized crop keeps; 1 is the whole image.
         window: pixels a side of what is cut, at random, from the whole image brought to a square; 0 cuts nothing.
         resize: pixels a side of that square, at least `window`.
+        noise: deviation of what is added to each value: in units of a vector's, as a share of the range of pixels.
     """
 
     jitter: int = 0
@@ -39,6 +40,7 @@ class ViewPlan:
     crop: float = 1.0
     window: int = 0
     resize: int = 0
+    noise: float = 0.0
 
     @property
     def still(self) -> bool:
@@ -54,16 +56,20 @@ def vary(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
     """Views of some rows of an array, in its own type.
 
     Args:
-        pool: (N, C, H, W), or (N, D), which is never varied.
+        pool: (N, C, H, W), or (N, D), to which nothing is done but noise.
         rows: (B,) int64 indices into the pool.
         seeds: (B,) int64 view seeds.
 
     Returns:
-        (B, C, H, W): uint8 as in the pool, or float in the pool's scale where pixels were interpolated; H and W are
-        the pool's, or the plan's window.
+        (B, D), or (B, C, H, W): uint8 as in the pool, or float in the pool's scale where pixels were interpolated or
+        are noisy; H and W are the pool's, or the plan's window.
     """
-    if pool.dim() != 4:
-        return pool[rows]
+    inputs = _moved(pool, rows, seeds, plan) if pool.dim() == 4 else pool[rows]
+    return _noisy(inputs, seeds, plan.noise, pool.dtype) if plan.noise else inputs
+
+
+def _moved(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
+    """Images whose pixels are where the plan brings them."""
     if plan.window:
         parts = zip(rows.split(_AT_ONCE), seeds.split(_AT_ONCE), strict=True)
         pool = torch.cat([_window(pool[some], own, plan.resize, plan.window) for some, own in parts])
@@ -152,6 +158,14 @@ def _warp(images: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
     if plan.elastic:
         grid = grid + _displacement(seeds, height, width, plan.elastic)
     return F.grid_sample(floats, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _noisy(inputs: Tensor, seeds: Tensor, deviation: float, stored: torch.dtype) -> Tensor:
+    """Gaussian noise on each value; what was stored as bytes stays within their range."""
+    scale = 255 if stored == torch.uint8 else 1
+    noise = normal(mix(seeds, _NOISE), inputs[0].numel() if len(inputs) else 0).reshape(inputs.shape)
+    noisy = inputs.float().add(noise, alpha=scale * deviation)
+    return noisy.clamp_(0, 255) if stored == torch.uint8 else noisy
 
 
 def _displacement(seeds: Tensor, height: int, width: int, pixels: float) -> Tensor:
