@@ -82,6 +82,7 @@ def test_teacher_and_student_see_the_same_mixed_crops_and_no_label_is_learnt_fro
     assert student.views.model_dump() == teacher.views.model_dump()
     assert (student.mixup, student.temperature, student.hard_weight) == (1.0, 1.0, 0.0)
     assert (teacher.optimizer.optimizer, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
+    assert teacher.calibrate
 
 
 def test_the_files_say_what_the_student_says(made: Compression) -> None:

@@ -167,3 +167,36 @@ def test_cost_of_one_and_of_an_ensemble(tmp_path) -> None:
     one.save(tmp_path / "weights.safetensors")
     assert costs[0]["bytes"] == (tmp_path / "weights.safetensors").stat().st_size
     assert set(both) == {"parameters", "flops", "bytes", "latency_ms", "latency_spread_ms"}
+
+
+# ---- temperature scaling
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 20.0))
+@settings(max_examples=30, deadline=None)
+def test_scaled_logits_are_as_sure_as_they_are_right(seed: int, by: float) -> None:
+    """Whatever they were scaled by before, the mean largest probability is the accuracy, and the answers stay."""
+    logits, targets = draw(300, 4, seed, scale=1.0)
+    logits[torch.arange(300), targets] += 1.5  # right more often than by chance
+    scale = ev.fit_scale(logits * by, targets)
+    sure = (logits * by * scale).softmax(1).amax(1).mean()
+    accuracy = (logits.argmax(1) == targets).float().mean()
+    assert float(sure) == pytest.approx(float(accuracy), abs=1e-4)
+    assert scale * by == pytest.approx(ev.fit_scale(logits, targets), rel=1e-3)
+
+
+def test_scale_of_answers_that_are_all_right_or_no_better_than_chance() -> None:
+    logits, targets = torch.eye(4), torch.arange(4)
+    assert ev.fit_scale(logits, targets) > 10
+    assert ev.fit_scale(logits, targets.roll(1)) < 0.01
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_network_scales_its_logits_by_its_head(biased: bool) -> None:
+    net = network("cnn:4-8").eval()
+    if biased:
+        net.set_class_bias(torch.tensor([1.0, -2.0, 0.5]))
+    x = torch.rand(5, 1, 8, 8)
+    before = net(x).logits
+    net.scale_logits(2.5)
+    torch.testing.assert_close(net(x).logits, 2.5 * before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from understudy.data import ArraySource
 from understudy.data.batches import Batches
 from understudy.data.views import PLAIN
 from understudy.errors import Diverged, UnderstudyError
+from understudy.evaluation import logits_of
 from understudy.material import Given, prepare_data
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import HardTargets
@@ -220,3 +221,25 @@ def test_depthwise_nets_keep_float32_unless_told_otherwise(spec: str, precision:
         said = network(torch.rand(2, 1, 8, 8)).logits
     assert network.full_precision is full
     assert said.dtype == (torch.float32 if full else torch.bfloat16)
+
+
+def test_a_calibrated_net_is_as_sure_as_it_is_right(tmp_path: Path) -> None:
+    """On the part that was kept from it; what it answers is what it would have answered."""
+    fields: dict[str, Any] = {"epochs": 2, "lr": 1e-3, "validation": 0.3, "precision": "32", "accelerator": "cpu"}
+    plain, calibrated = (
+        api.train("digits", "mlp:32x1", run=tmp_path / str(calibrate), calibrate=calibrate, **fields)
+        for calibrate in (False, True)
+    )
+    held = prepare_data(plain.recipe, Given()).validation
+    assert held is not None
+    said = [logits_of(run.network("model-0"), held, device=torch.device("cpu")) for run in (plain, calibrated)]
+    assert said[0].logits.argmax(1).equal(said[1].logits.argmax(1))
+    accuracy = float((said[1].logits.argmax(1) == held.targets).float().mean())
+    sure = [float(one.logits.softmax(1).amax(1).mean()) for one in said]
+    assert sure[1] == pytest.approx(accuracy, abs=1e-3)
+    assert abs(sure[0] - accuracy) > 0.05
+
+
+def test_calibration_is_of_the_softmax(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="calibrate is of the softmax"):
+        api.train("digits", "mlp:8", run=tmp_path, loss="sigmoid", calibrate=True)

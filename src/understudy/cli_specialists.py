@@ -33,6 +33,7 @@ class SpecialistFlags(SpecialistRecipe):
     seeds: Annotated[int, _HIDDEN] = 1
     freeze: Annotated[bool, _HIDDEN] = False
     zero_head: Annotated[bool, _HIDDEN] = False
+    calibrate: Annotated[bool, _HIDDEN] = False
     class_bias: Annotated[tuple[str, ...], _HIDDEN] = ()
     class_priors: Annotated[tuple[str, ...], _HIDDEN] = ()
     only_classes: Annotated[tuple[str, ...], _HIDDEN] = ()

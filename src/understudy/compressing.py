@@ -186,7 +186,7 @@ def compress(
             raise UnderstudyError(f"{found.path} holds this compression, finished; its page is {found.report}")
         return go_on(found, given)
     ways = {"steps": teacher_steps, "crop_size": crop_size, "batch_size": batch_size, "from_scratch": from_scratch}
-    tasks = [Task.of(data, str(one), **ways, **shared) for one in backbones]
+    tasks = [Task.of(data, str(one), **ways, calibrate=True, **shared) for one in backbones]
     plans = [task.plan() for task in tasks]
     images = min(LARGEST, max(typical_size(tasks[0].material().labelled)))
     recipe = student_recipe(

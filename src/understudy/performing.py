@@ -24,7 +24,7 @@ from understudy.contracts import can_see
 from understudy.data import Source
 from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
-from understudy.evaluation import accuracy_by_size, fit_class_bias, logits_of, score_models
+from understudy.evaluation import accuracy_by_size, fit_class_bias, fit_scale, logits_of, score_models
 from understudy.evaluation.bias import parse_bias, parse_priors
 from understudy.files import sha256, write_whole
 from understudy.machine import device_of, make_fabric
@@ -153,6 +153,8 @@ def _save_models(recipe: AnyRecipe, run: Run, members: list[Member], material: M
         network.watch(()).eval()
         if isinstance(recipe, TrainRecipe):
             _size(recipe, run, member.name, network, material, device)
+            if recipe.calibrate:
+                _calibrate(network, material.validation or material.labelled, device)
         if recipe.class_bias:
             network.set_class_bias(parse_bias(recipe.class_bias, network.classes))
         if recipe.class_priors:
@@ -168,6 +170,12 @@ def _size(recipe: TrainRecipe, run: Run, name: str, network: Network, material: 
         run.note(sizes=run.record.get("sizes", {}) | {name: tried})
     if recipe.test_size:
         network.feed(recipe.test_size)
+
+
+def _calibrate(network: Network, source: Source, device: torch.device) -> None:
+    said = logits_of(network, source, device=device)
+    assert said.targets is not None
+    network.scale_logits(fit_scale(said.logits, said.targets))
 
 
 def _sizes(tried: dict[str, dict[str, float]], trained: int | None) -> list[str]:

@@ -167,6 +167,8 @@ def _begin(network: Network, recipe: TrainRecipe) -> None:
         for weights in network.module.get_submodule(find_head(network.module)).parameters():
             nn.init.zeros_(weights)
         network.began += ", set to zeros" if network.began else ""
+    if recipe.calibrate:
+        find_head(network.module)  # complains now, not after the training
     if recipe.freeze:
         network.freeze()
 

@@ -193,13 +193,16 @@ class TrainRecipe(Recipe):
     """Share of each target spread evenly over the classes."""
     zero_head: Annotated[bool, _MODELS, Parameter(negative=())] = False
     """Begin with a last layer of zeros."""
+    calibrate: Annotated[bool, _MODELS, Parameter(negative=())] = False
+    """Scale the logits after training until mean confidence is accuracy, on the validation part or what was learnt."""
     test_size: Annotated[Positive | None, _MODELS] = None
     """Pixels a side that the trained model reads; those it was trained at where unset."""
 
     @model_validator(mode="after")
     def _one_loss(self) -> Self:
-        if self.loss == "sigmoid" and self.label_smoothing:
-            raise ValueError("label_smoothing is of the softmax's targets; leave it out with the sigmoid loss")
+        if self.loss == "sigmoid" and (self.label_smoothing or self.calibrate):
+            name = "label_smoothing" if self.label_smoothing else "calibrate"
+            raise ValueError(f"{name} is of the softmax; leave it out with the sigmoid loss")
         return self
 
 

@@ -39,6 +39,7 @@ _FIXED = (
     "omit_classes",
     "freeze",
     "zero_head",
+    "calibrate",
 )
 
 

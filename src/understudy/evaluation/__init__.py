@@ -1,6 +1,7 @@
 """Evaluation: what models answer, how good it is, what it costs, and pictures of it."""
 
 from understudy.evaluation.bias import fit_class_bias, parse_bias, parse_priors
+from understudy.evaluation.calibration import fit_scale
 from understudy.evaluation.cka import CKA, CrossCovariance, cka_between, linear_cka
 from understudy.evaluation.correlation import class_correlation, correlation_difference
 from understudy.evaluation.cost import cost, cost_of_all, file_size, flops, latency, parameters
@@ -32,6 +33,7 @@ __all__ = [
     "evaluating",
     "file_size",
     "fit_class_bias",
+    "fit_scale",
     "flops",
     "gallery",
     "latency",

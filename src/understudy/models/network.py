@@ -170,6 +170,14 @@ class Network(nn.Module):
         tensors = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
         write_whole(path, save(tensors, {"understudy": json.dumps(facts)}))
 
+    def scale_logits(self, by: float) -> None:
+        """Multiply the logits from now on, by the weights of the head."""
+        with torch.no_grad():
+            for weights in self.module.get_submodule(find_head(self.module)).parameters():
+                weights.mul_(by)
+        if self.class_bias is not None:
+            self.class_bias = self.class_bias * by
+
     def set_class_bias(self, bias: Tensor) -> None:
         """Add (C,) to the logits from now on; saved with the weights."""
         assert bias.shape == (len(self.classes),), bias.shape
