@@ -128,7 +128,7 @@ def test_the_sigmoid_loss_of_huge_logits_of_mixed_inputs_and_without_labels() ->
     mixed = SigmoidTargets()(Signals(z), None, Batch(ids, ids, z, a, 0.3, b))
     torch.testing.assert_close(mixed, 0.3 * sigmoid_loss(z, a) + 0.7 * sigmoid_loss(z, b))
     assert SigmoidTargets()(Signals(z), None, Batch(ids, ids, z)).item() == 0
-    with pytest.raises(UnderstudyError, match="label_smoothing is of the softmax"):
+    with pytest.raises(UnderstudyError, match="label_smoothing is of the softmax's targets"):
         api.train("digits", "mlp:8x1", loss="sigmoid", label_smoothing=0.1)
 
 

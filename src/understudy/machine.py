@@ -29,18 +29,16 @@ def loses_by_bf16(recipe: AnyRecipe, network: Network) -> bool:
     return recipe.precision == "auto" and accelerator_of(recipe) == "cpu" and is_depthwise(network.module)
 
 
-def accelerator_of(recipe: AnyRecipe) -> str:
-    """Where to compute: a GPU where there is one, unless the recipe says."""
-    if recipe.accelerator != "auto":
+def accelerator_of(recipe: AnyRecipe | None = None) -> str:
+    """Where to compute: a GPU where there is one, unless a recipe says."""
+    if recipe is not None and recipe.accelerator != "auto":
         return recipe.accelerator
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_of(recipe: AnyRecipe | None = None) -> torch.device:
-    """The device that a recipe computes on, or the best there is; of several processes each has its own."""
-    if recipe is not None:
-        return torch.device(accelerator_of(recipe))
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of `accelerator_of`; of several processes each has its own."""
+    return torch.device(accelerator_of(recipe))
 
 
 def make_fabric(recipe: AnyRecipe) -> Fabric:

@@ -21,7 +21,7 @@ from rich.console import Console
 from understudy import __version__
 from understudy.composing import teaches_head
 from understudy.contracts import can_see
-from understudy.data import Source
+from understudy.data import Source, fraction
 from understudy.data.batches import count_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_class_bias, fit_scale, logits_of, score_models
@@ -38,6 +38,7 @@ from understudy.training import Loop, Member, launch
 from understudy.training.laps import milliseconds_an_image
 from understudy.training.progress import Metrics, Screen, Watchers
 
+_CALIBRATED = 10_000  # samples
 _PARTS = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
 
@@ -154,7 +155,7 @@ def _save_models(recipe: AnyRecipe, run: Run, members: list[Member], material: M
         if isinstance(recipe, TrainRecipe):
             _size(recipe, run, member.name, network, material, device)
             if recipe.calibrate:
-                _calibrate(network, material.validation or material.labelled, device)
+                _calibrate(network, material.validation or material.train, recipe.seed, device)
         if recipe.class_bias:
             network.set_class_bias(parse_bias(recipe.class_bias, network.classes))
         if recipe.class_priors:
@@ -172,8 +173,10 @@ def _size(recipe: TrainRecipe, run: Run, name: str, network: Network, material: 
         network.feed(recipe.test_size)
 
 
-def _calibrate(network: Network, source: Source, device: torch.device) -> None:
-    said = logits_of(network, source, device=device)
+def _calibrate(network: Network, source: Source, seed: int, device: torch.device) -> None:
+    """Have a network be as sure as it is right, by no more samples than one number needs."""
+    few = source.subset(fraction(source, min(1.0, _CALIBRATED / len(source)), seed))
+    said = logits_of(network, few, device=device)
     assert said.targets is not None
     network.scale_logits(fit_scale(said.logits, said.targets))
 

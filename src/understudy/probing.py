@@ -134,5 +134,4 @@ def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
 
 def placed(networks: Mapping[str, Network]) -> dict[str, Network]:
     """The networks on one device, the accelerator where there is one."""
-    device = device_of()
-    return {name: network.to(device) for name, network in networks.items()}
+    return {name: network.to(device_of()) for name, network in networks.items()}

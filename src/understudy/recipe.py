@@ -200,9 +200,10 @@ class TrainRecipe(Recipe):
 
     @model_validator(mode="after")
     def _one_loss(self) -> Self:
-        if self.loss == "sigmoid" and (self.label_smoothing or self.calibrate):
-            name = "label_smoothing" if self.label_smoothing else "calibrate"
-            raise ValueError(f"{name} is of the softmax; leave it out with the sigmoid loss")
+        if self.loss == "sigmoid" and self.label_smoothing:
+            raise ValueError("label_smoothing is of the softmax's targets; leave it out with the sigmoid loss")
+        if self.loss == "sigmoid" and self.calibrate:
+            raise ValueError("calibrate is of the softmax; leave it out with the sigmoid loss")
         return self
 
 

@@ -163,7 +163,7 @@ def _warp(images: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
 def _noisy(inputs: Tensor, seeds: Tensor, deviation: float, stored: torch.dtype) -> Tensor:
     """Gaussian noise on each value; what was stored as bytes stays within their range."""
     scale = 255 if stored == torch.uint8 else 1
-    noise = normal(mix(seeds, _NOISE), inputs[0].numel() if len(inputs) else 0).reshape(inputs.shape)
+    noise = normal(mix(seeds, _NOISE), inputs.flatten(1).shape[1]).reshape(inputs.shape)
     noisy = inputs.float().add(noise, alpha=scale * deviation)
     return noisy.clamp_(0, 255) if stored == torch.uint8 else noisy
 

@@ -105,7 +105,7 @@ def one_seed(
         "optimizer": plan.optimizer, "views": plan.views, "seed": seed, "epochs": epochs_of(bench, plan),
     }  # fmt: skip
     generalist = bench.ensure(f"generalist-{name}", TrainRecipe(**values, model=net))
-    folder = panel(bench, plan, values, generalist.path, data)
+    folder = panel(plan, values, generalist.path)
     students = [
         bench.ensure(
             f"{of}-student-{name}", DistillRecipe(**values, teacher=(str(teacher),), student=net, baseline=False)
@@ -122,7 +122,7 @@ def one_seed(
     return (*(100 * share for share in shares), agreement)
 
 
-def panel(bench: Bench, plan: Plan, values: Mapping[str, Any], generalist: Path, data: str) -> PanelFolder:
+def panel(plan: Plan, values: Mapping[str, Any], generalist: Path) -> PanelFolder:
     """The specialists of a generalist, trained as it was and for as long.
 
     At a tenth of its rate for half as long, a panel gains a fifth of what it gains so, or less: a net that has learnt
@@ -133,8 +133,7 @@ def panel(bench: Bench, plan: Plan, values: Mapping[str, Any], generalist: Path,
     from understudy.specialising import specialists as make
 
     classes = len(load_network(weights_of(str(generalist))[0]).classes)
-    own = {name: value for name, value in values.items() if name != "data"}
-    return make(data, generalist, clusters=plan.clusters or max(2, classes // 4), **own)
+    return make(generalist=generalist, clusters=plan.clusters or max(2, classes // 4), **values)
 
 
 def rand_index(folder: PanelFolder, planted: list[tuple[str, ...]]) -> float:
