@@ -20,7 +20,7 @@ from PIL import Image
 
 import understudy
 from understudy import api
-from understudy.budgeting import FEWEST, MOST, PASSES, parse_budget, patient_steps
+from understudy.budgeting import FEWEST, MOST, PASSES, PATIENT_FROM, parse_budget, patient_steps, scheduled
 from understudy.cli import main
 from understudy.compressing import Compression, compress
 from understudy.data import joined, open_source
@@ -75,14 +75,23 @@ def test_one_command_leaves_a_checked_file_and_a_page(made: Compression) -> None
     assert roles == ["teacher", "alone", "distilled"]
 
 
-def test_teacher_and_student_see_the_same_mixed_crops_and_no_label_is_learnt_from(made: Compression) -> None:
+def test_teacher_and_student_see_the_same_mixed_crops(made: Compression) -> None:
     teacher, student = (made.stages[name].recipe for name in ("teacher", "student"))
     assert isinstance(teacher, TrainRecipe)
     assert isinstance(student, DistillRecipe)
     assert student.views.model_dump() == teacher.views.model_dump()
-    assert (student.mixup, student.temperature, student.hard_weight) == (1.0, 1.0, 0.0)
+    assert (student.mixup, student.temperature, student.hard_weight) == (0.2, 1.0, 0.5)
     assert (teacher.optimizer.optimizer, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
     assert teacher.calibrate
+
+
+def test_only_a_student_without_the_time_for_patience_is_helped_by_labels() -> None:
+    examples, batch = 1_000, 100
+    plain = DistillRecipe(data="digits", teacher=("t",), student="cnn:4", batch_size=batch, hard_weight=0, mixup=1)
+    patient = PATIENT_FROM * examples // batch
+    for steps, mixup, hard in ((patient, 1.0, 0.0), (patient - 1, 0.2, 0.5)):
+        recipe = scheduled(plain, steps, examples)
+        assert (recipe.steps, recipe.mixup, recipe.hard_weight) == (steps, mixup, hard)
 
 
 def test_the_files_say_what_the_student_says(made: Compression) -> None:

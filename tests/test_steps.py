@@ -24,6 +24,7 @@ from understudy.data.batches import Batches, in_order
 from understudy.data.views import PLAIN, ViewPlan, place, vary
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.models import InputContract, build, load_network, read_weights
+from understudy.models.contract import prepared
 from understudy.objectives import CRD, DKD, HardTargets, SoftTargets, WeightedSum
 from understudy.randomness import beta, mix, permutation
 from understudy.recipe import Optimizer, TrainRecipe
@@ -307,7 +308,7 @@ def test_a_window_is_a_crop_of_the_whole_image_brought_to_a_square() -> None:
     rows, seeds = torch.arange(200) % 5, mix(3, torch.arange(200))
     found = vary(pool, rows, seeds, ViewPlan(window=8, resize=10))
     assert found.shape == (200, 3, 8, 8)
-    squares = nn.functional.interpolate(pool.float(), (10, 10), mode="bilinear", antialias=True)
+    squares = nn.functional.interpolate(pool.float(), (10, 10), mode="bicubic", antialias=True).clamp(0, 255)
     places = set()
     for row, view in zip(rows.tolist(), found, strict=True):
         crops = {(y, x): squares[row, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)}
@@ -320,17 +321,19 @@ def test_a_window_is_a_crop_of_the_whole_image_brought_to_a_square() -> None:
 
 
 def test_a_record_s_window_is_that_of_an_array() -> None:
-    """Smooth images, so that bicubic and bilinear hardly differ; the places are the same functions of the seed."""
-    y, x = torch.meshgrid(torch.arange(60), torch.arange(90), indexing="ij")
-    pixels = torch.stack([y * 3, x * 2, (y + x)]).to(torch.uint8)
+    pixels = torch.randint(0, 256, (3, 60, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     seeds = mix(5, torch.arange(40))
     arrays = vary(pixels[None], torch.zeros(40, dtype=torch.int64), seeds, ViewPlan(window=24, resize=30))
     for seed, expected in zip(seeds.tolist(), arrays, strict=True):
         found = torch.frombuffer(bytearray(place(image, 24, seed, 1.0, 30).tobytes()), dtype=torch.uint8)
-        assert float((found.view(24, 24, 3).permute(2, 0, 1) - expected).abs().max()) < 8
+        assert float((found.view(24, 24, 3).permute(2, 0, 1) - expected).abs().max()) < 1, "but for rounding"
     whole = place(image, 24, None, 1.0, 30)
     assert whole.tobytes() == image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0).tobytes()
+    contract = InputContract((3, 24, 24), (0.5,) * 3, (0.5,) * 3, ("a",))
+    read = prepared(pixels[None].float() / 255, contract, "a network")[0].clamp(0, 1) * 255
+    decoded = torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.uint8).view(24, 24, 3).permute(2, 0, 1)
+    assert float((decoded - read).abs().max()) < 1, "a network brings whole images to its size as decoders do"
 
 
 def test_images_are_tested_whole_at_the_size_of_the_window(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What a compression's stages are: the student's recipe, and schedules that fit a budget of time.
 
 The student learns as in Beyer et al. 2021, "Knowledge distillation: a good teacher is patient and consistent": it and
-the teacher see the same crop, mixed by the same MixUp, and no label is looked at.
+the teacher see the same crop, mixed by the same MixUp, and no label is looked at. Where there is no time for patience
+images are mixed less and labels help.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LARGEST = 224
 BATCH = 128
 PASSES, FEWEST, MOST = 200, 1_000, 50_000
 """Passes over the images that a student has without a budget, and bounds of the steps that this makes."""
+PATIENT_FROM = 100
+"""Passes over the images from which a student is patient."""
 PILOT = 8
 """A pilot has one step for so many of the student's."""
 _TEACHER_SHARE, _KEPT_FREE = 0.4, 0.1  # of a budget; the second is for evaluation and export
@@ -35,12 +38,19 @@ SHARED = (
     "nodes", "workers", "checkpoint_every",
 )  # fmt: skip
 _PATIENT: dict[str, Any] = {"method": ("kd",), "temperature": 1.0, "hard_weight": 0.0, "mixup": 1.0}
+_HURRIED: dict[str, Any] = {"hard_weight": 0.5, "mixup": 0.2}
 _OPTIMIZER: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0}
 
 
 def patient_steps(examples: int, batch: int) -> int:
     """Updates of a student that is not in a hurry."""
     return min(max(-(-PASSES * examples // batch), FEWEST), MOST)
+
+
+def scheduled(recipe: DistillRecipe, steps: int, examples: int) -> DistillRecipe:
+    """A student's recipe over so many steps: patient, or helped by the labels where these are few passes."""
+    patient = steps * recipe.batch_size >= PATIENT_FROM * examples
+    return recipe.model_copy(update={"steps": steps} | ({} if patient else _HURRIED))
 
 
 def parse_budget(text: float | str) -> float:
@@ -63,7 +73,7 @@ def parse_budget(text: float | str) -> float:
 
 
 def student_recipe(plans: Sequence[Plan], asked: Mapping[str, Any], side: int, folder: Path) -> DistillRecipe:
-    """The student's recipe, but for its steps: the teachers' views, mixed, and their answers to learn."""
+    """The student's recipe, but for its schedule: the teachers' views, mixed, and their answers to learn."""
     first = plans[0].recipe
     names = ["teacher"] if len(plans) == 1 else [f"teacher-{i}" for i in range(len(plans))]
     views = first.views.model_dump(include={"resize", "window", "flip"})
@@ -86,8 +96,8 @@ def alone_recipe(recipe: DistillRecipe) -> TrainRecipe:
 
 def within_budget(
     seconds: float, tasks: Sequence[Task], plans: list[Plan], recipe: DistillRecipe, given: Given
-) -> tuple[list[str], list[Plan], DistillRecipe]:
-    """The schedules that fit a budget, by a few measured steps of each stage, and what to say of them."""
+) -> tuple[list[str], list[Plan], int]:
+    """The schedules that fit a budget, by a few measured steps of each stage: what to say of them, and the steps."""
     with tempfile.TemporaryDirectory() as place:
         files = []
         for i, plan in enumerate(plans):
@@ -118,7 +128,7 @@ def within_budget(
         free -= steps * own
     steps = max(1, int(free / (1 + 1 / PILOT) / pace))
     told.append(f"{steps:,} steps of {recipe.batch_size} for the student, about {clock(steps * pace)}")
-    return told, chosen, recipe.model_copy(update={"steps": steps})
+    return told, chosen, steps
 
 
 def _update_seconds(plan: Plan) -> float:

@@ -29,6 +29,7 @@ from understudy.budgeting import (
     alone_recipe,
     parse_budget,
     patient_steps,
+    scheduled,
     student_recipe,
     within_budget,
 )
@@ -193,10 +194,11 @@ def compress(
         plans, asked, student_size or min(images, plans[0].recipe.views.window or images), found.path
     )
     examples = len(prepare_data(recipe, given).train)
-    recipe = recipe.model_copy(update={"steps": steps or patient_steps(examples, recipe.batch_size)})
+    steps = steps or patient_steps(examples, recipe.batch_size)
     told: list[str] = []
     if seconds is not None:
-        told, plans, recipe = within_budget(seconds, tasks, plans, recipe, given)
+        told, plans, steps = within_budget(seconds, tasks, plans, recipe, given)
+    recipe = scheduled(recipe, steps, examples)
     stages: dict[str, AnyRecipe] = {
         "teacher" if len(plans) == 1 else f"teacher-{i}": plan.recipe for i, plan in enumerate(plans)
     }

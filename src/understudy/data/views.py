@@ -84,7 +84,9 @@ def _moved(pool: Tensor, rows: Tensor, seeds: Tensor, plan: ViewPlan) -> Tensor:
 
 def _window(images: Tensor, seeds: Tensor, resize: int, side: int) -> Tensor:
     """Squares of `side` pixels at random places in the images brought to squares of `resize`, as floats."""
-    squares = F.interpolate(images.float(), (resize, resize), mode="bilinear", antialias=True, align_corners=False)
+    squares = F.interpolate(images.float(), (resize, resize), mode="bicubic", antialias=True, align_corners=False)
+    if images.dtype == torch.uint8:
+        squares.clamp_(0, 255)
     windows = squares.unfold(2, side, 1).unfold(3, side, 1)  # (B, C, places, places, side, side), a view
     down, across = _offsets(seeds, resize, side)
     return windows[torch.arange(len(images), device=images.device), :, down, across]

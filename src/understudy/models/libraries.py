@@ -151,7 +151,8 @@ def from_torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, In
             module = call(models.get_model, spec, spec.name, weights=weights, **options)
         _replace_head(module, len(contract.classes))
         preset = known[weights].transforms()
-        contract = replace(contract, shape=(contract.shape[0], *preset.crop_size * 2))
+        interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
+        contract = replace(contract, shape=(contract.shape[0], *preset.crop_size * 2), interpolation=interpolation)
         if contract.sees_images:
             contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
     else:

@@ -48,8 +48,9 @@ class Network(nn.Module):
         self.dropouts = count_dropouts(module)
         self.noise = 0  # the member's seed for its dropout masks
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
-        self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
+        place = next((weights.device for weights in module.parameters()), None)  # a module from Python lies anywhere
+        self.register_buffer("mean", torch.tensor(contract.mean, device=place).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(contract.std, device=place).view(shape), persistent=False)
         self.register_buffer("class_bias", None)
         self.signals: frozenset[str] = frozenset()
         self._watched: dict[str, Tensor] = {}
@@ -143,10 +144,13 @@ class Network(nn.Module):
         return True
 
     def feed(self, side: int) -> Network:
-        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other."""
+        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other.
+
+        They are brought there as the views that it learns from are.
+        """
         own = self.contract
         shape = (own.shape[0], side, side) if self.reads(side) else own.shape
-        self.contract = replace(own, shape=shape, fit="whole")
+        self.contract = replace(own, shape=shape, fit="whole", interpolation="bicubic")
         return self
 
     def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError
 from understudy.papers.experiment import Bench, Comparison, Experiment, Measured
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe
+from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
 
 if TYPE_CHECKING:
     from understudy.api import Run
@@ -23,6 +23,8 @@ MODEL = "mlp:256x4"
 SHARE, QUICK_SHARE = 0.03, 0.2
 FEW_TEMPERATURE = 10
 """For few frames, which the ensemble has learnt by heart: at T = 2 its answers say little more than the labels."""
+NOISE = 0.5
+"""Deviation of what is added to the frames that are distilled on, whose own answers the ensemble has by heart."""
 _ADAMW = Optimizer(optimizer="adamw", lr=2e-3, schedule="cosine")
 
 
@@ -86,6 +88,7 @@ def distilled(bench: Bench, source: Run, **changes: Any) -> DistillRecipe:
         batch_size=256,
         seeds=bench.epochs(SEEDS, quick=1),
         optimizer=_ADAMW,
+        views=Views(noise=NOISE),
     )
     return DistillRecipe(**{**dict(recipe), **changes})
 
@@ -128,7 +131,7 @@ def table(bench: Bench) -> Comparison:
         lines.append((f"distilled, T = {t}", paper[0], _accuracy(row), paper[1], _wer(row)))
     few = distilled(
         bench, ensemble_run, fraction=SHARE, epochs=bench.epochs(150, quick=40), batch_size=128,
-        method=("kd",), temperature=FEW_TEMPERATURE, hard_weight=0,
+        method=("kd",), temperature=FEW_TEMPERATURE, hard_weight=0, views=Views(),
     )  # fmt: skip
     short = heard(bench, "fraction", few)
     hard, soft = _named(short, "alone", "distilled")
