@@ -74,8 +74,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         seen.update(recipe=recipe, **rest)
         return {"parameters": "1,234"}
 
-    def predict(target: str, images: list[str], *, top: int) -> list[Guess]:
+    def predict(target: str, images: list[str], *, top: int, trust_code: bool) -> list[Guess]:
         seen.update(target=target, images=images, top=top)
+        assert not trust_code
         return [
             Guess("a,1.png", ("[red]cat", "dog"), (0.75, 0.25)),
             Guess("b.png", (), (), "cannot be decoded"),

@@ -368,8 +368,10 @@ def photographs(folder: Path) -> list[Path]:
     """Of other sizes than the net's, one transparent, one turned, one grey."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    files = [folder / name for name in ("wide.png", "tall.jpg", "big.png", "glass.png", "grey.png", "turned.jpg")]
-    for file, size in zip(files, [(20, 33), (41, 17), (400, 380), (30, 30), (25, 25), (50, 20)], strict=True):
+    names = ("wide.png", "tall.jpg", "big.png", "glass.png", "grey.png", "turned.jpg", "deep.png")
+    files = [folder / name for name in names]
+    Image.fromarray(rng.integers(0, 65536, (40, 40)).astype(np.uint16)).save(files[6])
+    for file, size in zip(files[:6], [(20, 33), (41, 17), (400, 380), (30, 30), (25, 25), (50, 20)], strict=True):
         Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(file)
     glass = Image.open(files[3]).convert("RGBA")
     glass.putalpha(Image.fromarray(np.where(np.arange(900).reshape(30, 30) < 450, 0, 255).astype(np.uint8)))
@@ -401,6 +403,25 @@ def test_the_program_says_what_predict_says(channels: int, preprocessing: str, w
     assert [float(row[2]) for row in found] == pytest.approx([one.probabilities[0] for one in wanted], abs=2e-4)
     code = (done.path / "predict.py").read_text()
     assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 16
+
+
+def test_a_net_of_one_s_own_is_imported_only_where_its_file_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_nets.py").write_text(
+        "from torch import nn\n\ndef tiny(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder, photo = str(tmp_path / "run"), tmp_path / "photo.png"
+    Image.new("L", (8, 8)).save(photo)
+    trained = ["train", "digits", "--model", "own_nets:tiny", "--epochs", "1", "--precision", "32", "--run", folder]
+    assert main(trained) == 0
+    for words in (["evaluate", folder, "digits"], ["predict", folder, str(photo)], ["export", folder]):
+        assert main(words) == 2
+        assert "--trust-code" in " ".join(capsys.readouterr().err.split())
+        assert main([*words, "--trust-code"]) == 0
+    assert (tmp_path / "run" / "export" / "model.onnx").exists()
 
 
 # ---- the card

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy import __version__
-from understudy.cli_flags import DataRoot
+from understudy.cli_flags import DataRoot, TrustCode
 from understudy.errors import Interrupted, UnderstudyError, nearest
 
 if TYPE_CHECKING:
@@ -185,15 +185,13 @@ _RESUMED = {
 
 
 @command("understudy resume runs/teacher", "understudy resume runs/teacher --trust-code")
-def resume(run: Path, /, *, trust_code: Annotated[bool, Parameter(negative=())] = False) -> int | None:
+def resume(run: Path, /, *, trust_code: TrustCode = False) -> int | None:
     """Go on with a run where it stopped; the result is that of a run never stopped.
 
     Parameters
     ----------
     run
         The run's folder.
-    trust_code
-        Import the function that the run's recipe names as its model (pkg.mod:fn).
     """
     for record, (module, verb) in _RESUMED.items():
         if (run / record).exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from understudy.cli import show_facts
-from understudy.cli_flags import DataRoot, Download, Size
+from understudy.cli_flags import DataRoot, Download, Size, TrustCode
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
     download: Download = False,
     size: Size = None,
     pair: tuple[str, ...] = (),
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure accuracy, calibration, and agreement with a teacher.
 
@@ -45,5 +46,6 @@ def evaluate(
         api.evaluate(
             target, data, teacher=teacher, split=split, class_bias=class_bias,
             data_root=data_root, download=download, size=size, pair=parse_pairs(pair),
+            trust_code=trust_code,
         )
     )  # fmt: skip

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli_flags import DataRoot, Download, Size
+from understudy.cli_flags import DataRoot, Download, Size, TrustCode
 
 if TYPE_CHECKING:
     from understudy.exporting import Export
@@ -32,6 +32,7 @@ def export(
     download: Download = False,
     size: Size = None,
     pair: tuple[str, ...] = (),
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a network as files that run elsewhere, each checked against it on the whole test split.
 
@@ -65,7 +66,7 @@ def export(
     done = exporting.export(
         target, format=format, preprocessing=preprocessing, network=network, data=data, calibrate=calibrate,
         tolerance=tolerance, out=out, license=license, data_root=data_root, download=download, size=size,
-        pair=parse_pairs(pair),
+        pair=parse_pairs(pair), trust_code=trust_code,
     )  # fmt: skip
     console = Console()
     console.print(export_table(done))

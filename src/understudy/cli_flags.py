@@ -22,6 +22,9 @@ FLAG = Parameter(negative=())
 
 OnlyClasses = Annotated[tuple[str, ...], Parameter(help="Learn from the samples of these classes only.")]
 OmitClasses = Annotated[tuple[str, ...], Parameter(help="Leave the samples of these classes out.")]
+TrustCode = Annotated[
+    bool, FLAG, Parameter(help="Import the function that made the model, where that is one of yours (pkg.mod:fn).")
+]
 Overwrite = Annotated[bool, FLAG, Parameter(help="Replace what the folder holds.")]
 
 Precision = Annotated[

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli_flags import TrustCode
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def predict(
     top: int = 5,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
+    trust_code: TrustCode = False,
 ) -> int:
     """Name the classes of images, with probabilities. The exit code is 1 if any image could not be read.
 
@@ -50,7 +52,7 @@ def predict(
         raise UnderstudyError("--json and --csv are two formats; choose one")
     from understudy import api
 
-    predictions = api.predict(target, list(images), top=top)
+    predictions = api.predict(target, list(images), top=top, trust_code=trust_code)
     show = _print_json if as_json else _print_csv if as_csv else _print_predictions
     show(predictions)
     return int(any(prediction.error for prediction in predictions))

@@ -236,11 +236,11 @@ def go_on(found: Compression, given: Given | None = None, *, trust_code: bool = 
         console.print(f"[bold]{len(stages) + 1}/{len(stages) + 1} export[/bold]", highlight=False)
         done = export(
             found.student.path, format=record["asked"]["formats"], network="distilled-0", data=given.data,
-            out=found.path / "export",
+            out=found.path / "export", trust_code=given.trust_code,
         )  # fmt: skip
         found.note(export=_facts(done))
     if "latency_ms" not in found.record:
-        found.note(latency_ms=_latencies(found))
+        found.note(latency_ms=_latencies(found, given.trust_code))
     write_whole(found.report, render(found))
     found.note(finished=True)
     return found
@@ -266,9 +266,9 @@ def _facts(done: Export) -> dict[str, Any]:
     }
 
 
-def _latencies(found: Compression) -> dict[str, float]:
+def _latencies(found: Compression, trust_code: bool) -> dict[str, float]:
     """Milliseconds for one image on one thread, of the teachers together and of the student."""
     teachers = [next(iter(run.models.values())) for run in found.teachers]
     each = [latency(load_network(file).eval(), threads=1)[0] for file in teachers]
-    student = latency(found.student.network("distilled-0").eval(), threads=1)[0]
+    student = latency(found.student.network("distilled-0", trust_code=trust_code).eval(), threads=1)[0]
     return {"teacher": sum(each), "student": student}

@@ -64,6 +64,7 @@ def export(
     download: bool = False,
     size: int | None = None,
     pair: Mapping[str, str] | None = None,
+    trust_code: bool = False,
 ) -> Export:
     """Write a network as files that run elsewhere, each checked against it on the whole test split.
 
@@ -79,6 +80,7 @@ def export(
         out: the folder; RUN/export where unset, or one beside the weights file.
         license: of the model, as Hugging Face names it; the card names none where unset.
         data_root, download, size, pair: as for `open_source`, with `data`.
+        trust_code: whether the function that the network was made by (pkg.mod:fn) may be imported.
 
     Raises:
         UnderstudyError: whatever `export_network` raises; no trained network, data without a test part, or a folder
@@ -92,7 +94,7 @@ def export(
     run = Run(Path(target)) if Path(target).is_dir() else None
     folder = Path(out) if out is not None else (file.parent if run is None else run.path) / "export"
     _check_folder(folder)
-    net = _trained(file, run)
+    net = _trained(file, run, trust_code)
     if data is not None:
         root = Path(data_root) if data_root else None
         splits = open_source(data, root=root, download=download, size=size, pairs=pair)
@@ -140,9 +142,9 @@ def _check_folder(folder: Path) -> None:
         raise UnderstudyError(f"{folder} holds a README.md of its own; choose another --out folder")
 
 
-def _trained(file: Path, run: Run | None) -> Network:
+def _trained(file: Path, run: Run | None, trust_code: bool) -> Network:
     """The network, unless what it was trained by left its classifier as it was."""
-    network = load_network(file)
+    network = load_network(file, trust_code=trust_code)
     untrained = [] if run is None else run.record.get("untrained_heads", [])
     _, cautions = to_score({}, None, [file.stem] if file.stem in untrained else [])
     if cautions:

@@ -28,12 +28,15 @@ class Prediction:
     error: str | None = None
 
 
-def predict(target: str | Path, images: Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
+def predict(
+    target: str | Path, images: Sequence[str | Path], *, top: int = 5, trust_code: bool = False
+) -> list[Prediction]:
     """Classify image files, or the images of folders, with a run's first network or a weights file.
 
-    An image that cannot be read gives a prediction without classes whose `error` says why.
+    `trust_code` allows the function that the network was made by (pkg.mod:fn) to be imported. An image that cannot be
+    read gives a prediction without classes whose `error` says why.
     """
-    network = fold(next(iter(networks_of(target).values())))
+    network = fold(next(iter(networks_of(target, trust_code=trust_code).values())))
     shape = network.contract.source_shape
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
     if not channels:

@@ -83,16 +83,16 @@ def weights_of(name: str) -> list[Path]:
     return [path]
 
 
-def networks_of(target: str | Path) -> dict[str, Network]:
+def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Network]:
     """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
     path = Path(target)
     (file, *_) = weights_of(str(path))  # complains of what is not there, and of a run without a trained model
     if path.is_dir():
         if file.name == MANIFEST:
             return {"model-0": load_teacher(file)}
-        return {name: load_network(file) for name, file in find_run(path).models.items()}
+        return {name: load_network(file, trust_code=trust_code) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
-    return {name: load_network(path)}
+    return {name: load_network(path, trust_code=trust_code)}
 
 
 def join(teachers: Sequence[Network], recipe: AnyRecipe, device: torch.device) -> Teacher | Ensemble | SpecialistPanel:

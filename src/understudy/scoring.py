@@ -35,6 +35,7 @@ def evaluate(
     download: bool = False,
     size: int | None = None,
     pair: Mapping[str, str] | None = None,
+    trust_code: bool = False,
 ) -> RunFacts:
     """Score a run's networks, or one weights file, on a data set: accuracy, calibration, agreement.
 
@@ -43,6 +44,7 @@ def evaluate(
         teacher: run folders or weights files to compare the predictions with.
         class_bias: logits to raise first, as "3=+3.5".
         pair: the same samples in other modalities, by name. A set that holds one alone is taken for what is seen.
+        trust_code: whether the function that a scored network was made by (pkg.mod:fn) may be imported.
     """
     root = Path(data_root) if data_root else None
     splits = open_source(data, root=root, download=download, size=size, pairs=pair)
@@ -50,7 +52,7 @@ def evaluate(
         raise UnderstudyError(f"{splits.train.name} has no labels to score against; see its classes with predict")
     source = _part(splits, split, Path(target))
     untrained = Run(Path(target)).record.get("untrained_heads", []) if Path(target).is_dir() else []
-    networks, cautions = to_score(networks_of(target), None, untrained)
+    networks, cautions = to_score(networks_of(target, trust_code=trust_code), None, untrained)
     if not networks:
         raise UnderstudyError(cautions[0])
     own = {network.contract.shape[1] for network in networks.values() if network.contract.fit == "whole"}

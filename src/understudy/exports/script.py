@@ -21,6 +21,7 @@ _IMAGE = """for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = Image.fromarray(np.uint8(np.round(np.clip(image, 0, 65535) / 257))) if image.mode[0] == "I" else image
     image = image.convert("{mode}")
 {box}    image = image.resize(({width}, {height}), Image.Resampling.BICUBIC, box, 3.0)
     x = {array}
@@ -29,9 +30,8 @@ _IMAGE = """for path in sys.argv[1:]:
     print(path, about["classes"][share.argmax()], f"{{share.max():.4f}}", sep="\\t")
 """
 
-_CENTRE = """    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
+_CENTRE = """    gap = np.subtract(image.size, min(image.size)) / 2  # beside and above the central square
+    box = (*gap, *(gap + min(image.size)))
 """
 _WHOLE = """    box = (0, 0, image.width, image.height)
 """

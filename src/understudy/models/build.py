@@ -220,7 +220,8 @@ def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
     if not trusted:
         hint = nearest(spec.family, FAMILIES) if difflib.get_close_matches(spec.family, FAMILIES, n=1) else ""
         raise UnderstudyError(
-            f"{text} is code, and code is run only where you name it yourself: pass it on the command line{hint}"
+            f"{text} is code, which is run only where you name it yourself, on the command line, or where --trust-code "
+            f"says that you trust the file that names it{hint}"
         )
     try:
         function = getattr(importlib.import_module(spec.family), spec.name)
