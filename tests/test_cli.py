@@ -20,7 +20,8 @@ import understudy
 from understudy.cli import app, main
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.objectives import OBJECTIVES
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views, recipe_from, to_yaml
+from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
+from understudy.recipe_text import recipe_from, to_yaml
 from understudy.runs import fresh_run
 
 VERBS = (

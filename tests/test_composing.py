@@ -14,7 +14,8 @@ from understudy.composing import Term, compose, methods_of, parse_term
 from understudy.errors import UnderstudyError
 from understudy.models import read_weights
 from understudy.objectives import CRD, DKD, PerTeacher, Setting, SoftTargets
-from understudy.recipe import DistillRecipe, checked
+from understudy.recipe import DistillRecipe
+from understudy.recipe_text import checked
 from understudy.signals import Batch, Shapes, Signals
 
 

@@ -24,7 +24,8 @@ from understudy.papers import EXPERIMENTS, crd, crd_probes
 from understudy.papers.crd_probes import held_out
 from understudy.papers.experiment import Bench
 from understudy.probing import ProbedSet
-from understudy.recipe import DistillRecipe, TrainRecipe, recipe_from
+from understudy.recipe import DistillRecipe, TrainRecipe
+from understudy.recipe_text import recipe_from
 from understudy.runs import Run
 
 

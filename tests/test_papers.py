@@ -19,7 +19,8 @@ from understudy.models.build import parse_spec
 from understudy.papers import EXPERIMENTS
 from understudy.papers.crd import TEACHER_EPOCHS
 from understudy.papers.experiment import Bench, Comparison, Measured
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, recipe_from, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
+from understudy.recipe_text import recipe_from, to_yaml
 from understudy.reporting.facts import Role, Row, RunFacts, Seed
 from understudy.training.schedules import learning_rate
 

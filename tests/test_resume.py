@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from understudy import api
 from understudy.errors import Interrupted
-from understudy.recipe import read_yaml, recipe_from
+from understudy.recipe_text import read_yaml, recipe_from
 if __name__ == "__main__":
     recipe, run = recipe_from(read_yaml(Path(sys.argv[1]))), Path(sys.argv[2])
     try:
@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[str], Path]:
-    from understudy.recipe import to_yaml
+    from understudy.recipe_text import to_yaml
 
     recipe, program = folder / "wanted.yaml", folder / "program.py"
     recipe.write_text(to_yaml(RECIPE))

@@ -16,7 +16,8 @@ from understudy.material import Given
 from understudy.performing import perform
 from understudy.predicting import Prediction, predict
 from understudy.preparing import check_recipe
-from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views, checked
+from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, Optimizer, TrainRecipe, Views
+from understudy.recipe_text import checked
 from understudy.runs import Run, find_run, fresh_run
 from understudy.scoring import confusion_of, evaluate, with_class_priors
 

@@ -19,7 +19,8 @@ from understudy.dry_run import seconds_a_step
 from understudy.errors import UnderstudyError
 from understudy.material import Given, prepare_data
 from understudy.preparing import prepare_members
-from understudy.recipe import DistillRecipe, TrainRecipe, checked
+from understudy.recipe import DistillRecipe, TrainRecipe
+from understudy.recipe_text import checked
 from understudy.training.progress import clock
 from understudy.transferring import Plan, Task
 

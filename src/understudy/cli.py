@@ -92,7 +92,7 @@ def _flag_complaint(error: CycloptsError) -> str:
     """Pydantic's complaint, if it was one, about the flag as it was typed."""
     from pydantic import ValidationError
 
-    from understudy.recipe import complaint
+    from understudy.recipe_text import complaint
 
     if not isinstance(error.__cause__, ValidationError):
         return ""

@@ -122,7 +122,7 @@ def pretrain(
     if dry_run:
         from understudy import api
         from understudy.pretraining import plan_pretrain
-        from understudy.recipe import to_yaml
+        from understudy.recipe_text import to_yaml
 
         plan = plan_pretrain(data, model, **options)
         print("".join(f"# {line}\n" for line in plan.told) + to_yaml(plan.recipe))

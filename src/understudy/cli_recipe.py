@@ -15,7 +15,8 @@ from pydantic import ConfigDict, model_validator
 from understudy.cli import print_rows, show_run
 from understudy.cli_flags import Data
 from understudy.errors import UnderstudyError
-from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, TrainRecipe, checked, read_yaml, to_yaml, updated
+from understudy.recipe import COMPARED, AnyRecipe, DistillRecipe, TrainRecipe
+from understudy.recipe_text import checked, read_yaml, to_yaml, updated
 
 
 class TrainFlags(TrainRecipe):

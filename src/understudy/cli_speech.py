@@ -15,7 +15,8 @@ from rich.text import Text
 from understudy.cli import print_rows, show_run
 from understudy.cli_recipe import DistillFlags, Place, TrainFlags, resolved
 from understudy.errors import UnderstudyError
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
+from understudy.recipe_text import to_yaml
 
 if TYPE_CHECKING:
     from understudy.runs import Run

@@ -157,7 +157,7 @@ def counts(shots: tuple[str, ...]) -> list[int]:
 
 def _show_plan(data: str, backbone: str, options: dict[str, Any]) -> None:
     from understudy import api
-    from understudy.recipe import to_yaml
+    from understudy.recipe_text import to_yaml
     from understudy.transferring import plan_transfer
 
     plan = plan_transfer(data, backbone, **options)

@@ -31,7 +31,8 @@ from understudy.machine import device_of, make_fabric
 from understudy.material import Given, Material, make_batches, prepare_data
 from understudy.models import InputContract, Network, build, load_network, read_weights
 from understudy.preparing import join, prepare_members, prepare_teachers, student_contract, wanted
-from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe, to_yaml
+from understudy.recipe import AnyRecipe, DistillRecipe, SpecialistRecipe, TrainRecipe
+from understudy.recipe_text import to_yaml
 from understudy.reporting import RunFacts, render
 from understudy.runs import Run
 from understudy.training import Loop, Member, launch

@@ -16,7 +16,8 @@ from understudy.data import open_source
 from understudy.errors import UnderstudyError
 from understudy.material import Given, prepare_data
 from understudy.preparing import build_student, student_contract
-from understudy.recipe import TrainRecipe, checked, updated
+from understudy.recipe import TrainRecipe
+from understudy.recipe_text import checked, updated
 from understudy.runs import Run, fresh_run
 from understudy.transferring import Plan, likely_to_fit
 

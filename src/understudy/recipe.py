@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from understudy.errors import UnderstudyError, nearest
+from understudy.errors import UnderstudyError
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -24,6 +22,25 @@ _MACHINE = Parameter(group=Group("Machine", sort_key=6))
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """What `compare` compares where nothing is said: methods of logits and embeddings, which fit any two networks."""
+
+
+def parse_assignment(text: str) -> tuple[str, float]:
+    """`"3=+3.5"` -> ("3", 3.5)."""
+    name, equals, value = text.rpartition("=")
+    try:
+        if not (equals and name):
+            raise ValueError
+        return name, float(value)
+    except ValueError:
+        raise UnderstudyError(f"{text!r} is not understood: write CLASS=NUMBER, as in 3=+3.5") from None
+
+
+def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`["depth=maps/"]` -> {"depth": "maps/"}."""
+    for text in texts:
+        if not re.fullmatch(r"\w+=.+", text):
+            raise UnderstudyError(f"pair {text!r} is not understood: write NAME=FOLDER, as in depth=maps/")
+    return {name: place for name, _, place in (text.partition("=") for text in texts)}
 
 
 class _Strict(BaseModel):
@@ -274,88 +291,4 @@ class DistillRecipe(Recipe):
         return self
 
 
-R = TypeVar("R", bound=BaseModel)
 AnyRecipe = TrainRecipe | DistillRecipe
-_KINDS: dict[str, type[AnyRecipe]] = {"train": TrainRecipe, "distill": DistillRecipe, "specialist": SpecialistRecipe}
-
-
-def parse_assignment(text: str) -> tuple[str, float]:
-    """`"3=+3.5"` -> ("3", 3.5)."""
-    name, equals, value = text.rpartition("=")
-    try:
-        if not (equals and name):
-            raise ValueError
-        return name, float(value)
-    except ValueError:
-        raise UnderstudyError(f"{text!r} is not understood: write CLASS=NUMBER, as in 3=+3.5") from None
-
-
-def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
-    """`["depth=maps/"]` -> {"depth": "maps/"}."""
-    for text in texts:
-        if not re.fullmatch(r"\w+=.+", text):
-            raise UnderstudyError(f"pair {text!r} is not understood: write NAME=FOLDER, as in depth=maps/")
-    return {name: place for name, _, place in (text.partition("=") for text in texts)}
-
-
-def recipe_from(values: dict[str, Any], where: str = "the recipe") -> AnyRecipe:
-    """Check plain values against the schema; `kind` says which recipe it is."""
-    if not isinstance(values, dict):
-        raise UnderstudyError(f"{where} must be a mapping of names to values")
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise UnderstudyError(f"{where} needs a line kind: train or kind: distill")
-    return checked(_KINDS[kind], values, where)
-
-
-def checked(schema: type[R], values: dict[str, Any], where: str = "the recipe") -> R:
-    """`schema(**values)` with pydantic's complaints put as one sentence."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = set(schema.model_fields)
-            nested = schema.model_fields.get(str(first["loc"][0]))
-            if len(first["loc"]) > 1 and nested is not None and isinstance(nested.default, BaseModel):
-                known = set(type(nested.default).model_fields)
-            hint = nearest(path.split(".")[-1], known)
-            raise UnderstudyError(f"{where} has an unknown key {path!r}{hint}") from None
-        raise UnderstudyError(f"{where}: {path + ': ' if path else ''}{complaint(error)[1]}") from None
-
-
-def complaint(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
-    """Where the first of pydantic's complaints is, and what it says."""
-    first = error.errors()[0]
-    return first["loc"], re.sub("^Value error, ", "", first["msg"])
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe file's values. Only plain YAML is read: a Python tag is an error, never run."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnderstudyError(f"there is no recipe {path}") from None
-    except OSError as error:
-        raise UnderstudyError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise UnderstudyError(f"{path} is not plain YAML: {line}") from None
-    if not isinstance(values, dict):
-        raise UnderstudyError(f"{path} must hold names and values, as in 'epochs: 30'")
-    return values
-
-
-def to_yaml(recipe: AnyRecipe) -> str:
-    """The resolved recipe, every field, as YAML that `read_yaml` reads back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`values` with `changes` laid over, group by group."""
-    merged = dict(values)
-    for name, change in changes.items():
-        old = merged.get(name)
-        merged[name] = updated(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
-    return merged

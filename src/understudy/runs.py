@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
-from understudy.recipe import AnyRecipe, read_yaml, recipe_from, to_yaml
+from understudy.recipe import AnyRecipe
+from understudy.recipe_text import read_yaml, recipe_from, to_yaml
 
 if TYPE_CHECKING:
     from understudy.models import Network

@@ -24,7 +24,8 @@ from understudy.panel_report import report_on
 from understudy.panels import Manifest, PanelFolder
 from understudy.performing import workers_of
 from understudy.preparing import weights_of
-from understudy.recipe import SpecialistRecipe, TrainRecipe, checked
+from understudy.recipe import SpecialistRecipe, TrainRecipe
+from understudy.recipe_text import checked
 from understudy.specialist import correction
 from understudy.teachers import check_classes
 from understudy.training.jobs import run_jobs

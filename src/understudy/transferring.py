@@ -19,7 +19,8 @@ from understudy.errors import UnderstudyError
 from understudy.material import Given, Material, prepare_data
 from understudy.models import parse_spec
 from understudy.preparing import build_student
-from understudy.recipe import TrainRecipe, checked, updated
+from understudy.recipe import TrainRecipe
+from understudy.recipe_text import checked, updated
 from understudy.runs import Run, fresh_run
 
 MIXUP = 0.1

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError, nearest
 from understudy.papers.experiment import Bench, Comparison, Experiment, Measured
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views, read_yaml
+from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
+from understudy.recipe_text import read_yaml
 
 if TYPE_CHECKING:
     from understudy.panels import PanelFolder
