@@ -348,7 +348,7 @@ def test_fold(spec: str, contract: InputContract) -> None:
     network.eval()
     ours, theirs = folded(images(contract, 4, 9)), network(images(contract, 4, 9))
     scale = theirs.logits.abs().max().clamp_min(1.0)
-    assert float((ours.logits - theirs.logits).abs().max() / scale) < 1e-5
+    assert float((ours.logits - theirs.logits).detach().abs().max() / scale) < 1e-5
     assert ours.embedding is not None
     torch.testing.assert_close(ours.embedding, theirs.embedding, rtol=1e-3, atol=1e-4)
     assert folded.signals == network.signals == {"embedding"}
