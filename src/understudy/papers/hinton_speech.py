@@ -192,7 +192,7 @@ EXPERIMENTS = (
         summary="an ensemble of acoustic models in one net, and soft targets on 3% of the data",
         paper=PAPER,
         compare=table,
-        minutes=65,
+        minutes=45,
         quick_minutes=6,
         takes=frozenset({"data"}),
     ),
