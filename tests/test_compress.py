@@ -20,7 +20,7 @@ from PIL import Image
 
 import understudy
 from understudy import api
-from understudy.budgeting import FEWEST, MOST, PASSES, PATIENT_FROM, parse_budget, patient_steps, scheduled
+from understudy.budgeting import FEWEST, MOST, PASSES, parse_budget, patient_steps, scheduled
 from understudy.cli import main
 from understudy.compressing import Compression, compress
 from understudy.data import joined, open_source
@@ -88,7 +88,7 @@ def test_teacher_and_student_see_the_same_mixed_crops(made: Compression) -> None
 def test_only_a_student_without_the_time_for_patience_is_helped_by_labels() -> None:
     examples, batch = 1_000, 100
     plain = DistillRecipe(data="digits", teacher=("t",), student="cnn:4", batch_size=batch, hard_weight=0, mixup=1)
-    patient = PATIENT_FROM * examples // batch
+    patient = PASSES * examples // batch
     for steps, mixup, hard in ((patient, 1.0, 0.0), (patient - 1, 0.2, 0.5)):
         recipe = scheduled(plain, steps, examples)
         assert (recipe.steps, recipe.mixup, recipe.hard_weight) == (steps, mixup, hard)

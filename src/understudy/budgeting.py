@@ -29,8 +29,6 @@ LARGEST = 224
 BATCH = 128
 PASSES, FEWEST, MOST = 200, 1_000, 50_000
 """Passes over the images that a student has without a budget, and bounds of the steps that this makes."""
-PATIENT_FROM = 100
-"""Passes over the images from which a student is patient."""
 PILOT = 8
 """A pilot has one step for so many of the student's."""
 _TEACHER_SHARE, _KEPT_FREE = 0.4, 0.1  # of a budget; the second is for evaluation and export
@@ -49,8 +47,8 @@ def patient_steps(examples: int, batch: int) -> int:
 
 
 def scheduled(recipe: DistillRecipe, steps: int, examples: int) -> DistillRecipe:
-    """A student's recipe over so many steps: patient, or helped by the labels where these are few passes."""
-    patient = steps * recipe.batch_size >= PATIENT_FROM * examples
+    """A student's recipe over so many steps: patient, or helped by the labels where these are fewer than 200 passes."""
+    patient = steps * recipe.batch_size >= PASSES * examples
     return recipe.model_copy(update={"steps": steps} | ({} if patient else _HURRIED))
 
 
