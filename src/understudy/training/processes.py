@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from understudy.errors import Interrupted, UnderstudyError
@@ -36,8 +37,12 @@ def _outcome(fabric: Fabric, work: Callable[[Fabric], None]) -> Exception | None
     """What stopped the work, if anything that a caller expects did; other errors are raised where they happen."""
     try:
         work(fabric)
+        fabric.barrier()  # who ended first would close the connection under the others, whose threads then abort
     except (Interrupted, UnderstudyError) as error:
         return error
+    finally:
+        if multiprocessing.parent_process() is not None and dist.is_initialized():
+            dist.destroy_process_group()
     return None
 
 
