@@ -24,7 +24,7 @@ from understudy.preparing import prepare_members
 from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe
 from understudy.recipe_text import recipe_from
 from understudy.runs import Run
-from understudy.training import Learner, Loop, Member
+from understudy.training import Learner, Loop, Member, launch
 from understudy.training.schedules import learning_rate
 
 CPU = torch.device("cpu")
@@ -178,6 +178,17 @@ def test_two_processes_leave_out_a_last_sample_that_only_one_could_have(tmp_path
     run = api.train(source, "mlp:8", epochs=2, batch_size=20, devices=2, accelerator="cpu", run=tmp_path)
     assert run.finished
     assert [row["step"] for row in run.epochs()] == [3, 6]
+
+
+def _first_cannot_save(fabric: Fabric) -> None:
+    fabric.all_reduce(torch.ones(1))
+    if fabric.global_rank == 0:
+        raise UnderstudyError("the disk is full")
+
+
+def test_what_stops_the_first_process_alone_is_said_in_its_words() -> None:
+    with pytest.raises(UnderstudyError, match=r"^the disk is full$"):
+        launch(Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn"), _first_cannot_save)
 
 
 def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def patient_steps(examples: int, batch: int) -> int:
 
 
 def scheduled(recipe: DistillRecipe, steps: int, examples: int) -> DistillRecipe:
-    """A student's recipe over so many steps: patient, or helped by the labels where these are fewer than 200 passes."""
+    """A student's recipe over so many steps: patient, or helped by the labels where these are not `PASSES`."""
     patient = steps * recipe.batch_size >= PASSES * examples
     return recipe.model_copy(update={"steps": steps} | ({} if patient else _HURRIED))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,7 @@ def from_timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputCont
     if "img_size" in options:
         size = (options["img_size"],) * 2
     if pretrained:
-        interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
-        contract = replace(contract, shape=(channels, *size), interpolation=interpolation)
+        contract = replace(contract, shape=(channels, *size), interpolation=_interpolation(config["interpolation"]))
         if own:
             contract = replace(contract, mean=tuple(config["mean"]), std=tuple(config["std"]))
     elif config.get("fixed_input_size") or facts.get("fixed_input_size"):
@@ -73,6 +72,11 @@ def from_timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputCont
     if weights is not None:
         load_weights(module, read_weights(Path(weights))[0], str(weights))
     return module, contract
+
+
+def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
+    """The library's word as the contract's: whatever else there is, as "random" or "lanczos", is taken for bilinear."""
+    return "bicubic" if name == "bicubic" else "bilinear"
 
 
 def _timm_repository(spec: Spec, *, wanted: bool) -> str:
@@ -151,8 +155,8 @@ def from_torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, In
             module = call(models.get_model, spec, spec.name, weights=weights, **options)
         _replace_head(module, len(contract.classes))
         preset = known[weights].transforms()
-        interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
-        contract = replace(contract, shape=(contract.shape[0], *preset.crop_size * 2), interpolation=interpolation)
+        shape, how = (contract.shape[0], *preset.crop_size * 2), _interpolation(preset.interpolation.value)
+        contract = replace(contract, shape=shape, interpolation=how)
         if contract.sees_images:
             contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
     else:

@@ -37,12 +37,11 @@ def _outcome(fabric: Fabric, work: Callable[[Fabric], None]) -> Exception | None
     """What stopped the work, if anything that a caller expects did; other errors are raised where they happen."""
     try:
         work(fabric)
-        fabric.barrier()  # who ended first would close the connection under the others, whose threads then abort
     except (Interrupted, UnderstudyError) as error:
         return error
     finally:
         if multiprocessing.parent_process() is not None and dist.is_initialized():
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # before the interpreter ends, whose end its threads may not outlive
     return None
 
 
