@@ -16,7 +16,7 @@ JOBS ?= 2
 .PHONY: demo test lint format clean
 
 demo: $(STAMP)
-	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --jitter 1 --run runs/demo/teachers --overwrite
+	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
 	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --lr 0.01 --run runs/demo --overwrite
 
 test: $(STAMP)
@@ -26,6 +26,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
     python benchmarks/array_path.py
 
-Both shift 32x32 colour images by up to 4 pixels, mirror half of them and give float batches in 0..1. The
+Both shift 32x32 color images by up to 4 pixels, mirror half of them and give float batches in 0..1. The
 rounds alternate; each side's figure is its median.
 """
 
@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from understudy.data import ArraySource
-from understudy.data.batches import Batches
-from understudy.data.views import ViewPlan
+from understudy.data.augment import Augmentation
+from understudy.data.loader import BatchLoader
 
 IMAGES, BATCH, ROUNDS, PAD, WORKERS = 10_000, 128, 5, 4, 2
 
@@ -31,7 +31,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: Tensor, targets: Tensor) -> None:
         self.images, self.targets = images.permute(0, 2, 3, 1).contiguous().numpy(), targets.tolist()
-        self.vary = transforms.Compose(
+        self.augment = transforms.Compose(
             [transforms.RandomCrop(32, padding=PAD), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         )
 
@@ -39,7 +39,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return cast(Tensor, self.vary(Image.fromarray(self.images[index]))), self.targets[index]
+        return cast(Tensor, self.augment(Image.fromarray(self.images[index]))), self.targets[index]
 
 
 def images_per_second(epoch: Callable[[], Iterable[Any]], inputs: Callable[[Any], Tensor]) -> float:
@@ -54,7 +54,7 @@ def main() -> None:
     targets = torch.randint(0, 10, (IMAGES,), generator=draw)
     classes = tuple("0123456789")
     source = ArraySource("random", classes, torch.arange(IMAGES), targets, (3, 32, 32), inputs=images)
-    batches = Batches(source, ViewPlan(jitter=PAD, flip=True), BATCH, seed=0, device=torch.device("cpu"))
+    batches = BatchLoader(source, Augmentation(translate=PAD, flip=True), BATCH, seed=0, device=torch.device("cpu"))
     loader = DataLoader(PerImage(images, targets), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
     ours: list[float] = []

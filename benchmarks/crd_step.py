@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from understudy.config.options import OptimizerConfig
 from understudy.models import InputContract, Network, build
-from understudy.objectives import CRD, HardTargets, WeightedSum
-from understudy.recipe import Optimizer
+from understudy.objectives import CRD, CrossEntropy, WeightedSum
 from understudy.signals import Batch, Signals
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
@@ -123,23 +123,23 @@ class Training:
         torch.manual_seed(0)
         contract = InputContract((3, 32, 32), (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
         self.fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-        taught, self.student = (build(f"cifar:{name}", contract) for name in ("wrn_40_2", "wrn_16_2"))
+        uses_teacher, self.student = (build(f"cifar:{name}", contract) for name in ("wrn_40_2", "wrn_16_2"))
         self.plain = Plain(CIFAR, NEGATIVES) if kind == "plain" else None
         self.optimizer: torch.optim.Optimizer | None = None
         if self.plain is not None:
-            self.teacher: Network | Teacher = taught.eval().watch(["embedding"])
+            self.teacher: Network | Teacher = uses_teacher.eval().watch(["embedding"])
             self.student.train().watch(["embedding"])
             parameters = [*self.student.parameters(), *self.plain.parameters()]
             self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
             return
         negatives = "all" if kind == "all" else NEGATIVES
         crd = CRD(WIDTH, WIDTH, CIFAR, DIM, negatives, targets=torch.arange(CIFAR) % CLASSES)
-        objective = WeightedSum({"crd": (0.8, crd), "hard": (1.0, HardTargets())})
-        recipe = Optimizer(optimizer="sgd", lr=0.05, weight_decay=5e-4)
-        self.teacher = Teacher(taught)
+        objective = WeightedSum({"crd": (0.8, crd), "ce": (1.0, CrossEntropy())})
+        recipe = OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4)
+        self.teacher = Teacher(uses_teacher)
         self.teacher.watch(["embedding"])
         self.member = Member("distilled-0", "distilled", 0, Learner(self.student, objective), recipe, True)
-        self.member.prepare(self.fabric)
+        self.member.setup(self.fabric)
         self.member.learner.train()
 
     def __call__(self) -> float:
@@ -148,15 +148,15 @@ class Training:
         start = time.perf_counter()
         if self.plain is None:
             with self.fabric.autocast():
-                hint = self.teacher(batch)
-            self.member.step(self.fabric, batch, hint, 0.05, BATCH, None)
+                teacher_out = self.teacher(batch)
+            self.member.step(self.fabric, batch, teacher_out, 0.05, BATCH, None)
             return time.perf_counter() - start
         with torch.no_grad():
-            hint = self.teacher(batch)
+            teacher_out = self.teacher(batch)
         student = self.student(batch)
         assert batch.targets is not None
         assert self.optimizer is not None
-        loss = F.cross_entropy(student.logits, batch.targets) + 0.8 * self.plain(student, hint, batch)
+        loss = F.cross_entropy(student.logits, batch.targets) + 0.8 * self.plain(student, teacher_out, batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -225,14 +225,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--training", action="store_true", help="time whole training steps")
     parser.add_argument("--weigh", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.weigh:
-        return weigh(given.weigh[0], int(given.weigh[1]), int(given.weigh[2]))
-    print(f"{torch.get_num_threads()} threads, medians of {given.rounds} interleaved rounds")
-    if given.training:
-        return compare_training(given.rounds)
+    args = parser.parse_args()
+    if args.weigh:
+        return weigh(args.weigh[0], int(args.weigh[1]), int(args.weigh[2]))
+    print(f"{torch.get_num_threads()} threads, medians of {args.rounds} interleaved rounds")
+    if args.training:
+        return compare_training(args.rounds)
     for size, negatives in CASES:
-        compare(size, negatives, given.rounds)
+        compare(size, negatives, args.rounds)
 
 
 if __name__ == "__main__":

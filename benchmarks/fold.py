@@ -3,7 +3,7 @@
     python benchmarks/fold.py
 
 Both have the same random weights and 1,000 classes, run in inference mode on one thread, and give the same logits.
-timm's net is as it comes; it standardises its weights in every pass. Times are the thread's own, so that other work on
+timm's net is as it comes; it standardizes its weights in every pass. Times are the thread's own, so that other work on
 the machine counts little. The rounds of one run alternate; each figure is a median, followed by the median of the
 rounds' ratios.
 """
@@ -55,15 +55,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels of a side")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     own, folded = sides()
-    print(f"one thread, medians of at most {given.rounds} interleaved rounds\n  size  batch        timm       folded")
+    print(f"one thread, medians of at most {args.rounds} interleaved rounds\n  size  batch        timm       folded")
     with torch.inference_mode():
-        for size in given.sizes:
-            for batch in given.batches:
-                compare(own, folded, size, batch, given.rounds)
+        for size in args.sizes:
+            for batch in args.batches:
+                compare(own, folded, size, batch, args.rounds)
 
 
 if __name__ == "__main__":

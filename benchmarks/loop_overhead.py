@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from understudy.contracts import contract_of
+from understudy.config.options import OptimizerConfig
+from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource, open_source
-from understudy.data.batches import Batches
-from understudy.data.views import PLAIN
+from understudy.data.augment import NO_AUGMENTATION
+from understudy.data.loader import BatchLoader
 from understudy.errors import UnderstudyError
 from understudy.models import build
-from understudy.objectives import HardTargets
-from understudy.recipe import Optimizer, TrainRecipe
+from understudy.objectives import CrossEntropy
+from understudy.pipeline.modality import contract_of
 from understudy.training import Learner, Loop, Member
 
 BATCH, STEPS, ROUNDS, LR = 256, 235, 7, 1e-3
@@ -70,14 +71,14 @@ def ours(images: Tensor, targets: Tensor) -> Callable[[int], None]:
     """The same training through the package's own loop, with its watch for stops and losses that are not finite."""
     classes = tuple(str(label) for label in range(10))
     source = ArraySource("mnist", classes, torch.arange(len(images)), targets, (1, 28, 28), inputs=images)
-    recipe = Optimizer(lr=LR, schedule="linear", warmup=0.0)
+    recipe = OptimizerConfig(lr=LR, schedule="linear", warmup=0.0)
     network = build("mlp:800x2", contract_of(source))
-    member = Member("model-0", "model", 0, Learner(network, HardTargets()), recipe, False)
+    member = Member("model-0", "model", 0, Learner(network, CrossEntropy()), recipe, False)
     fabric = Fabric(accelerator="cpu", devices=1)
 
     def run(steps: int) -> None:
         part = source.subset(torch.arange(min(steps * BATCH, len(source))))
-        batches = Batches(part, PLAIN, BATCH, 0, fabric.device)
+        batches = BatchLoader(part, NO_AUGMENTATION, BATCH, 0, fabric.device)
         Loop(fabric, [member], batches, TrainRecipe(epochs=1, batch_size=BATCH, optimizer=recipe)).run()
 
     return run

@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from understudy.teachers.fusion import Groups
+from understudy.panels.fusion import Groups
 
 CLASSES, SPECIALISTS, SIZE, BATCH = 1000, 20, 50, 500
 
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plain", action="store_true", help="time L-BFGS too")
-    given = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, medians of {given.rounds} rounds, {CLASSES} classes, batches of {BATCH}")
+    args = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, medians of {args.rounds} rounds, {CLASSES} classes, batches of {BATCH}")
     for name, overlapping, top_n in (
         ("apart, top 1", False, 1),
         ("overlapping, top 5", True, 5),
@@ -101,13 +101,13 @@ def main() -> None:
         groups, general, special = case(overlapping)
         active = groups.active(general, top_n) if top_n else torch.ones(BATCH, SPECIALISTS, dtype=torch.bool)
         fused = groups.fuse(general, special, active)
-        seconds = timed(lambda: groups.fuse(general, special, active), given.rounds)  # noqa: B023
+        seconds = timed(lambda: groups.fuse(general, special, active), args.rounds)  # noqa: B023
         asked = float(active.sum(1).double().mean())
         print(
             f"  {name:20} {asked:5.1f} asked a sample  {BATCH / seconds:9,.0f} samples/s  {fused.steps:4} steps at most"
             f"  {fused.unfinished} unfinished, {float(fused.gap.max()):.0e} nats above the least at most"
         )
-        if given.plain:
+        if args.plain:
             least = total(groups, general, special, active, fused.log_probs)
             plain = by_gradient(groups, general, special, active, least)
             print(f"  {'':20} L-BFGS: {BATCH / plain:9,.0f} samples/s")

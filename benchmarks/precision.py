@@ -16,9 +16,9 @@ from statistics import median
 import torch
 from lightning_fabric import Fabric
 
+from understudy.config.options import OptimizerConfig
 from understudy.models import InputContract, build, is_depthwise
-from understudy.objectives import HardTargets
-from understudy.recipe import Optimizer
+from understudy.objectives import CrossEntropy
 from understudy.signals import Batch
 from understudy.training import Learner, Member
 
@@ -34,9 +34,9 @@ NETS = (
 def stepper(spec: str, fabric: Fabric) -> Callable[[], float]:
     """One update of a fresh net; the result is the seconds it took."""
     torch.manual_seed(0)
-    recipe = Optimizer(optimizer="sgd", lr=0.01)
-    member = Member("alone-0", "alone", 0, Learner(build(spec, CONTRACT), HardTargets()), recipe, False)
-    member.prepare(fabric)
+    recipe = OptimizerConfig(name="sgd", lr=0.01)
+    member = Member("alone-0", "alone", 0, Learner(build(spec, CONTRACT), CrossEntropy()), recipe, False)
+    member.setup(fabric)
     member.learner.train()
     ids = torch.arange(BATCH)
     batch = Batch(ids, ids, torch.rand(BATCH, 3, 32, 32), torch.randint(0, CLASSES, (BATCH,)))

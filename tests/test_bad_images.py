@@ -1,4 +1,4 @@
-"""Every odd or broken image is either decoded as it should look, or set aside for a fixed reason."""
+"""Unusual and broken images are decoded correctly, or skipped with a fixed reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import pytest
 from PIL import Image
 
 from understudy.data import ArraySource, RecordSource, Unreadable, open_source
-from understudy.data.decode import DAMAGED, EMPTY, NO_RANGE, NOT_AN_IMAGE, TOO_LARGE, decode, head, upright
+from understudy.data.formats.decode import (
+    DAMAGED,
+    EMPTY,
+    NO_RANGE,
+    NOT_AN_IMAGE,
+    TOO_LARGE,
+    decode,
+    read_header,
+    upright,
+)
+from understudy.data.source import ImageHeader
 from understudy.errors import UnderstudyError
 
 ROOM = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -38,7 +48,7 @@ def reason(data: bytes) -> str:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header promises this size, and which holds next to nothing."""
+    """A PNG with this size in its header and next to no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -62,7 +72,7 @@ def test_palette_and_its_transparency() -> None:
     assert back(image, transparency=0).tolist() == [[[255, 255, 255], [200, 100, 50]]]
 
 
-def test_transparency_lies_on_white() -> None:
+def test_transparency_is_blended_with_white() -> None:
     assert back(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).tolist() == [[[255, 255, 255]]]
     assert back(Image.new("RGBA", (1, 1), (200, 0, 0, 255))).tolist() == [[[200, 0, 0]]]
     half = back(Image.new("LA", (1, 1), (0, 128)))
@@ -77,7 +87,7 @@ def test_sixteen_bits_are_scaled() -> None:
     assert back(image).tolist() == [[0, 1, 128, 255]]
     assert back(image, "TIFF").tolist() == [[0, 1, 128, 255]]
     assert np.asarray(upright(Image.fromarray(wide.astype(np.int32)))).tolist() == [[0, 1, 128, 255]]
-    assert head(stored(image)).grey
+    assert read_header(stored(image)).gray
 
 
 def test_one_bit_and_one_pixel() -> None:
@@ -87,7 +97,7 @@ def test_one_bit_and_one_pixel() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_the_first_frame_of_an_animation(kind: str) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "lime")]
     data = stored(frames[0], kind, save_all=True, append_images=frames[1:], duration=40)
     red, green, blue = np.asarray(decode(data))[0, 0].tolist()
     assert red > 240
@@ -96,8 +106,8 @@ def test_the_first_frame_of_an_animation(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_as_exif_says(kind: str, orientation: int) -> None:
-    # A white corner at the upright image's top left, stored as a camera held that way would.
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    # a white corner at the top left of the upright image, stored as a rotated camera would
     image = Image.new("RGB", (48, 32))
     image.paste("white", (0, 0, 16, 16))
     stores = [None, None, 0, 3, 1, 5, 2, 6, 4]  # the transposition that undoes each orientation
@@ -112,14 +122,14 @@ def test_turned_as_exif_says(kind: str, orientation: int) -> None:
     assert pixels[18:, 18:].max() < 60
     data.seek(0)
     if kind != "PNG":
-        assert (head(data).width, head(data).height) == (48, 32)
+        assert read_header(data) == ImageHeader(48, 32, gray=False)
 
 
-def test_broken_exif_leaves_the_image_as_it_lies() -> None:
+def test_broken_exif_is_ignored() -> None:
     assert back(Image.fromarray(ROOM), "JPEG", exif=b"Exif\0\0nonsense").shape == ROOM.shape
 
 
-def test_what_is_broken() -> None:
+def test_broken_files() -> None:
     whole = stored(Image.fromarray(ROOM), "JPEG").getvalue()
     assert reason(b"") == EMPTY
     assert reason(b"I am a text, not a picture.") == NOT_AN_IMAGE
@@ -139,16 +149,8 @@ def test_decompression_bombs() -> None:
     assert reason(png_of(60_000, 60_000)) == TOO_LARGE
 
 
-def test_a_large_jpeg_is_decoded_at_a_lower_scale() -> None:
-    data = stored(Image.fromarray(ROOM).resize((1200, 800)), "JPEG")
-    assert decode(data, at_least=100).size == (150, 100)
-    data.seek(0)
-    assert decode(data, at_least=801).size == (1200, 800)
-    assert decode(stored(Image.fromarray(ROOM)), at_least=10).size == (60, 40)
-
-
-def spoiled(root: Path, *, same_size: bool) -> Path:
-    """Two classes of eight JPEGs, and in the first one of every fault."""
+def corrupted(root: Path, *, same_size: bool) -> Path:
+    """Two classes of eight JPEGs, with one file of every fault in the first."""
     for c in "ab":
         (root / "train" / c).mkdir(parents=True)
         for i in range(8):
@@ -161,11 +163,11 @@ def spoiled(root: Path, *, same_size: bool) -> Path:
     return root
 
 
-def test_unreadable_files_are_set_aside(tmp_path: Path) -> None:
-    train = open_source(spoiled(tmp_path, same_size=True)).train
+def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
+    train = open_source(corrupted(tmp_path, same_size=True)).train
     assert isinstance(train, ArraySource)
     assert len(train) == 16 == len(train.inputs) == len(train.targets if train.targets is not None else ())
-    assert dict(train.set_aside) == {
+    assert dict(train.skipped) == {
         "train/a/zero.jpg": EMPTY,
         "train/a/text.jpg": NOT_AN_IMAGE,
         "train/a/cut.jpg": DAMAGED,
@@ -173,11 +175,11 @@ def test_unreadable_files_are_set_aside(tmp_path: Path) -> None:
     }
 
 
-def test_of_records_only_headers_are_read_at_first(tmp_path: Path) -> None:
-    train = open_source(spoiled(tmp_path, same_size=False)).train
+def test_records_are_checked_by_their_headers(tmp_path: Path) -> None:
+    train = open_source(corrupted(tmp_path, same_size=False)).train
     assert isinstance(train, RecordSource)
     assert len(train) == 17 == len(train.records)
-    assert {name for name, _ in train.set_aside} == {f"train/a/{n}.jpg" for n in ("zero", "text", "bomb")}
+    assert {name for name, _ in train.skipped} == {f"train/a/{n}.jpg" for n in ("zero", "text", "bomb")}
     cut = next(record for record in train.records if record.name.endswith("cut.jpg"))
     with pytest.raises(Unreadable, match=DAMAGED):
         cut.read()
@@ -187,12 +189,12 @@ def test_of_records_only_headers_are_read_at_first(tmp_path: Path) -> None:
         gone.read()
 
 
-def test_when_nothing_is_left(tmp_path: Path) -> None:
+def test_no_readable_images(tmp_path: Path) -> None:
     for c in "ab":
         (tmp_path / c).mkdir()
         for i in range(3):
             (tmp_path / c / f"{i}.png").write_bytes(b"" if i else b"words and nothing else")
-    with pytest.raises(UnderstudyError, match=r"no image of .* can be read") as caught:
+    with pytest.raises(UnderstudyError, match=r"no image in the train split of .* can be read") as caught:
         open_source(tmp_path)
     assert f"{EMPTY}" in str(caught.value)
     Image.new("L", (4, 4)).save(tmp_path / "a/good.png")
@@ -212,10 +214,10 @@ def test_a_damaged_member_of_a_zip(tmp_path: Path) -> None:
     data[at : at + 4] = b"\xff\xd9\xff\xd9"
     path.write_bytes(data)
     train = open_source(path).train
-    assert train.set_aside == (("train/a/1.jpg", DAMAGED),)
+    assert train.skipped == (("train/a/1.jpg", DAMAGED),)
 
 
-def test_grey_images_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
+def test_gray_images_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
     for i, mode in enumerate(("L", "1", "LA", "I;16")):
         (tmp_path / "train" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(np.full((5, 5), 65535, np.uint16)) if mode == "I;16" else None

@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from understudy import api
-from understudy.cli import main
+import understudy
+from understudy.cli.app import main
 from understudy.data import ArraySource, open_source
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network
@@ -27,7 +28,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "methods"
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = tmp_path_factory.mktemp("teacher")
-    api.train("digits", "cnn:4-8", epochs=1, run=run)
+    understudy.train("digits", "cnn:4-8", epochs=1, run=run)
     return str(run)
 
 
@@ -39,16 +40,19 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("--objective crd:negative=5", "crd has no option 'negative'; did you mean 'negatives'?"),
         ("--objective crd:negatives=90000", "crd: negatives must be from 1 to 1437, as the bank has 1438 rows"),
         ("--objective crd:normalizer=last", "normalizer must be one of running, first, paper; it is 'last'"),
-        ("--method crd --only-classes 3", "all samples are of one class, so there are no negatives of another class"),
-        ("--method at --student mlp:8", "AttentionTransfer compares feature maps (C, H, W); the student's taps are "),
+        ("--method crd --only-classes 3", "all samples are of one class, so there are no negatives of other classes"),
+        (
+            "--method at --student mlp:8",
+            "AttentionTransfer compares feature maps (C, H, W), but the student's taps are ",
+        ),
         (
             "--method fitnet --student-taps 5 --teacher-taps 14",
-            "FitNet compares feature maps (C, H, W) or vectors (D,); ",
+            "FitNet compares feature maps (C, H, W) or vectors (D,), but ",
         ),
         ("--method at --student-taps 77", "cnn:4-4 has no layer '77'; did you mean '7'? there are 0, 1, 2, 3"),
         ("--method at --teacher-taps 15x", "cnn:4-8 has no layer '15x'; did you mean '15'? there are 0, 1, 2"),
-        ("--method rkd --micro-batch 8", "compares the samples of a batch with one another; leave out --micro-batch"),
-        ("--objective crd:bank=queue:64,sharded=true", "a queue is held whole by every rank; leave out sharded"),
+        ("--method rkd --micro-batch 8", "compares the samples of a batch; leave out --micro-batch"),
+        ("--objective crd:bank=queue:64,sharded=true", "a queue cannot be sharded; leave out sharded"),
     ],
 )
 def test_on_the_command_line(
@@ -74,16 +78,16 @@ def test_samples_without_numbers_of_their_own(teacher: str) -> None:
         def __iter__(self) -> Iterator[Tensor]:
             yield torch.zeros(1, 8, 8)
 
-    with pytest.raises(UnderstudyError, match="iterable data set, whose samples have no stable numbers"):
-        api.distill(Stream(), teacher, "mlp:8", method="crd")
+    with pytest.raises(UnderstudyError, match="iterable dataset, whose samples have no stable indices"):
+        understudy.distill(Stream(), teacher, "mlp:8", method="crd")
 
 
 def test_samples_that_share_a_number(teacher: str, tmp_path: Path) -> None:
     source = open_source("digits").train
     assert isinstance(source, ArraySource)
     twins = replace(source, ids=source.ids.clone().index_fill_(0, torch.tensor([1]), int(source.ids[0])))
-    with pytest.raises(UnderstudyError, match=r"crd: samples share an id.*ids must be unique"):
-        api.distill(twins, teacher, "mlp:8", method="crd", run=tmp_path)
+    with pytest.raises(UnderstudyError, match=r"crd: several samples have the same id.*make ids unique"):
+        understudy.distill(twins, teacher, "mlp:8", method="crd", run=tmp_path)
 
 
 def test_a_teacher_without_an_embedding(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_a_teacher_without_an_embedding(tmp_path: Path) -> None:
             return x.flatten(1)[:, :10]
 
     with pytest.raises(UnderstudyError, match="Fixed has no linear classifier whose input could be the embedding"):
-        api.distill("digits", Fixed(), "mlp:8", method="crd", run=tmp_path)
+        understudy.distill("digits", Fixed(), "mlp:8", method="crd", run=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_a_batch_that_does_not_fit_the_bank(ids: list[int], words: str) -> None:
 
 def test_the_loop_in_the_card_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "crd.md").read_text(), re.DOTALL)
-    place: dict[str, object] = {}
+    place: dict[str, Any] = {}
     exec(compile(code, "crd.md", "exec"), place)
     assert isinstance(place["loss"], Tensor)
     assert place["loss"].isfinite()

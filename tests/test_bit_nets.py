@@ -1,4 +1,4 @@
-"""Big Transfer's nets and their official weights, against the architecture written out plainly."""
+"""Big Transfer models and their official weights, against an independent implementation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[np.float32]]
 
 NAMES = ("a", "b", "c", "d", "e")
 RGB = InputContract((3, 32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), NAMES)
-GREY = InputContract((1, 32, 32), (0.1,), (0.3,), NAMES)
+GRAY = InputContract((1, 32, 32), (0.1,), (0.3,), NAMES)
 
 
 # --- the official format, written by hand ---------------------------------------------------------------
@@ -75,16 +75,16 @@ def transcribed(arrays: Arrays, images: Tensor) -> Tensor:
 
     def conv(x: Tensor, place: str, stride: int = 1, padding: int = 0) -> Tensor:
         w = weights[f"{place}/standardized_conv2d/kernel"].permute(3, 2, 0, 1)
-        centred = w - w.mean((1, 2, 3), keepdim=True)
-        w = centred / (centred.square().mean((1, 2, 3), keepdim=True) + 1e-10).sqrt()
+        centered = w - w.mean((1, 2, 3), keepdim=True)
+        w = centered / (centered.square().mean((1, 2, 3), keepdim=True) + 1e-10).sqrt()
         return F.conv2d(F.pad(x, (padding,) * 4), w, stride=stride)
 
     def act(x: Tensor, place: str) -> Tensor:
         channels = x.shape[1]
         groups = next(n for n in (32, 16, 8, 4, 2, 1) if channels % n == 0 and channels // n >= 2)
         grouped = x.reshape(len(x), groups, -1)
-        centred = grouped - grouped.mean(2, keepdim=True)
-        x = (centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()).reshape(x.shape)
+        centered = grouped - grouped.mean(2, keepdim=True)
+        x = (centered / (centered.square().mean(2, keepdim=True) + 1e-5).sqrt()).reshape(x.shape)
         gamma, beta = (weights[f"{place}group_norm/{kind}"].view(-1, 1, 1) for kind in ("gamma", "beta"))
         return (x * gamma + beta).clamp_min(0)
 
@@ -140,7 +140,7 @@ def test_every_tensor_lands_in_its_place(prefix: str, numbers: bool, tmp_path: P
     assert network.contract.shape == (3, 224, 224)
     assert network.contract.mean == network.contract.std == (0.5, 0.5, 0.5)
     own = network.module.state_dict()
-    # by the values: each array of the file is exactly one tensor of the net, and the other way round
+    # by value: a one-to-one match between the arrays of the file and the tensors of the network
     places = {x.double().sum().item(): name for name, x in own.items()}
     assert len(places) == len(own) == len(arrays)
     found = {}
@@ -161,24 +161,24 @@ def test_every_tensor_lands_in_its_place(prefix: str, numbers: bool, tmp_path: P
 
 def test_heads(tmp_path: Path) -> None:
     path = written(tmp_path, official())
-    for classes in (NAMES, tuple("tuvwxyz")):  # seven classes of others are not the file's seven
+    for classes in (NAMES, tuple("tuvwxyz")):  # seven other classes are not those of the file
         network = build(f"bit:{path}", InputContract((3, 32, 32), (0,) * 3, (1,) * 3, classes))
         assert network.classes == classes
         assert not any(x.any() for x in network.module.get_submodule("head").parameters())
-        assert "a new head" in network.began
+        assert "a new head" in network.init_from
         assert not network(images(RGB)).logits.any()
-    network = build(f"bit:{path}?head=own", InputContract((3, 32, 32), (0,) * 3, (1,) * 3, tuple("tuvwxyz")))
+    network = build(f"bit:{path}?head=pretrained", InputContract((3, 32, 32), (0,) * 3, (1,) * 3, tuple("tuvwxyz")))
     assert network(images(RGB)).logits.any()
-    assert "its head of 7" in network.began
-    with pytest.raises(UnderstudyError, match="knows 7 classes, the data has 5"):
-        build(f"bit:{path}?head=own", RGB)
-    with pytest.raises(UnderstudyError, match="head=own for the file's"):
+    assert "head of 7 classes kept" in network.init_from
+    with pytest.raises(UnderstudyError, match="has 7 classes, the data 5"):
+        build(f"bit:{path}?head=pretrained", RGB)
+    with pytest.raises(UnderstudyError, match="write head=pretrained"):
         build(f"bit:{path}?head=old", RGB)
 
 
 def test_other_modalities_get_their_channels(tmp_path: Path) -> None:
     path = written(tmp_path, official())
-    assert build(f"bit:{path}", GREY).contract.shape == (3, 224, 224), "grey images are repeated"
+    assert build(f"bit:{path}", GRAY).contract.shape == (3, 224, 224), "gray images are repeated"
     depth = InputContract((1, 32, 32), (2.0,), (3.0,), NAMES, modality="depth")
     network = build(f"bit:{path}", depth)
     assert (network.contract.shape, network.contract.mean) == ((1, 224, 224), (2.0,))
@@ -200,36 +200,36 @@ def test_a_saved_net_does_not_need_the_file(tmp_path: Path) -> None:
     assert torch.equal(other.module.get_parameter("stem.conv.weight"), network.module.get_parameter("stem.conv.weight"))
 
 
-# --- files that are something else ----------------------------------------------------------------------
+# --- other and damaged files ----------------------------------------------------------------------
 
 
 def test_a_file_of_another_net(tmp_path: Path) -> None:
     path = written(tmp_path, official((2, 2, 2, 2)))
-    with pytest.raises(UnderstudyError, match="does not fit the net") as caught:
+    with pytest.raises(UnderstudyError, match="does not fit the model") as caught:
         build(f"bit:R50x0.125?weights={path}", RGB)
     assert "block1/unit03/a/group_norm/gamma is missing; " in str(caught.value)
     assert str(caught.value).endswith(" more")
-    with pytest.raises(UnderstudyError, match=r"root_block/standardized_conv2d/kernel is \(8, 3, 7, 7\), the net's"):
+    with pytest.raises(UnderstudyError, match=r"root_block/standardized_conv2d/kernel is \(8, 3, 7, 7\) instead of"):
         build(f"bit:{path}?root=cifar", RGB)
-    with pytest.raises(UnderstudyError, match="leave norm=bn out"):
+    with pytest.raises(UnderstudyError, match="leave out norm=bn"):
         build(f"bit:{path}?norm=bn", RGB)
     arrays = official((2, 2, 2, 2))
     arrays["resnet/block1/unit01/a/extra"] = np.ones(3, np.float32)
     del arrays["resnet/block2/unit02/c/group_norm/beta"]
-    with pytest.raises(UnderstudyError, match=r"block2/unit02/c/group_norm/beta is missing; .*/extra is not the net's"):
+    with pytest.raises(UnderstudyError, match=r"block2/unit02/c/group_norm/beta is missing; .*/extra is unexpected"):
         build(f"bit:{written(tmp_path, arrays)}", RGB)
 
 
 def test_a_file_of_another_family(tmp_path: Path) -> None:
     vit = {"Transformer/encoderblock_0/LayerNorm_0/bias": np.zeros(3), "cls": np.zeros((1, 1, 3))}
-    with pytest.raises(UnderstudyError, match="none of Big Transfer's nets") as caught:
+    with pytest.raises(UnderstudyError, match="no Big Transfer model") as caught:
         build(f"bit:{written(tmp_path, vit)}", RGB)
     assert "lacks block1/unit01/a/group_norm/beta, " in str(caught.value)
     assert "has Transformer/encoderblock_0/LayerNorm_0/bias, cls" in str(caught.value)
-    with pytest.raises(UnderstudyError, match="has nothing else"):  # a net of one block a stage but the last
+    with pytest.raises(UnderstudyError, match="has nothing else"):  # one block in each stage but the last
         build(f"bit:{written(tmp_path, official((1, 1, 1)))}", RGB)
     whole = {key: x.astype(np.int64) for key, x in official().items()}
-    with pytest.raises(UnderstudyError, match="holds int64, not floating point"):
+    with pytest.raises(UnderstudyError, match="is int64 instead of floating point"):
         build(f"bit:{written(tmp_path, whole)}", RGB)
 
 
@@ -259,11 +259,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 100, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:length])
-        with pytest.raises(UnderstudyError, match="damaged or cut off; fetch it again"):
+        with pytest.raises(UnderstudyError, match="damaged or truncated; download it again"):
             build(f"bit:{path}", RGB)
     middle = len(whole) // 3
     path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
-    with pytest.raises(UnderstudyError, match="damaged or cut off"):
+    with pytest.raises(UnderstudyError, match="damaged or truncated"):
         build(f"bit:{path}", RGB)
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(path)
@@ -277,7 +277,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         build(f"timm:resnet10t?weights={path}", RGB)
 
 
-# --- fresh nets -----------------------------------------------------------------------------------------
+# --- new networks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_the_ablation(norm: str, root: str) -> None:
     head = network.module.get_submodule("head.fc")
     x, targets = images(RGB, 8), torch.arange(8) % 5
     scales = []
-    for layer in convs:  # standardised weights do not care for their scale and offset
+    for layer in convs:  # standardized weights are invariant to scale and offset
         if layer is head:
             continue
         before = layer(torch.ones(1, layer.in_channels, 5, 5))
@@ -337,7 +337,7 @@ def test_the_ablation(norm: str, root: str) -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(np.log(5)), "the head begins at zero"
+    assert losses[0] == pytest.approx(np.log(5)), "the head is zero-initialized"
     assert losses[-1] < 0.9 * losses[0]
     assert all(x.grad is not None and x.grad.any() for x in network.parameters())
 
@@ -345,14 +345,14 @@ def test_the_ablation(norm: str, root: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("bit:R51x1", "no depth 51; there are 14, 26, 50, 101, 152"),
+        ("bit:R51x1", "unknown depth; choose from 14, 26, 50, 101, 152"),
         ("bit:R50x0.3", "multiple of 0.125"),
         ("bit:R50x0", "multiple of 0.125"),
-        ("bit:50x1", "as bit:R50x1"),
-        ("bit:R26x0.5?norm=ln", "there are gn.ws, gn, bn, bn.ws"),
-        ("bit:R26x0.5?root=small", "there are imagenet, cifar"),
+        ("bit:50x1", "as in bit:R50x1"),
+        ("bit:R26x0.5?norm=ln", "choose from gn.ws, gn, bn, bn.ws"),
+        ("bit:R26x0.5?root=small", "choose from imagenet, cifar"),
         ("bit:R26x0.5?rot=cifar", "no option 'rot'; did you mean 'root'"),
-        ("bit:R26x0.5?head=own", "no option 'head'"),
+        ("bit:R26x0.5?head=pretrained", "no option 'head'"),
     ],
 )
 def test_names_that_are_not_understood(spec: str, message: str) -> None:
@@ -400,14 +400,14 @@ def test_weights_of_timm_that_are_not_here(offline: Path, tmp_path: Path) -> Non
         build("timm:resnet10t.c3_in1k?pretrained=true", RGB)
     assert "hf download timm/resnet10t.c3_in1k" in str(caught.value)
     assert "timm:resnet10t.c3_in1k?pretrained=PATH/model.safetensors" in str(caught.value)
-    # and what it says is what helps
+    # following its advice works
     import timm
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     state = timm.create_model("resnet10t").state_dict()
     save_file(state, tmp_path / "model.safetensors")
-    network = build(f"timm:resnet10t.c3_in1k?pretrained={tmp_path / 'model.safetensors'}", GREY)
+    network = build(f"timm:resnet10t.c3_in1k?pretrained={tmp_path / 'model.safetensors'}", GRAY)
     assert network.classes == NAMES
     assert network.contract.shape[0] == 3
     assert network.contract.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -425,7 +425,7 @@ def test_weights_of_timm_that_are_not_here(offline: Path, tmp_path: Path) -> Non
 def test_weights_of_torchvision_that_are_not_here(offline: Path) -> None:
     with pytest.raises(UnderstudyError, match="are not on this machine") as caught:
         build("torchvision:squeezenet1_1?weights=DEFAULT", RGB)
-    url, _, rest = str(caught.value).partition("fetch https://")[2].partition(" where there is, and put it at ")
+    url, _, rest = str(caught.value).partition("download https://")[2].partition(" on another machine and copy it to ")
     place = Path(rest)
     assert url.startswith("download.pytorch.org/models/squeezenet1_1-")
     assert place.parent == offline
@@ -440,7 +440,7 @@ def test_weights_of_torchvision_that_are_not_here(offline: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("timm:resnetv2_50d.untrained?pretrained=true", "no pre-trained weights of resnetv2_50d"),
+        ("timm:resnetv2_50d.untrained?pretrained=true", "no pre-trained weights for resnetv2_50d"),
         ("timm:resnet10t.c4_in1k", "did you mean 'resnet10t.c3_in1k'"),
         ("torchvision:squeezenet1_1?weights=DEFALT", "no such file; did you mean 'DEFAULT'"),
         ("torchvision:squeezenet1_1?weights=none.pth", "no such file; there are DEFAULT, IMAGENET1K_V1"),

@@ -1,4 +1,4 @@
-"""The nets of the distillation tables: sizes, shapes, stages and taps, and the folded form."""
+"""The CIFAR networks: parameter counts, shapes, stages, taps and folding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from understudy.models.cifar import NETS
 
 NAMES = ("a", "b", "c", "d", "e")
 
-# parameters for 100 classes, of the nets in the published tables
+# parameters for 100 classes, as published
 PARAMETERS = {
     "resnet8": 83_892, "resnet14": 181_108, "resnet20": 278_324, "resnet32": 472_756, "resnet44": 667_188,
     "resnet56": 861_620, "resnet110": 1_736_564, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860,
@@ -49,7 +49,7 @@ def images(rows: int = 2, side: int = 32, channels: int = 3) -> Tensor:
 
 
 def lively(network: Network) -> Network:
-    """Give every BatchNorm statistics and scales of its own."""
+    """Give each BatchNorm random statistics and scales."""
     generator = torch.Generator().manual_seed(5)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -116,7 +116,7 @@ def test_misspelt_names(spec: str, message: str) -> None:
 
 
 def test_initial_weights() -> None:
-    """Kaiming normal by fan out, and a small head where the published net has one."""
+    """Kaiming normal with fan_out, and a small head where the published network has one."""
     net = NETS["vgg8"](3, 100)
     conv = net.get_submodule("layer3.1.0")
     assert isinstance(conv, nn.Conv2d)
@@ -146,7 +146,7 @@ def test_every_parameter_learns(name: str) -> None:
 @pytest.mark.parametrize("spec", ["cifar:resnet8", "cifar:wrn_16_1", "cifar:vgg8", "cnn:4-8", "torchvision:resnet18"])
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_tap_is_what_the_layer_put_out(spec: str, folded: bool) -> None:
-    """Not what a later layer, working in place, made of it."""
+    """Later in-place operations do not change a tapped output."""
     network = lively(build(spec, contract())).eval()
     if folded:
         network = fold(network)
@@ -235,7 +235,7 @@ def test_fold(name: str) -> None:
     with torch.inference_mode():
         found, expected = folded(images(3)), network(images(3))
     norms = [path for path, m in folded.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    if name.startswith("wrn"):  # the norms that read sums stay; those between two convolutions are folded
+    if name.startswith("wrn"):  # norms after sums stay, those between two convolutions are folded
         assert 0 < len(norms) < sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
         assert all("enter" in path or "tail" in path for path in norms)
         assert ("layer1.0.enter.0" in norms) == (name == "wrn_16_1"), "its stem also feeds the shortcut"

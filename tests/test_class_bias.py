@@ -1,4 +1,4 @@
-"""Class biases: fitted ones reach the priors, typed ones are read or refused."""
+"""Class biases: fitted ones match the priors, given ones are parsed or rejected."""
 
 from __future__ import annotations
 
@@ -54,6 +54,16 @@ def test_a_class_that_is_never_predicted_comes_back() -> None:
     assert bias.argmax() == 3
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_near_degenerate_priors(classes: int, scale: float) -> None:
+    logits, _ = draw(200, classes, 5, scale)
+    priors = torch.full((classes,), 1e-4 / classes)
+    priors[0] += 1 - 1e-4
+    bias = ev.fit_class_bias(logits, priors, tolerance=1e-6)
+    torch.testing.assert_close((logits + bias).double().softmax(1).mean(0).float(), priors, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("priors", [[0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [float("nan"), 0.5]])
 def test_priors_must_be_a_distribution(priors: list[float]) -> None:
     with pytest.raises(UnderstudyError, match="positive and sum to 1"):
@@ -65,7 +75,7 @@ def test_parsing() -> None:
     assert ev.parse_priors(("dog=0.5",), CATS).tolist() == pytest.approx([0.25, 0.5, 0.25])
     assert ev.parse_priors(("0=0.2", "1=0.3", "2=0.5"), CATS).tolist() == pytest.approx([0.2, 0.3, 0.5])
     assert ev.parse_bias(("3=+3.5", "9=-1"), DIGITS).tolist() == [0, 0, 0, 3.5, 0, 0, 0, 0, 0, -1]
-    assert ev.parse_bias(("1=2",), ("1", "0")).tolist() == [2, 0]  # a name goes before an index
+    assert ev.parse_bias(("1=2",), ("1", "0")).tolist() == [2, 0]  # names take precedence over indices
 
 
 @pytest.mark.parametrize(
@@ -73,10 +83,10 @@ def test_parsing() -> None:
     [
         (ev.parse_bias, ("dgo=1",), "did you mean 'dog'"),
         (ev.parse_bias, ("3=1",), "no class '3'"),
-        (ev.parse_bias, ("dog=1", "1=2"), "given twice"),
+        (ev.parse_bias, ("dog=1", "1=2"), "appears twice"),
         (ev.parse_bias, ("dog=nan",), "finite"),
         (ev.parse_bias, ("dog",), "CLASS=NUMBER"),
-        (ev.parse_priors, ("uniform", "dog=0.1"), "one kind"),
+        (ev.parse_priors, ("uniform", "dog=0.1"), "use one of these"),
         (ev.parse_priors, ("dog=0",), "positive"),
         (ev.parse_priors, ("dog=1",), "less than 1"),
         (ev.parse_priors, ("cat=0.2", "dog=0.2", "eel=0.2"), "must sum to 1"),

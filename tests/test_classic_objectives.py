@@ -1,4 +1,4 @@
-"""The classic objectives: each functional twin against its formula in plain float64 loops, and the mistakes."""
+"""Feature-based objectives: each function against its formula in plain float64 loops, and error messages."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from understudy.objectives import (
     OBJECTIVES,
     AttentionTransfer,
+    BuildContext,
     CorrelationCongruence,
     FactorTransfer,
     FitNet,
     FlowOfSolution,
     Paraphraser,
     RelationalKD,
-    Setting,
     SimilarityPreserving,
     TapPair,
     activation_boundary_loss,
@@ -34,13 +34,13 @@ from understudy.objectives import (
     similarity_loss,
     vid_loss,
 )
-from understudy.objectives.taps import ChannelNorm, Tapped
+from understudy.objectives.features import ChannelNorm, FeatureObjective
 from understudy.signals import Batch, Shapes, Signals
 
 CLASSIC = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ab", "ft", "fsp")
 LAYERS = ("fitnet", "at", "vid", "nst", "ab", "ft", "fsp")
 MAPS = ("at", "nst", "ft", "fsp")
-SETTING = Setting(
+CONTEXT = BuildContext(
     student=Shapes(5, 8, {"a": (4, 8, 8), "b": (6, 4, 4), "c": (8, 2, 2)}),
     teacher=Shapes(5, 12, {"z": (3, 16, 16), "a": (6, 8, 8), "b": (10, 4, 4), "c": (12, 2, 2)}),
     ids=torch.arange(20),
@@ -67,7 +67,7 @@ def close(found: Tensor, expected: float | np.ndarray | np.floating) -> None:
 
 
 def halved(x: np.ndarray) -> np.ndarray:
-    """Means of 2x2 blocks: what adaptive pooling does from an even size to its half."""
+    """Means of 2x2 blocks: adaptive pooling from an even size to half of it."""
     b, c, h, w = x.shape
     return x.reshape(b, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
@@ -75,13 +75,13 @@ def halved(x: np.ndarray) -> np.ndarray:
 # --- the formulas ---------------------------------------------------------------------------------------
 
 
-def test_hints() -> None:
+def test_hint_loss() -> None:
     s, t = randn(2, 3, 2, 2), randn(2, 3, 2, 2, seed=1)
     close(hint_loss(s, t), sum((a - b) ** 2 for a, b in zip(wide(s).flat, wide(t).flat, strict=True)) / 24)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
-def test_attention(power: float) -> None:
+def test_attention_loss(power: float) -> None:
     s, t = randn(2, 3, 2, 2), randn(2, 5, 4, 4, seed=1)
     total = 0.0
     for x, y in zip(wide(s), halved(wide(t)), strict=True):
@@ -90,7 +90,7 @@ def test_attention(power: float) -> None:
     close(attention_loss(s, t, power), total / 2 / 4)
 
 
-def test_similarity() -> None:
+def test_similarity_loss() -> None:
     s, t = randn(3, 2, 2, 2), randn(3, 5, seed=1)
     grams = []
     for x in (wide(s).reshape(3, -1), wide(t)):
@@ -100,7 +100,7 @@ def test_similarity() -> None:
 
 
 @pytest.mark.parametrize(("gamma", "order"), [(0.4, 2), (1.0, 3)])
-def test_correlation(gamma: float, order: int) -> None:
+def test_correlation_loss(gamma: float, order: int) -> None:
     s, t = randn(4, 3), randn(4, 5, seed=1)
     kernels = []
     for x in map(wide, (s, t)):
@@ -120,7 +120,7 @@ def test_correlation_tends_to_the_gaussian_kernel() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 2, 2)])
-def test_variational_information(shape: tuple[int, ...]) -> None:
+def test_vid_loss(shape: tuple[int, ...]) -> None:
     mean, t, scale = randn(*shape), randn(*shape, seed=1), randn(3, seed=2)
     total = 0.0
     for i in np.ndindex(*shape):
@@ -146,20 +146,20 @@ def plain_rkd(s: np.ndarray, t: np.ndarray, distance: float, angle: float) -> fl
 
 
 @pytest.mark.parametrize(("distance", "angle"), [(25.0, 50.0), (1.0, 0.0), (0.0, 1.0)])
-def test_relations(distance: float, angle: float) -> None:
+def test_rkd_loss(distance: float, angle: float) -> None:
     s, t = randn(5, 3) + 4, randn(5, 6, seed=1)
     close(rkd_loss(s, t, distance, angle), plain_rkd(wide(s), wide(t), distance, angle))
     twins = torch.cat([s[:4], s[:1]])
     close(rkd_loss(twins, t, distance, angle), plain_rkd(wide(twins), wide(t), distance, angle))
 
 
-def test_relations_do_not_see_scale_shift_or_rotation() -> None:
+def test_rkd_is_invariant_to_scale_shift_and_rotation() -> None:
     s = randn(8, 5)
     rotation = torch.linalg.qr(randn(5, 5, seed=1))[0]
     assert rkd_loss(3 * s @ rotation + 2, s).item() == pytest.approx(0, abs=1e-8)
 
 
-def test_neighbour_probabilities() -> None:
+def test_pkt_loss() -> None:
     s, t = randn(4, 3), randn(4, 5, seed=1)
     sides = []
     for x in map(wide, (s, t)):
@@ -171,7 +171,7 @@ def test_neighbour_probabilities() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 6], ids=["positions", "channels"])
-def test_neuron_selectivity_in_both_of_its_forms(size: int) -> None:
+def test_nst_loss_in_both_forms(size: int) -> None:
     s, t = randn(2, 3, size, size), randn(2, 4, 2 * size, 2 * size, seed=1)
     total = 0.0
     for x, y in zip(wide(s), halved(wide(t)), strict=True):
@@ -182,7 +182,7 @@ def test_neuron_selectivity_in_both_of_its_forms(size: int) -> None:
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.5])
-def test_activation_boundaries(margin: float) -> None:
+def test_activation_boundary_loss(margin: float) -> None:
     s, t = randn(2, 3, 2, 2), randn(2, 3, 2, 2, seed=1)
     total = 0.0
     for x, y in zip(wide(s).flat, wide(t).flat, strict=True):
@@ -192,7 +192,7 @@ def test_activation_boundaries(margin: float) -> None:
     assert activation_boundary_loss(torch.where(t > 0, 2.0, -2.0), t.relu()).item() == 0
 
 
-def test_factors() -> None:
+def test_factor_loss() -> None:
     s, t = randn(2, 3, 2, 2), randn(2, 3, 2, 2, seed=1)
     total = 0.0
     for x, y in zip(wide(s), wide(t), strict=True):
@@ -200,7 +200,7 @@ def test_factors() -> None:
     close(factor_loss(s, t), total / 24)
 
 
-def test_flow() -> None:
+def test_fsp_loss() -> None:
     first, second, other, following = randn(2, 3, 4, 4), randn(2, 2, 2, 2), randn(2, 3, 2, 2), randn(2, 2, 2, 2, seed=1)
     total = 0.0
     for n in range(2):
@@ -248,7 +248,7 @@ def test_gradients_stay_finite_and_small(loss: Callable[[Tensor, Tensor], Tensor
 
 
 @pytest.mark.parametrize("loss", [attention_loss, nst_loss, factor_loss])
-def test_silent_channels_give_no_wild_gradients(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_gradients_are_bounded_at_all_zero_channels(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     s, t = randn(3, 4, 2, 2), randn(3, 4, 2, 2, seed=1)
     s[0], s[1, 2] = 0, 0
     s.requires_grad_(True)
@@ -258,7 +258,7 @@ def test_silent_channels_give_no_wild_gradients(loss: Callable[[Tensor, Tensor],
 
 
 @pytest.mark.parametrize("name", ["sp", "cc", "rkd", "pkt", "at", "nst"])
-def test_functions_keep_full_precision_under_autocast(name: str) -> None:
+def test_functions_use_full_precision_under_autocast(name: str) -> None:
     loss = {**COMPARE, "at": attention_loss, "nst": nst_loss}[name]
     s, t = randn(8, 4, 3, 3).bfloat16(), randn(8, 4, 3, 3, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -268,11 +268,11 @@ def test_functions_keep_full_precision_under_autocast(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIC)
 def test_a_batch_of_one(name: str) -> None:
-    objective = OBJECTIVES[name].suited(SETTING)
-    assert objective(signals(SETTING.student, 1), signals(SETTING.teacher, 1, seed=9), BATCH[:1]).isfinite()
+    objective = OBJECTIVES[name].from_shapes(CONTEXT)
+    assert objective(signals(CONTEXT.student, 1), signals(CONTEXT.teacher, 1, seed=9), BATCH[:1]).isfinite()
     if name not in MAPS:
-        vectors = Setting(Shapes(5, 8, {"h": (4,)}), Shapes(5, 12, {"h": (7,)}), torch.arange(20))
-        objective = OBJECTIVES[name].suited(vectors)
+        vectors = BuildContext(Shapes(5, 8, {"h": (4,)}), Shapes(5, 12, {"h": (7,)}), torch.arange(20))
+        objective = OBJECTIVES[name].from_shapes(vectors)
         assert objective(signals(vectors.student, 1), signals(vectors.teacher, 1, seed=9), BATCH[:1]).isfinite()
 
 
@@ -285,15 +285,15 @@ def test_channel_norm_is_batch_norm() -> None:
 # --- which layers, and how they are fitted --------------------------------------------------------------
 
 
-def pairs_of(name: str, setting: Setting = SETTING, **options: object) -> list[tuple[str, str]]:
-    objective = OBJECTIVES[name].suited(setting, **options)
-    assert isinstance(objective, Tapped)
+def pairs_of(name: str, context: BuildContext = CONTEXT, **options: object) -> list[tuple[str, str]]:
+    objective = OBJECTIVES[name].from_shapes(context, **options)
+    assert isinstance(objective, FeatureObjective)
     assert objective.needs.student == {pair.student for pair in objective.pairs}
     assert objective.needs.teacher == {pair.teacher for pair in objective.pairs}
     return [(pair.student, pair.teacher) for pair in objective.pairs]
 
 
-def test_default_layers() -> None:
+def test_default_taps() -> None:
     every = [("a", "a"), ("b", "b"), ("c", "c")]
     for name in ("at", "vid", "nst", "ab", "fsp"):
         assert pairs_of(name) == every, "from the output end: the teacher's first tap is left over"
@@ -304,53 +304,53 @@ def test_default_layers() -> None:
         assert pairs_of(name) == [("embedding", "embedding")]
 
 
-def test_layers_by_name() -> None:
+def test_named_taps() -> None:
     assert pairs_of("at", taps=[("a", "z"), ("c", "b")]) == [("a", "z"), ("c", "b")]
     assert pairs_of("rkd", taps=[("c", "c")]) == [("c", "c")]
     assert pairs_of("vid", taps=[("embedding", "embedding")]) == [("embedding", "embedding")]
 
 
-def test_only_the_relations_compare_samples() -> None:
-    assert {name for name in CLASSIC if not OBJECTIVES[name].rowwise} == {"sp", "cc", "rkd", "pkt"}
+def test_only_relational_objectives_compare_samples() -> None:
+    assert {name for name in CLASSIC if not OBJECTIVES[name].per_sample} == {"sp", "cc", "rkd", "pkt"}
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_vectors_where_there_are_no_maps(name: str) -> None:
-    vectors = Setting(
+def test_vectors_if_there_are_no_maps(name: str) -> None:
+    vectors = BuildContext(
         Shapes(5, 8, {"h1": (9,), "h2": (4,)}), Shapes(5, 12, {"maps": (3, 4, 4), "h": (7,)}), torch.arange(20)
     )
     if name in MAPS:
         with pytest.raises(ValueError, match=r"feature maps.*h1, h2.*maps"):
-            OBJECTIVES[name].suited(vectors)
+            OBJECTIVES[name].from_shapes(vectors)
     else:
         assert pairs_of(name, vectors) == [("h2", "h")]
-        objective = OBJECTIVES[name].suited(vectors)
+        objective = OBJECTIVES[name].from_shapes(vectors)
         assert objective(signals(vectors.student), signals(vectors.teacher, seed=9), BATCH).isfinite()
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "sp"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_setting_without_taps(name: str, side: str) -> None:
+def test_a_context_without_taps(name: str, side: str) -> None:
     bare = Shapes(5, 8)
-    setting = Setting(
-        bare if side == "student" else SETTING.student, bare if side == "teacher" else SETTING.teacher, SETTING.ids
+    context = BuildContext(
+        bare if side == "student" else CONTEXT.student, bare if side == "teacher" else CONTEXT.teacher, CONTEXT.ids
     )
     with pytest.raises(ValueError, match=r"none.*tap such layers"):
-        OBJECTIVES[name].suited(setting)
+        OBJECTIVES[name].from_shapes(context)
 
 
 def test_maps_of_any_two_sizes_are_compared() -> None:
-    setting = Setting(
-        Shapes(5, 8, {"a": (4, 7, 5), "b": (6, 3, 5)}), Shapes(5, 12, {"a": (6, 4, 8), "b": (9, 5, 2)}), SETTING.ids
+    context = BuildContext(
+        Shapes(5, 8, {"a": (4, 7, 5), "b": (6, 3, 5)}), Shapes(5, 12, {"a": (6, 4, 8), "b": (9, 5, 2)}), CONTEXT.ids
     )
     for name in CLASSIC:
-        objective = OBJECTIVES[name].suited(setting)
-        assert objective(signals(setting.student), signals(setting.teacher, seed=9), BATCH).isfinite()
+        objective = OBJECTIVES[name].from_shapes(context)
+        assert objective(signals(context.student), signals(context.teacher, seed=9), BATCH).isfinite()
 
 
-def test_fsp_adds_nothing_where_the_channels_agree() -> None:
-    same = Setting(SETTING.student, Shapes(5, 12, {"x": (4, 4, 4), "y": (6, 4, 4), "z": (9, 2, 2)}), SETTING.ids)
-    objective = FlowOfSolution.suited(same)
+def test_fsp_has_no_projector_if_channels_agree() -> None:
+    same = BuildContext(CONTEXT.student, Shapes(5, 12, {"x": (4, 4, 4), "y": (6, 4, 4), "z": (9, 2, 2)}), CONTEXT.ids)
+    objective = FlowOfSolution.from_shapes(same)
     assert [len(list(projector.parameters())) for projector in objective.projectors] == [0, 0, 3]
     alike = FlowOfSolution([TapPair("a", "x", (4, 8, 8), (4, 4, 4)), TapPair("b", "y", (6, 4, 4), (6, 4, 4))])
     s, t = signals(same.student), signals(same.teacher, seed=9)
@@ -358,9 +358,9 @@ def test_fsp_adds_nothing_where_the_channels_agree() -> None:
     torch.testing.assert_close(alike(s, t, BATCH), expected)
 
 
-def test_the_paraphraser_learns_from_reconstruction_alone() -> None:
-    objective = FactorTransfer.suited(SETTING)
-    student, teacher = signals(SETTING.student), signals(SETTING.teacher, seed=9)
+def test_the_paraphraser_is_trained_by_reconstruction_only() -> None:
+    objective = FactorTransfer.from_shapes(CONTEXT)
+    student, teacher = signals(CONTEXT.student), signals(CONTEXT.teacher, seed=9)
     objective(student, teacher, BATCH).backward()
     paraphraser = objective.paraphrasers[0]
     assert isinstance(paraphraser, Paraphraser)
@@ -377,8 +377,8 @@ def test_a_trained_paraphraser_is_frozen() -> None:
         layer = randn(6, 12, 2, 2)
     trained.reconstruction_loss(layer).backward()
     trained.zero_grad()
-    objective = FactorTransfer.suited(SETTING, paraphrasers=[trained])
-    student, teacher = signals(SETTING.student), signals(SETTING.teacher, seed=9)
+    objective = FactorTransfer.from_shapes(CONTEXT, paraphrasers=[trained])
+    student, teacher = signals(CONTEXT.student), signals(CONTEXT.teacher, seed=9)
     loss = objective(student, teacher, BATCH)
     loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in trained.parameters())
@@ -387,9 +387,9 @@ def test_a_trained_paraphraser_is_frozen() -> None:
     torch.testing.assert_close(loss, factor_loss(factor, trained(teacher.features["c"])))
 
 
-def test_deeper_boundaries_weigh_more() -> None:
-    objective = OBJECTIVES["ab"].suited(SETTING).eval()
-    assert isinstance(objective, Tapped)
+def test_deeper_boundaries_are_weighted_more() -> None:
+    objective = OBJECTIVES["ab"].from_shapes(CONTEXT).eval()
+    assert isinstance(objective, FeatureObjective)
     s, t = randn(6, 4, 8, 8), randn(6, 6, 8, 8, seed=1)
     expected = 3e-3 / 4 * activation_boundary_loss(objective.connectors[0](s), t)  # type: ignore[index,operator]
     torch.testing.assert_close(objective.compare(0, s, t), expected)
@@ -398,29 +398,29 @@ def test_deeper_boundaries_weigh_more() -> None:
 # --- mistakes -------------------------------------------------------------------------------------------
 
 
-def test_mistakes_say_what_to_do() -> None:
+def test_error_messages_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="student has no tap 'nope'; it has a, b, c, embedding"):
-        FitNet.suited(SETTING, taps=[("nope", "a")])
+        FitNet.from_shapes(CONTEXT, taps=[("nope", "a")])
     with pytest.raises(ValueError, match="teacher has no tap 'nope'"):
-        SimilarityPreserving.suited(SETTING, taps=[("a", "nope")])
+        SimilarityPreserving.from_shapes(CONTEXT, taps=[("a", "nope")])
     with pytest.raises(ValueError, match="at least one TapPair"):
         AttentionTransfer([])
     with pytest.raises(ValueError, match=r"embedding is \(8,\).*choose other taps"):
-        AttentionTransfer.suited(SETTING, taps=[("embedding", "embedding")])
+        AttentionTransfer.from_shapes(CONTEXT, taps=[("embedding", "embedding")])
     with pytest.raises(ValueError, match=r"a is \(4, 8, 8\).*\(12,\)"):
-        FitNet.suited(SETTING, taps=[("a", "embedding")])
-    with pytest.raises(ValueError, match="built from their shapes"):
+        FitNet.from_shapes(CONTEXT, taps=[("a", "embedding")])
+    with pytest.raises(ValueError, match="needs the shapes of both layers"):
         FitNet([TapPair("a", "a")])
     with pytest.raises(ValueError, match="at least two layers"):
-        FlowOfSolution.suited(SETTING, taps=[("a", "a")])
+        FlowOfSolution.from_shapes(CONTEXT, taps=[("a", "a")])
     with pytest.raises(ValueError, match=r"\(4, 6\).*\(3, 2\)"):
         fsp_loss(randn(2, 4, 2, 2), randn(2, 6, 2, 2), randn(2, 3, 2, 2), randn(2, 2, 2, 2))
     with pytest.raises(ValueError, match="maps with maps"):
         attention_loss(randn(2, 4, 2, 2), randn(2, 4))
-    with pytest.raises(ValueError, match=r"\[6, 10\] channels and the paraphrasers \[6\]"):
-        FactorTransfer.suited(SETTING, taps=[("a", "a"), ("b", "b")], paraphrasers=[Paraphraser(6)])
+    with pytest.raises(ValueError, match=r"\[6, 10\] channels but the paraphrasers \[6\]"):
+        FactorTransfer.from_shapes(CONTEXT, taps=[("a", "a"), ("b", "b")], paraphrasers=[Paraphraser(6)])
     with pytest.raises(ValueError, match="teacher's signals lack 'a'"):
-        AttentionTransfer([TapPair("a", "a")])(signals(SETTING.student), Signals(randn(6, 5)), BATCH)
+        AttentionTransfer([TapPair("a", "a")])(signals(CONTEXT.student), Signals(randn(6, 5)), BATCH)
 
 
 @pytest.mark.parametrize(
@@ -437,12 +437,12 @@ def test_mistakes_say_what_to_do() -> None:
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"must be|are weights"):
-        OBJECTIVES[name].suited(SETTING, **options)
+    with pytest.raises(ValueError, match=r"must be|must not be"):
+        OBJECTIVES[name].from_shapes(CONTEXT, **options)
 
 
-def test_in_a_loop_of_ones_own() -> None:
-    """Built from names and shapes, without a setting."""
+def test_in_a_custom_loop() -> None:
+    """Built from names and shapes, without a context."""
     hints = FitNet([TapPair("mid", "block4", (6, 4, 4), (10, 8, 8))])
     s, t = (
         Signals(randn(6, 5), None, {"mid": randn(6, 6, 4, 4)}),
@@ -450,4 +450,4 @@ def test_in_a_loop_of_ones_own() -> None:
     )
     assert hints(s, t, BATCH).isfinite()
     for objective in (CorrelationCongruence(), RelationalKD()):
-        assert objective(signals(SETTING.student), signals(SETTING.teacher, seed=9), BATCH).isfinite()
+        assert objective(signals(CONTEXT.student), signals(CONTEXT.teacher, seed=9), BATCH).isfinite()

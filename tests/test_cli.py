@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,17 +18,27 @@ import pytest
 import yaml
 
 import understudy
-from understudy.cli import app, main
+from understudy.cli.app import app, main
+from understudy.config.options import AugmentationConfig, OptimizerConfig
+from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.yaml import recipe_from, to_yaml
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.evaluation.facts import RunFacts
 from understudy.objectives import OBJECTIVES
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
-from understudy.recipe_text import recipe_from, to_yaml
-from understudy.runs import fresh_run
+from understudy.pipeline.run_data import Overrides
+from understudy.runs.run import new_run_path
+from understudy.verbs import registry
+from understudy.verbs.common import Place, Plan, require
+from understudy.verbs.predict import Prediction
 
 VERBS = (
     "train",
     "distill",
     "compare",
+    "pretrain",
+    "transfer",
+    "suite",
+    "compress",
     "specialists",
     "evaluate",
     "probe",
@@ -44,60 +55,60 @@ TRAIN = ("train", "digits", "--model", "mlp:8x1")
 
 
 @dataclass
-class Guess:
-    path: str
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    error: str | None = None
+class Done:
+    """Stands in for a run: nothing was trained."""
 
-
-class Facts(str):
-    cautions = ("mind the head",)
-
-
-@dataclass
-class Finished:
     path: Path
-    facts: Facts = field(default_factory=lambda: Facts("the table"))
-    report: Path = Path("report.html")
+    facts: RunFacts = field(default_factory=lambda: RunFacts(name="r", kind="train", cautions=["mind the head"]))
+    finished: bool = True
+
+    @property
+    def report(self) -> Path:
+        return Path(__file__)  # one that is there
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What reached the Python API, which does nothing here."""
+    """What reached the verbs, which do nothing here."""
     seen: dict[str, Any] = {}
 
-    def run_recipe(recipe: Any, **rest: Any) -> Finished:
-        seen.update(recipe=recipe, **rest)
-        return Finished(rest["run"])
+    def starter(kind: str) -> Callable[..., Done]:
+        def start(config: Any, overrides: Overrides, place: Place) -> Done:
+            require(config)
+            seen.update(recipe=config, trust_code=overrides.trust_code, run=place.run, overwrite=place.overwrite)
+            return Done(place.run or Path("r"))
 
-    def dry_run(recipe: Any, **rest: Any) -> dict[str, object]:
-        seen.update(recipe=recipe, **rest)
-        return {"parameters": "1,234"}
+        return start
 
-    def predict(target: str, images: list[str], *, top: int, trust_code: bool) -> list[Guess]:
+    def planner(kind: str) -> Callable[..., Plan]:
+        def plan(config: Any, overrides: Overrides) -> Plan:
+            seen.update(recipe=config)
+            return Plan({kind: config}, overrides, ("a note",))
+
+        return plan
+
+    def predict(target: str, images: list[str], *, top: int, trust_code: bool) -> list[Prediction]:
         seen.update(target=target, images=images, top=top)
         assert not trust_code
         return [
-            Guess("a,1.png", ("[red]cat", "dog"), (0.75, 0.25)),
-            Guess("b.png", (), (), "cannot be decoded"),
+            Prediction("a,1.png", ("[red]cat", "dog"), (0.75, 0.25)),
+            Prediction("b.png", (), (), "cannot be decoded"),
         ][: len(images)]
 
-    def resume(run: Path, **rest: Any) -> Finished:
+    def resume(run: Path, **rest: Any) -> Done:
         seen.update(run=run, **rest)
         raise Interrupted(str(run), 7, 15)
 
-    def evaluate(target: str, data: str, **rest: Any) -> Facts:
+    def evaluate(target: str, data: str, **rest: Any) -> RunFacts:
         seen.update(target=target, data=data, **rest)
-        return Facts("the table")
+        return RunFacts(name="r", kind="evaluate", cautions=["mind the head"])
 
-    api, reporting = ModuleType("understudy.api"), ModuleType("understudy.reporting")
-    for stub in (run_recipe, dry_run, predict, resume, evaluate):
-        setattr(api, stub.__name__, stub)
-    reporting.results_table = lambda facts: facts  # type: ignore[attr-defined]
-    for module in (api, reporting):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(understudy, module.__name__.rpartition(".")[2], module, raising=False)
+    monkeypatch.setattr(registry, "starter", starter)
+    monkeypatch.setattr(registry, "planner", planner)
+    monkeypatch.setattr(registry, "measured", lambda plan: {"train": {"parameters": "1,234"}})
+    monkeypatch.setattr("understudy.verbs.predict.predict", predict)
+    monkeypatch.setattr("understudy.verbs.resume.resume", resume)
+    monkeypatch.setattr("understudy.verbs.evaluate.evaluate", evaluate)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -134,29 +145,22 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flags_become_a_recipe(calls: dict[str, Any]) -> None:
-    line = "distill digits --teacher a b c --student mlp:16x1 --seeds 3 --lr 0.1 --jitter 2 --no-flip"
+    line = "distill digits --teacher a b c --student mlp:16x1 --seeds 3 --lr 0.1 --translate 2 --no-flip"
     more = "--no-baseline --class-bias 3=+3.5 4=-1 --milestones 0.5 0.75 --only-classes 7 8 --run out"
     assert main([*line.split(), *more.split()]) == 0
     assert calls["recipe"] == DistillRecipe(
         data="digits", teacher=("a", "b", "c"), student="mlp:16x1", seeds=3,
-        optimizer=Optimizer(lr=0.1, milestones=(0.5, 0.75)), views=Views(jitter=2, flip=False),
+        optimizer=OptimizerConfig(lr=0.1, milestones=(0.5, 0.75)),
+        augmentation=AugmentationConfig(translate=2, flip=False),
         baseline=False, class_bias=("3=+3.5", "4=-1"), only_classes=("7", "8"),
     )  # fmt: skip
     assert (calls["run"], calls["overwrite"], calls["trust_code"]) == (Path("out"), False, False)
 
 
-def test_every_field_of_a_recipe_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["distill", "--help"])
-    text = capsys.readouterr().out
-    for schema in (DistillRecipe, Optimizer, Views):
-        for name in set(schema.model_fields) - {"data", "kind", "views"}:
-            assert f"--{name.replace('_', '-')}" in text
-
-
 def test_a_run_folder_is_chosen(calls: dict[str, Any]) -> None:
     Path("runs/train-digits-1").mkdir(parents=True)
-    assert fresh_run(TrainRecipe(data="digits")) == Path("runs/train-digits-2")
-    assert fresh_run(TrainRecipe(data="../my photos/")) == Path("runs/train-my-photos-1")
+    assert new_run_path("train", "digits") == Path("runs/train-digits-2")
+    assert new_run_path("train", "../my photos/") == Path("runs/train-my-photos-1")
 
 
 def test_flags_are_laid_over_a_file(calls: dict[str, Any]) -> None:
@@ -165,7 +169,7 @@ def test_flags_are_laid_over_a_file(calls: dict[str, Any]) -> None:
     )
     assert main(["train", "--config", "r.yaml", "--lr", "0.25", "--patience", "3", "--overwrite"]) == 0
     assert calls["recipe"] == TrainRecipe(
-        data="mnist", model="mlp:8x1", validation=0.1, patience=3, optimizer=Optimizer(lr=0.25, momentum=0.5)
+        data="mnist", model="mlp:8x1", validation=0.1, patience=3, optimizer=OptimizerConfig(lr=0.25, momentum=0.5)
     )
     assert calls["overwrite"] is True
     assert main(["train", "digits", "--config", "r.yaml"]) == 0
@@ -176,6 +180,7 @@ def test_dry_run_prints_a_recipe_that_can_be_run(calls: dict[str, Any], capsys: 
     assert main([*TRAIN, "--lr", "0.5", "--dry-run"]) == 0
     assert "run" not in calls
     text, _, lines = capsys.readouterr().out.partition("\n\n")
+    assert text.startswith("# a note\n")
     assert recipe_from(yaml.safe_load(text)) == calls["recipe"]
     assert "parameters" in lines
     assert "1,234" in lines
@@ -197,20 +202,26 @@ def test_code_is_trusted_only_where_it_was_typed(calls: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("train", "say what to learn from"),
-        ("train digits", "--model"),
-        ("distill digits --student mlp:8x1", "--teacher"),
-        ("distill digits --teacher a", "--student"),
+        ("train", "DATA is missing; write understudy train digits"),
+        ("train digits", "--model is missing; write --model mlp:256x2"),
+        ("distill digits --student mlp:8x1", "--teacher is missing"),
+        ("distill digits --teacher a", "--student is missing"),
+        ("transfer digits", "--backbone is missing"),
+        ("transfer digits --backbone a --epochs 3", "Unknown option: --epochs"),
+        ("suite", "DATA is missing"),
+        ("compress digits --backbone a", "--student is missing"),
+        ("specialists digits", "--generalist is missing"),
+        ("speech distill digits.zip", "--teacher is missing"),
         ("train digits --model m --lr -1", "--lr: Input should be greater than 0"),
         ("train digits --model m --batch-size few", "--batch-size: "),
-        ("train digits --model m --optimizer adam", "'sgd' or 'adamw'"),
+        ("train digits --model m --optimizer adam", 'Choose from: "sgd", "adamw"'),
         ("train digits --model m --patience 3", "patience needs a validation part"),
         ("train digits --model m --class-bias 3", "CLASS=NUMBER"),
         ("train digits --model m --epoch 3", "--epochs"),
         ("train digits --model m --config absent.yaml", "there is no recipe absent.yaml"),
         ("train digits --model m --config .", "cannot be read"),
         ("trian digits", "train"),
-        ("predict runs/a", "name an image"),
+        ("predict runs/a", "no images; write understudy predict RUN photo.jpg"),
         ("predict runs/a b.png --json --csv", "choose one"),
         ("predict runs/a b.png --top 0", "at least 1"),
         ("evaluate runs/a", "DATA"),
@@ -229,7 +240,7 @@ def test_mistakes_are_one_sentence(
         ("kind: train\nepoch: 3\n", "unknown key 'epoch'; did you mean 'epochs'?"),
         ("optimizer: {rate: 3}\n", "unknown key 'optimizer.rate'"),
         ("data: !!python/object/apply:os.system ['touch pwned']\n", "not plain YAML"),
-        ("kind: distill\n", "understudy distill --config r.yaml"),
+        ("kind: distill\n", "of kind 'distill', not 'train'; use: understudy distill"),
         ("- a\n- b\n", "names and values"),
     ],
 )
@@ -252,10 +263,10 @@ def test_a_recipe_survives_the_file(calls: dict[str, Any]) -> None:
 def test_long_errors_stay_on_one_line(
     monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_recipe(*_: Any, **__: Any) -> None:
+    def start(*_: Any) -> None:
         raise UnderstudyError("the classes [0] of\nthe teacher " + "are not those of the data " * 20)
 
-    monkeypatch.setattr(sys.modules["understudy.api"], "run_recipe", run_recipe)
+    monkeypatch.setattr(registry, "starter", lambda kind: start)
     assert "the classes [0] of the teacher are" in fails(capsys, *TRAIN)
 
 
@@ -270,7 +281,7 @@ def test_evaluate(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
     assert calls["teacher"] == ("t", "u")
     assert calls["class_bias"] == ("3=+3.5",)
     assert calls["split"] == "test"
-    assert "the table" in capsys.readouterr().out
+    assert "mind the head" in capsys.readouterr().out
 
 
 def test_predict_json(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,17 +336,17 @@ def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     class Experiment:
         summary, minutes, quick_minutes = "a table", 45, 6
-        run = staticmethod(lambda *given: ran.append(given))
+        run = staticmethod(lambda *overrides: ran.append(overrides))
 
     papers = ModuleType("understudy.papers")
     papers.EXPERIMENTS = {"a-paper": Experiment()}  # type: ignore[attr-defined]
-    papers.Bench = lambda *given, **options: (given, options)  # type: ignore[attr-defined]
+    papers.Bench = lambda *overrides, **options: (overrides, options)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "understudy.papers", papers)
     assert main(["reproduce"]) == 0
     assert "a-paper" in capsys.readouterr().out
     assert main(["reproduce", "a-paper", "--quick", "--data-root", "d", "--held-out", "3", "8", "--probe", "x"]) == 0
-    ((given, options),) = ran[0]
-    assert given == (Path("runs/a-paper"), True, "d")
+    ((overrides, options),) = ran[0]
+    assert overrides == (Path("runs/a-paper"), True, "d")
     assert (options["held_out"], options["probes"], options["download"]) == (("3", "8"), ("x",), False)
     assert "did you mean 'a-paper'?" in fails(capsys, "reproduce", "a-papr")
 

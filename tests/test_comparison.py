@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
 from scipy import stats
 
-from understudy.reporting import RunFacts, render, results_table
-from understudy.reporting.comparison import costs, front_note, measures, p_value, points
-from understudy.reporting.comparison_figures import drawn
-from understudy.reporting.contrast import contrasts, holm, reference
-from understudy.reporting.page import bars
+from test_report import page, printed
+from understudy.evaluation.facts import RunFacts
+from understudy.reporting.bars import bars
+from understudy.reporting.comparison import Point, costs, front_note, measures, points
+from understudy.reporting.comparison_figures import draw_front, drawn
+from understudy.reporting.contrast import contrasts, reference
+from understudy.reporting.figures import drawing
+from understudy.reporting.headline import headline, how_tested, table_note
+from understudy.reporting.significance import holm
 from understudy.reporting.summary import columns
-from understudy.reporting.verdicts import headline, how_tested, table_note
+from understudy.reporting.wording import p_value
 
 ALONE, KD = [30, 33, 31, 35, 29], [20, 22, 19, 24, 21]
 CRD, DKD, AT = [12, 15, 11, 15, 13], [21, 20, 22, 23, 20], [31, 29, 33, 38, 30]
@@ -95,8 +100,8 @@ def test_the_headline_names_every_method() -> None:
     assert found.verdict == "1 of 3 methods clearly better than plain kd, 1 clearly worse"
     assert found.tone == "plain"
     assert found.sentence == (
-        "Beside plain kd with 21.2 errors in 360 (its teacher 7), crd (13.2) makes clearly fewer, "
-        "at (32.2) and the student alone (31.6) clearly more, and for dkd (21.2) chance can explain the difference."
+        "Compared with plain kd (21.2 errors in 360, teacher 7), crd (13.2) makes clearly fewer, "
+        "at (32.2) and the student alone (31.6) clearly more, and for dkd (21.2) the difference is not significant."
     )
     assert found.evidence == (
         "Errors paired over 5 seeds, two-sided paired t test at 5%, Holm-adjusted over four comparisons."
@@ -105,45 +110,43 @@ def test_the_headline_names_every_method() -> None:
 
 def test_many_methods_are_counted_not_chosen() -> None:
     rows = [row("kd", KD), *(row(f"m{i}", [e + i for e in DKD]) for i in range(7))]
-    assert re.search(r"for \d methods chance can explain|, \d methods", headline(facts(rows)).sentence)
+    assert re.search(r"for \d methods the difference is not|, \d methods", headline(facts(rows)).sentence)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "verdict"), [(1, "Compared on one seed, untested"), (2, "Compared on two seeds, untested")]
-)
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "One seed, untested"), (2, "Two seeds, untested")])
 def test_too_few_seeds_make_no_test(seeds: int, verdict: str) -> None:
     some = five(seeds)
     found = headline(some)
     assert (found.tone, found.verdict) == ("open", verdict)
     assert "clearly" not in found.sentence
-    assert "too few for a test over seeds; --seeds 3 or more" in found.evidence
+    assert "too few seeds to test; use --seeds 3 or more" in found.evidence
     assert all(one.p is None and one.interval is None for one in contrasts(some))
     assert [line.label for line in measures(some)][2:4] == ["vs kd", "Training"], "there is no column of p"
-    render(some)
+    page(some)
 
 
 def test_three_seeds_are_tested_with_a_word_on_their_power() -> None:
-    assert how_tested(five(3)).endswith("So few seeds find large effects only.")
+    assert how_tested(five(3)).endswith("So few seeds detect only large effects.")
 
 
 def test_equal_differences_have_no_test_and_say_so() -> None:
     rows = [row("kd", KD), row("same", KD), row("two", [e - 2 for e in KD])]
     found = headline(facts(rows))
-    assert found.verdict == "Compared on five seeds, with nothing to test"
+    assert found.verdict == "The same difference in every seed, untested"
     assert "same (21.2) makes as many in every seed, and two (19.2) 2 fewer in every seed" in found.sentence
-    assert "nothing for a test to go by" in found.evidence
+    assert "no variance to test against" in found.evidence
     assert all(one.constant and one.adjusted is None for one in contrasts(facts(rows)))
     mixed = facts([*rows, row("crd", CRD)])
     assert "one comparison" in how_tested(mixed)
-    assert "no spread, and no test" in table_note(mixed)
-    render(mixed)
+    assert "no variance and no test" in table_note(mixed)
+    page(mixed)
 
 
 def test_seeds_apart_are_not_paired() -> None:
     rows = [row("kd", KD[:1]), row("crd", CRD)]
     rows[1]["seeds"] = rows[1]["seeds"][2:]
-    assert headline(facts(rows)).verdict == "Compared without a seed in common, untested"
-    render(facts(rows))
+    assert headline(facts(rows)).verdict == "No seed in common, untested"
+    page(facts(rows))
 
 
 def test_another_student_is_not_held_against_the_reference() -> None:
@@ -163,7 +166,7 @@ def test_the_table_has_a_line_for_each_measure() -> None:
     assert lines["p"].cells[2].value == p_value(4 * float(crd.pvalue))
     assert lines["Training"].unit == "µs/image"
     assert [cell.value for cell in lines["Training"].cells] == ["5.0", "10.2", "40.8", "12.2", "13.3", "20.4"]
-    assert lines["Training"].cells[0].spread == "for all"
+    assert lines["Training"].cells[0].spread == "shared"
     few, used = costs(some)
     assert [one.name for one in few] == ["teacher", "student alone"]
     assert [cell.value for cell in used[0].cells] == ["9.00 k", "500"]
@@ -177,14 +180,33 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
     assert found["crd"].cost == pytest.approx(0.0408)
     assert found["crd"].sd == pytest.approx(100 * np.std(CRD, ddof=1) / 360)
     assert "(student alone, kd, crd)" in front_note(some)
-    assert "The teacher's pass, 5 µs an image, is paid once" in front_note(some)
+    assert "the teacher's forward pass, 5 µs per image, which all methods of this run share" in front_note(some)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.floats(1, 9), st.floats(80, 99)), min_size=1, max_size=14))
+def test_labels_cover_neither_points_nor_one_another(places: list[tuple[float, float]]) -> None:
+    """In the figure as it is drawn, whatever the points."""
+    some = [Point(columns(five())[1], cost, accuracy, 0.5, i % 2 == 0) for i, (cost, accuracy) in enumerate(places)]
+    with drawing("front", "front", (4.5, 3.4)) as (figure, _):
+        axes = figure.subplots()
+        draw_front(axes, some)
+        figure.draw_without_rendering()
+        labels = [text for text in axes.texts if text.get_text()]
+        boxes = [Text.get_window_extent(label) for label in labels]
+        points_drawn = axes.transData.transform([(x, y) for x, y in places])
+    assert len(boxes) == len(places)
+    for i, box in enumerate(boxes):
+        assert not any(box.padded(-1).overlaps(other.padded(-1)) for other in boxes[:i])
+        assert not any(box.padded(4).contains(x, y) for x, y in points_drawn)
+        assert figure.bbox.padded(2).containsx(box.x1)
 
 
 def test_without_costs_there_is_no_front() -> None:
     some = facts([row("kd", KD), row("crd", CRD)])
     assert points(some) == []
     assert "Training" not in [line.label for line in measures(some)]
-    assert "against the cost" not in render(some)
+    assert "against training cost" not in page(some)
 
 
 def test_page_and_terminal_show_the_table() -> None:
@@ -193,29 +215,25 @@ def test_page_and_terminal_show_the_table() -> None:
     some = five(
         curves=[{"name": name, "role": role, "seed": seed, **curve} for name, role in names for seed in range(3)]
     )
-    page = render(some)
-    console = Console(file=io.StringIO(), width=80)
-    console.print(results_table(some))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    html, text = page(some), printed(some, 80)
     assert "…" not in text, "it fits 80 columns"
     for line in measures(some):
         if line.label in ("Accuracy", "Errors", "vs kd", "p", "Training", "Agreement", "NLL", "ECE"):
-            assert all(cell.value in text and cell.value in page.replace("&lt;", "<") for cell in line.cells)
+            assert all(cell.value in text and cell.value in html.replace("&lt;", "<") for cell in line.cells)
     assert [bar.row.name for bar in bars(some)] == ["teacher", "student alone", "crd", "kd", "dkd", "at"]
-    curves = page[page.index('<section id="curves"') :]
+    curves = html[html.index('<section id="curves"') :]
     assert curves.count("<figcaption>") == 4, "a panel for each method"
-    assert 'id="side-by-side"' not in page
-    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert 'id="side-by-side"' not in html
+    ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
 
 
 def test_hostile_names_are_escaped_and_never_drawn() -> None:
     evil = '<script>alert("$x$")</script>'
     some = facts([row("kd", KD, 0.01), row(evil, CRD, 0.02), row("a" * 99, DKD, 0.03)])
-    page = render(some)
-    assert "<script" not in page
-    drawn_text = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    html = page(some)
+    assert "<script" not in html
+    drawn_text = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "alert(&quot" not in drawn_text
     assert drawn(evil) == "?script?alert(??x…"
     assert "a" * 18 not in drawn_text

@@ -1,21 +1,22 @@
-"""From a recipe's words to the loss that a student is trained on."""
+"""From the methods of a recipe to the loss that a student is trained on."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from understudy import api
-from understudy.composing import Term, compose, methods_of, parse_term
+import understudy
+from understudy.config.recipe import DistillRecipe
+from understudy.config.yaml import checked
 from understudy.errors import UnderstudyError
 from understudy.models import read_weights
-from understudy.objectives import CRD, DKD, PerTeacher, Setting, SoftTargets
-from understudy.recipe import DistillRecipe
-from understudy.recipe_text import checked
+from understudy.objectives import CRD, DKD, KD, BuildContext, PerTeacher
+from understudy.pipeline.loss import Term, compose, methods_of, parse_term
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -23,10 +24,10 @@ def recipe(**fields: object) -> DistillRecipe:
     return checked(DistillRecipe, {"data": "digits", "teacher": ("runs/t",), "student": "mlp:8", **fields})
 
 
-def setting(embedding: int = 12, samples: int = 20) -> Setting:
+def setting(embedding: int = 12, samples: int = 20) -> BuildContext:
     features = {"a": (4, 8, 8), "b": (8, 4, 4)}
     ids = torch.arange(samples)
-    return Setting(Shapes(5, 8, features), Shapes(5, embedding, features), ids, ids % 5)
+    return BuildContext(Shapes(5, 8, features), Shapes(5, embedding, features), ids, ids % 5)
 
 
 def weights(terms: tuple[Term, ...]) -> dict[str, float | None]:
@@ -36,18 +37,18 @@ def weights(terms: tuple[Term, ...]) -> dict[str, float | None]:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, {"soft": 0.9, "hard": 0.1}),
-        ({"hard_weight": 0.5}, {"soft": 0.5, "hard": 0.5}),
-        ({"method": "logits"}, {"logits": 0.9, "hard": 0.1}),
-        ({"method": "crd"}, {"crd": 0.8, "hard": 1}),
-        ({"method": "crd+kd"}, {"crd": 0.8, "soft": 1, "hard": 1}),
-        ({"method": "at+kd", "hard_weight": 0.3}, {"at": 1000, "soft": 1, "hard": 0.3}),
-        ({"objective": ("crd:weight=0.5,negatives=64", "soft:temperature=2")}, {"crd": 0.5, "soft": 1, "hard": 1}),
-        ({"objective": ("hard:weight=0.2", "dkd")}, {"hard": 0.2, "dkd": 1}),
-        ({"objective": ("soft:weight=3",)}, {"soft": 3, "hard": 0.1}),
+        ({}, {"kd": 0.9, "ce": 0.1}),
+        ({"hard_weight": 0.5}, {"kd": 0.5, "ce": 0.5}),
+        ({"method": "logits"}, {"logits": 0.9, "ce": 0.1}),
+        ({"method": "crd"}, {"crd": 0.8, "ce": 1}),
+        ({"method": "crd+kd"}, {"crd": 0.8, "kd": 1, "ce": 1}),
+        ({"method": "at+kd", "hard_weight": 0.3}, {"at": 1000, "kd": 1, "ce": 0.3}),
+        ({"objective": ("crd:weight=0.5,negatives=64", "kd:temperature=2")}, {"crd": 0.5, "kd": 1, "ce": 1}),
+        ({"objective": ("ce:weight=0.2", "dkd")}, {"ce": 0.2, "dkd": 1}),
+        ({"objective": ("kd:weight=3",)}, {"kd": 3, "ce": 0.1}),
     ],
 )
-def test_the_weights_of_a_method(fields: dict[str, object], expected: dict[str, float]) -> None:
+def test_the_weights_of_a_method(fields: dict[str, Any], expected: dict[str, float]) -> None:
     (terms,) = methods_of(recipe(**fields)).values()
     found = weights(terms)
     assert found == pytest.approx(expected)
@@ -63,7 +64,7 @@ def test_options_reach_the_objectives() -> None:
     (terms,) = methods_of(recipe(objective=("crd:negatives=7,momentum=0.25", "kd:temperature=2"))).values()
     crd, soft, _ = compose(terms, [setting()], seed=0).terms.values()
     assert isinstance(crd, CRD)
-    assert isinstance(soft, SoftTargets)
+    assert isinstance(soft, KD)
     assert (crd.number, crd.momentum, soft.temperature) == (7, 0.25, 2)
     (terms,) = methods_of(recipe(method="dkd", temperature=3)).values()
     dkd = compose(terms, [setting()], seed=0).terms["dkd"]
@@ -78,11 +79,10 @@ def test_options_reach_the_objectives() -> None:
         ("crd:negative=5", "crd has no option 'negative'; did you mean 'negatives'?"),
         ("crd:negatives", "option 'negatives' of 'crd:negatives' has no value"),
         ("crd:weight=big", "not a number"),
-        ("kd+kd", "names one objective twice"),
-        ("kd+soft", "names one objective twice"),
+        ("kd+kd", "names an objective twice; name it once"),
     ],
 )
-def test_what_is_not_understood(text: str, message: str) -> None:
+def test_invalid_terms(text: str, message: str) -> None:
     with pytest.raises(UnderstudyError) as caught:
         methods_of(recipe(method=text)) if "+" in text else parse_term(text)
     assert message in str(caught.value)
@@ -94,20 +94,20 @@ def test_a_share_of_the_labels_is_at_most_one() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("method", ()), ("method", ("crd",))])
-def test_a_recipe_says_one_thing(key: str, value: tuple[str, ...]) -> None:
+def test_contradicting_fields(key: str, value: tuple[str, ...]) -> None:
     with pytest.raises(UnderstudyError):
         recipe(**{key: value, "objective": ("crd",)})
 
 
-def test_the_options_of_an_objective_are_its_own_mistakes() -> None:
+def test_errors_name_the_objective() -> None:
     with pytest.raises(UnderstudyError, match="crd: "):
         compose((parse_term("crd:momentum=7"),), [setting()], seed=0)
-    bare = Setting(Shapes(5, 8), Shapes(5, 8), torch.arange(4))
+    bare = BuildContext(Shapes(5, 8), Shapes(5, 8), torch.arange(4))
     with pytest.raises(UnderstudyError, match=r"at: .*the student's taps are none"):
         compose((parse_term("at"),), [bare], seed=0)
 
 
-def test_first_weights_do_not_depend_on_the_other_terms() -> None:
+def test_initial_weights_do_not_depend_on_the_other_terms() -> None:
     alone = compose((parse_term("crd"),), [setting()], seed=3).state_dict()
     torch.manual_seed(99)
     beside = compose((parse_term("fitnet"), parse_term("crd")), [setting()], seed=3).state_dict()
@@ -116,12 +116,12 @@ def test_first_weights_do_not_depend_on_the_other_terms() -> None:
     assert not torch.equal(alone["terms.crd.project_student.weight"], other["terms.crd.project_student.weight"])
 
 
-def test_each_teacher_has_a_critic_of_its_own() -> None:
-    """CRD-EN: the sum of one CRD a teacher; the logits' objectives join the ensemble themselves."""
+def test_each_teacher_has_its_own_critic() -> None:
+    """CRD-EN: the sum of one CRD per teacher; objectives of logits handle ensembles themselves."""
     both = compose((parse_term("crd:normalizer=paper"), parse_term("kd")), [setting(12), setting(7)], seed=0).eval()
     critics = both.terms["crd"]
     assert isinstance(critics, PerTeacher)
-    assert isinstance(both.terms["soft"], SoftTargets)
+    assert isinstance(both.terms["kd"], KD)
     draw = torch.Generator().manual_seed(0)
 
     def signals(width: int) -> Signals:
@@ -132,7 +132,7 @@ def test_each_teacher_has_a_critic_of_its_own() -> None:
     batch = Batch(torch.arange(4), torch.arange(4), torch.zeros(4, 1), torch.arange(4) % 5)
     each = [critic(student, member, batch) for critic, member in zip(critics.each, members, strict=True)]
     torch.testing.assert_close(critics(student, ensemble, batch), sum(each, start=torch.zeros(())))
-    with pytest.raises(ValueError, match="made for 2 teachers; the signals are of 1"):
+    with pytest.raises(ValueError, match="built for 2 teachers, but got 1"):
         critics(student, Signals(members[0].logits, members=members[:1]), batch)
 
 
@@ -140,13 +140,13 @@ def test_each_teacher_has_a_critic_of_its_own() -> None:
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("teachers")
     for name, model in (("a", "cnn:8-16"), ("b", "mlp:24x2")):
-        api.train("digits", model, epochs=2, lr=0.01, run=folder / name)
+        understudy.train("digits", model, epochs=2, lr=0.01, run=folder / name)
     return str(folder / "a"), str(folder / "b")
 
 
 def test_compared_methods_are_trained_side_by_side(teachers: tuple[str, str], tmp_path: Path) -> None:
-    run = api.compare(
-        "digits", teachers[0], "cnn:8-8", ["kd", "crd+kd", "at", "fitnet"], seeds=2, epochs=1, run=tmp_path / "run"
+    run = understudy.compare(
+        "digits", teachers[0], "cnn:8-8", method=("kd", "crd+kd", "at", "fitnet"), seeds=2, epochs=1, run=tmp_path / "r"
     )
     kinds = ("alone", "distilled-at", "distilled-crd+kd", "distilled-fitnet", "distilled-kd")
     assert sorted(run.models) == sorted(f"{kind}-{seed}" for kind in kinds for seed in (0, 1))
@@ -160,38 +160,38 @@ def test_compared_methods_are_trained_side_by_side(teachers: tuple[str, str], tm
 
 
 def test_a_method_does_not_change_by_what_it_is_compared_with(teachers: tuple[str, str], tmp_path: Path) -> None:
-    same = {"epochs": 1, "seeds": 1}
-    alone = api.distill("digits", teachers[0], "mlp:16", method="crd", run=tmp_path / "a", **same)
-    beside = api.distill("digits", teachers[0], "mlp:16", method=("kd", "crd"), run=tmp_path / "b", **same)
+    same: dict[str, Any] = {"epochs": 1, "seeds": 1}
+    alone = understudy.distill("digits", teachers[0], "mlp:16", method="crd", run=tmp_path / "a", **same)
+    beside = understudy.distill("digits", teachers[0], "mlp:16", method=("kd", "crd"), run=tmp_path / "b", **same)
     one, two = (read_weights(path)[0] for path in (alone.models["distilled-0"], beside.models["distilled-crd-0"]))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_an_ensemble_of_other_shapes(teachers: tuple[str, str], tmp_path: Path) -> None:
-    run = api.distill("digits", teachers, "mlp:16", method="crd+kd", epochs=1, run=tmp_path / "run")
+    run = understudy.distill("digits", teachers, "mlp:16", method="crd+kd", epochs=1, run=tmp_path / "run")
     assert isinstance(run.facts.of("distilled")[0].mean("accuracy"), float)
 
 
 def test_taps_by_name(teachers: tuple[str, str], tmp_path: Path) -> None:
-    fields = {"method": "at", "epochs": 1, "baseline": False}
-    api.distill(
+    fields: dict[str, Any] = {"method": "at", "epochs": 1, "baseline": False}
+    understudy.distill(
         "digits", teachers[0], "cnn:8-8", student_taps=("8",), teacher_taps=("8",), run=tmp_path / "a", **fields
     )
     with pytest.raises(UnderstudyError, match="has no layer '88'"):
-        api.distill("digits", teachers[0], "cnn:8-8", student_taps=("88",), run=tmp_path / "b", **fields)
+        understudy.distill("digits", teachers[0], "cnn:8-8", student_taps=("88",), run=tmp_path / "b", **fields)
     with pytest.raises(UnderstudyError, match=r"at: .*compares feature maps"):
-        api.distill("digits", teachers[0], "mlp:8", run=tmp_path / "c", **fields)
+        understudy.distill("digits", teachers[0], "mlp:8", run=tmp_path / "c", **fields)
 
 
-def test_what_compares_samples_cannot_be_accumulated(teachers: tuple[str, str], tmp_path: Path) -> None:
+def test_objectives_that_compare_samples_refuse_micro_batches(teachers: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="leave out --micro-batch"):
-        api.distill("digits", teachers[0], "mlp:8", method="rkd", micro_batch=16, run=tmp_path / "run")
+        understudy.distill("digits", teachers[0], "mlp:8", method="rkd", micro_batch=16, run=tmp_path / "run")
 
 
 def test_a_batch_without_labels_learns_from_the_teacher_alone() -> None:
     (terms,) = methods_of(recipe(method="crd+kd")).values()
-    unlabelled = Setting(setting().student, setting().teacher, torch.arange(20))
-    objective = compose(terms, [unlabelled], seed=0)
+    unlabeled = BuildContext(setting().student, setting().teacher, torch.arange(20))
+    objective = compose(terms, [unlabeled], seed=0)
     student = Signals(torch.randn(4, 5, requires_grad=True), torch.randn(4, 8, requires_grad=True))
     teacher = Signals(torch.randn(4, 5), torch.randn(4, 12))
     loss: Tensor = objective(student, teacher, Batch(torch.arange(4), torch.arange(4), torch.zeros(4, 1)))

@@ -19,31 +19,37 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import understudy
-from understudy import api
-from understudy.budgeting import FEWEST, MOST, PASSES, parse_budget, patient_steps, scheduled
-from understudy.cli import main
-from understudy.compressing import Compression, compress
-from understudy.data import joined, open_source
+from understudy import compress
+from understudy.cli.app import main
+from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.data import merged_unlabeled, open_source
 from understudy.errors import UnderstudyError
-from understudy.recipe import DistillRecipe, TrainRecipe
-from understudy.reporting.compressed import Foreseen, cautions
-from understudy.reporting.facts import Row
-from understudy.runs import Run
+from understudy.evaluation.facts import CompressionFacts, Row, ScalingForecast
+from understudy.reporting.compression import cautions, forecast_sentence
+from understudy.runs.collection import RunCollection
+from understudy.runs.run import Run
+from understudy.verbs.schedules import FEWEST, MOST, PASSES, default_steps, parse_budget, scheduled
 
 SHORT: dict[str, Any] = {
-    "teacher_steps": 12, "steps": 20, "crop_size": 16, "batch_size": 64, "from_scratch": True, "workers": 0,
+    "teacher_steps": 12, "steps": 20, "crop_size": 16, "micro_batch": 64, "from_scratch": True, "workers": 0,
     "precision": "32",
 }  # fmt: skip
 
 
 def draw(folder: Path, name: str, count: int, seed: int = 0) -> None:
-    """Noise with a colour of its own."""
+    """Noise with a color of its own."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, len(name)])
     for k in range(count):
         pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
         pixels[..., ("red", "green", "blue").index(name)] += 110
         Image.fromarray(pixels).save(folder / f"{k}.jpg")
+
+
+def facts_of(found: RunCollection) -> CompressionFacts:
+    facts = found.facts
+    assert isinstance(facts, CompressionFacts)
+    return facts
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +62,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Compression:
+def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunCollection:
     folder = tmp_path_factory.mktemp("runs") / "small"
     return compress(photos, "cnn:16-32", "cnn:4", run=folder, format=("onnx", "int8"), **SHORT)
 
 
-def test_one_command_leaves_a_checked_file_and_a_page(made: Compression) -> None:
+def test_one_command_leaves_a_checked_file_and_a_page(made: RunCollection) -> None:
     assert made.finished
-    assert list(made.stages) == ["teacher", "student"]
+    assert list(made.runs) == ["teacher", "student"]
     assert {file.name for file in (made.path / "export").iterdir()} >= {
         "model.onnx", "model-int8.onnx", "predict.py", "README.md",
     }  # fmt: skip
@@ -71,17 +77,17 @@ def test_one_command_leaves_a_checked_file_and_a_page(made: Compression) -> None
     for word in ("teacher", "student alone", "student distilled", "model.onnx", "model-int8.onnx", "cnn:16-32"):
         assert word in page
     assert not re.search(r"https?://|<script", page)
-    roles = [row.role for row in made.rows]
+    roles = [row.role for row in facts_of(made).rows]
     assert roles == ["teacher", "alone", "distilled"]
 
 
-def test_teacher_and_student_see_the_same_mixed_crops(made: Compression) -> None:
-    teacher, student = (made.stages[name].recipe for name in ("teacher", "student"))
+def test_teacher_and_student_see_the_same_mixed_crops(made: RunCollection) -> None:
+    teacher, student = (made.runs[name].recipe for name in ("teacher", "student"))
     assert isinstance(teacher, TrainRecipe)
     assert isinstance(student, DistillRecipe)
-    assert student.views.model_dump() == teacher.views.model_dump()
+    assert student.augmentation.model_dump() == teacher.augmentation.model_dump()
     assert (student.mixup, student.temperature, student.hard_weight) == (0.2, 1.0, 0.5)
-    assert (teacher.optimizer.optimizer, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
+    assert (teacher.optimizer.name, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
     assert teacher.calibrate
 
 
@@ -94,23 +100,23 @@ def test_only_a_student_without_the_time_for_patience_is_helped_by_labels() -> N
         assert (recipe.steps, recipe.mixup, recipe.hard_weight) == (steps, mixup, hard)
 
 
-def test_the_files_say_what_the_student_says(made: Compression) -> None:
-    onnx, int8 = made.record["export"]["files"]
-    assert (onnx["format"], int8["format"]) == ("onnx", "int8")
-    assert onnx["accuracy"] == made.rows[-1].mean("accuracy")
-    assert onnx["worst_difference"] < 1e-3
+def test_the_files_say_what_the_student_says(made: RunCollection) -> None:
+    onnx, int8 = facts_of(made).export.files
+    assert (onnx.format, int8.format) == ("onnx", "int8")
+    assert onnx.accuracy == facts_of(made).rows[-1].mean("accuracy")
+    assert onnx.worst_difference < 1e-3
 
 
-def test_the_same_command_again_says_that_it_is_done(made: Compression, photos: Path) -> None:
-    with pytest.raises(UnderstudyError, match="holds this compression, finished"):
+def test_the_same_command_again_says_that_it_is_done(made: RunCollection, photos: Path) -> None:
+    with pytest.raises(UnderstudyError, match="is finished; its page is"):
         compress(photos, "cnn:16-32", "cnn:4", run=made.path, format=("onnx", "int8"), **SHORT)
-    with pytest.raises(UnderstudyError, match="holds another compression"):
+    with pytest.raises(UnderstudyError, match="holds results of other options"):
         compress(photos, "cnn:16-32", "cnn:8", run=made.path, **SHORT)
 
 
-def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(made: Compression, photos: Path, tmp_path: Path) -> None:
+def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(made: RunCollection, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "small"
-    flags = ["--crop-size", "16", "--batch-size", "64", "--from-scratch", "--workers", "0", "--precision", "32"]
+    flags = ["--crop-size", "16", "--micro-batch", "64", "--from-scratch", "--workers", "0", "--precision", "32"]
     command = [
         sys.executable, "-m", "understudy", "compress", str(photos), "--backbone", "cnn:16-32", "--student", "cnn:4",
         "--teacher-steps", "12", "--steps", "20", "--run", str(folder), "--checkpoint-every", "0", *flags,
@@ -124,7 +130,7 @@ def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(made: Compression, ph
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
-    found = Compression(folder)
+    found = RunCollection(folder)
     if process.returncode:  # else it was done before the signal came
         assert process.returncode == 128 + signal.SIGTERM
         assert f"understudy resume {folder}" in " ".join(said.split())
@@ -133,11 +139,30 @@ def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(made: Compression, ph
         assert main(["resume", str(folder)]) == 0
     assert found.finished
     for name in ("distilled-0", "alone-0"):
-        mine, whole = (one.student.models[name].read_bytes() for one in (found, made))
+        mine, whole = (one.runs["student"].models[name].read_bytes() for one in (found, made))
         assert mine == whole
 
 
-def test_unlabelled_images_are_learnt_from_beside_the_labelled(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_that_can_be_resumed_has_all_its_stages(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened = Run.open, []
+
+    def second_fails(self: Run, *args: Any, **options: Any) -> None:
+        opened.append(self)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        real(self, *args, **options)
+
+    monkeypatch.setattr(Run, "open", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        compress(photos, "cnn:8", "cnn:4", run=tmp_path, format="onnx", **SHORT)
+    monkeypatch.undo()
+    assert not RunCollection(tmp_path).exists
+    assert compress(photos, "cnn:8", "cnn:4", run=tmp_path, format="onnx", **SHORT).finished
+
+
+def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, tmp_path: Path) -> None:
     for name in ("blue", "green", "red"):
         draw(tmp_path / "more" / name, name, 4, seed=9)
     for file in sorted((tmp_path / "more").rglob("*.jpg")):
@@ -147,44 +172,47 @@ def test_unlabelled_images_are_learnt_from_beside_the_labelled(photos: Path, tmp
     found = compress(
         photos, "cnn:8", "cnn:4", transfer_set=tmp_path / "more", run=tmp_path / "run", format="onnx", **SHORT
     )
-    assert list(found.stages) == ["teacher", "alone", "student"]
-    assert found.student.facts.data is not None
-    assert found.student.facts.data.transfer_examples == 30 + 12
-    assert [row.role for row in found.rows] == ["teacher", "alone", "distilled"]
+    assert list(found.runs) == ["teacher", "alone", "student"]
+    data = found.runs["student"].facts.data
+    assert data is not None
+    assert data.transfer_examples == 30 + 12
+    assert [row.role for row in facts_of(found).rows] == ["teacher", "alone", "distilled"]
 
 
 def test_several_backbones_make_one_teacher(photos: Path, tmp_path: Path) -> None:
     found = compress(photos, ["cnn:8", "cnn:16"], "cnn:4", run=tmp_path, format="onnx", **SHORT)
-    assert list(found.stages) == ["teacher-0", "teacher-1", "student"]
-    assert [row.role for row in found.rows] == ["teacher", "alone", "distilled"]
-    assert len(found.teachers) == 2
-    assert found.rows[0].parameters == sum(run.facts.rows[0].parameters or 0 for run in found.teachers)
+    assert list(found.runs) == ["teacher-0", "teacher-1", "student"]
+    rows = facts_of(found).rows
+    assert [row.role for row in rows] == ["teacher", "alone", "distilled"]
+    teachers = [found.runs[f"teacher-{i}"] for i in (0, 1)]
+    assert rows[0].parameters == sum(run.facts.rows[0].parameters or 0 for run in teachers)
 
 
 def test_a_budget_is_kept_to_and_says_what_more_would_buy(photos: Path, tmp_path: Path) -> None:
     own = {name: value for name, value in SHORT.items() if name not in ("steps", "teacher_steps")}
     found = compress(photos, "cnn:8", "cnn:4", budget="8s", run=tmp_path, format="onnx", **own)
-    assert list(found.stages) == ["teacher", "pilot", "student"]
-    pilot, student = (found.stages[name].recipe for name in ("pilot", "student"))
+    assert list(found.runs) == ["teacher", "pilot", "student"]
+    pilot, student = (found.runs[name].recipe for name in ("pilot", "student"))
     assert pilot.steps == max(1, (student.steps or 0) // 8)
-    spent = sum(run.duration for run in found.stages.values())
+    spent = sum(run.duration for run in found.runs.values())
     assert spent < 60  # the machine may be slower than when it was measured
-    assert found.foreseen is not None
-    assert found.foreseen.sentence.split(".")[0] in found.report.read_text()
+    forecast = facts_of(found).forecast
+    assert forecast is not None
+    assert forecast_sentence(forecast).split(".")[0] in found.report.read_text()
 
 
 @pytest.mark.parametrize(("change", "complaint"), [
-    ({"budget": "1ms"}, "a budget is a time"),
+    ({"budget": "1ms"}, "cannot parse budget '1ms': write a time"),
     ({"budget": "0.01s"}, "too short for one step of each stage: .* give at least"),
     ({"budget": "1m", "steps": 5}, "a budget chooses the steps"),
-    ({"format": "tflite"}, "no format 'tflite'"),
-    ({"lr": 0.1}, "compress has no option 'lr'"),
+    ({"format": "tflite"}, "unknown format 'tflite'"),
+    ({"lr": 0.1}, "compress has an unknown key 'lr'"),
 ])  # fmt: skip
 def test_wrong_options(change: dict[str, Any], complaint: str, photos: Path, tmp_path: Path) -> None:
-    own = {"crop_size": 16, "batch_size": 64, "from_scratch": True, "workers": 0}
+    own: dict[str, Any] = {"crop_size": 16, "micro_batch": 64, "from_scratch": True, "workers": 0}
     with pytest.raises(UnderstudyError, match=complaint):
         compress(photos, "cnn:8", "cnn:4", run=tmp_path / "run", **own, **change)
-    assert not (tmp_path / "run" / "compress.json").exists()
+    assert not (tmp_path / "run" / "collection.json").exists()
 
 
 def test_a_backbone_without_weights_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -197,7 +225,7 @@ def test_budgets_are_read_as_they_are_said(hours: int, minutes: int, seconds: in
     total = 3600 * hours + 60 * minutes + seconds
     text = f"{hours}h{minutes}m{seconds}s"
     if total == 0:
-        with pytest.raises(UnderstudyError, match="above zero"):
+        with pytest.raises(UnderstudyError, match="longer than zero"):
             parse_budget(text)
     else:
         assert parse_budget(text) == total == parse_budget(total)
@@ -205,22 +233,26 @@ def test_budgets_are_read_as_they_are_said(hours: int, minutes: int, seconds: in
 
 @given(st.integers(1, 10**8), st.integers(1, 4096))
 def test_a_patient_student_has_its_passes_within_bounds(examples: int, batch: int) -> None:
-    steps = patient_steps(examples, batch)
+    steps = default_steps(examples, batch)
     assert FEWEST <= steps <= MOST
     if FEWEST < steps < MOST:
         assert 0 <= steps * batch - PASSES * examples < batch
 
 
+def forecast(pilot: int, pilot_error: float, error: float) -> ScalingForecast:
+    return ScalingForecast(pilot_steps=pilot, steps=8 * pilot, pilot_error=pilot_error, error=error)
+
+
 @given(st.floats(0.02, 0.5), st.floats(1.01, 1.9), st.integers(10, 1000))
 def test_what_more_time_would_buy_is_a_power_law_through_both_schedules(error: float, worse: float, pilot: int) -> None:
-    law = Foreseen(pilot, 8 * pilot, min(error * worse, 0.99), error)
+    law = forecast(pilot, min(error * worse, 0.99), error)
     assert law.at(1) == pytest.approx(error)
     assert law.at(1 / 8) == pytest.approx(law.pilot_error)
     assert law.at(4) < law.at(2) < error
     assert law.at(4) / law.at(2) == pytest.approx(law.at(2) / error)
-    flat = Foreseen(pilot, 8 * pilot, error, error)
+    flat = forecast(pilot, error, error)
     assert flat.at(8) == error
-    assert "nothing" in flat.sentence
+    assert "not expected to help" in forecast_sentence(flat)
 
 
 def test_a_teacher_that_knows_less_than_the_student_alone_is_cautioned_of() -> None:
@@ -231,24 +263,24 @@ def test_a_teacher_that_knows_less_than_the_student_alone_is_cautioned_of() -> N
 
     better, worse = ([row("teacher", right), row("alone", 0.6), row("distilled", 0.7)] for right in (0.9, 0.5))
     assert cautions(better) == []
-    assert "nothing to learn from it" in cautions(worse)[0]
+    assert "more accurate than its teacher" in cautions(worse)[0]
 
 
 def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:
     digits = open_source("digits").train
-    both = joined(digits, digits)
+    both = merged_unlabeled(digits, digits)
     assert len(both) == 2 * len(digits)
     assert len(both.ids.unique()) == len(both)
     assert both.targets is None
-    assert joined(digits, digits).ids.equal(both.ids)
+    assert merged_unlabeled(digits, digits).ids.equal(both.ids)
 
 
 def test_sets_of_other_shapes_cannot_be_joined(photos: Path) -> None:
-    with pytest.raises(UnderstudyError, match="bring both to one size with --size"):
-        joined(open_source("digits").train, open_source(photos).train)
+    with pytest.raises(UnderstudyError, match="resize both with --size"):
+        merged_unlabeled(open_source("digits").train, open_source(photos).train)
 
 
 def test_a_net_may_read_fewer_pixels_than_the_samples_have(tmp_path: Path) -> None:
-    run = api.train("digits", "cnn:4", epochs=1, read_size=4, run=tmp_path)
+    run = understudy.train("digits", "cnn:4", epochs=1, input_size=4, run=tmp_path)
     assert run.network("model-0").contract.shape == (1, 4, 4)
     assert json.loads((tmp_path / "evaluation.json").read_text())["rows"][0]["seeds"]

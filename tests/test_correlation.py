@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from test_evaluation import images, network
-from test_report import EVIL, Audit, whole
+from test_report import EVIL, Audit, page, whole
 from understudy import evaluation as ev
+from understudy.data import ArraySource
 from understudy.errors import UnderstudyError
 from understudy.evaluation.correlation import correlation_maps, mean_logits
+from understudy.evaluation.facts import RunFacts
 from understudy.models import Network
-from understudy.reporting import RunFacts, render
 from understudy.reporting.heatmaps import section
 from understudy.reporting.summary import lines
 from understudy.signals import Batch, Signals
@@ -54,12 +55,14 @@ def test_a_logit_that_never_changes_correlates_with_nothing() -> None:
     assert torch.equal(unfinished, torch.eye(3, dtype=torch.float64))
 
 
-def test_an_ensemble_is_correlated_by_its_members_mean() -> None:
-    nets = [network("mlp:5x1"), network("mlp:7x1")]
-    source = images()
+def test_an_ensemble_is_correlated_by_its_members_mean(
+    small_network: Callable[..., Network], small_images: ArraySource
+) -> None:
+    nets = [small_network("mlp:5x1"), small_network("mlp:7x1")]
+    source = small_images
     panel = Ensemble([Teacher(net) for net in nets])
     facts = ev.score_models(source, {"alone-0": nets[0], "distilled-crd-0": nets[1]}, panel, nets, None)
-    said = [ev.logits_of(net, source, device=torch.device("cpu")).logits.double() for net in nets]
+    said = [ev.predict_logits(net, source, device=torch.device("cpu")).logits.double() for net in nets]
     expected = np.corrcoef(((said[0] + said[1]) / 2).numpy(), rowvar=False)
     for row, logits in zip(facts["rows"][1:], said, strict=True):
         gap = np.abs(np.corrcoef(logits.numpy(), rowvar=False) - expected)
@@ -71,7 +74,7 @@ def test_an_ensemble_is_correlated_by_its_members_mean() -> None:
     assert "correlation_difference" not in facts["rows"][0]["seeds"][0]
     assert [row["seeds"][0].get("cka") for row in facts["rows"]] == [None] * 3, "several teachers have no one layer"
     one = ev.score_models(source, {"alone-0": nets[0].watch({"1"})}, Teacher(nets[1]), nets[1:], None)
-    layers = [ev.embeddings_of({"net": net}, source).by_network["net"] for net in nets]
+    layers = [ev.extract_embeddings({"net": net}, source).by_network["net"] for net in nets]
     assert one["rows"][1]["seeds"][0]["cka"] == pytest.approx(ev.linear_cka(*layers), abs=1e-6)
     assert nets[0].signals == {"1"}, "it watches what it watched before"
     lone = ev.score_models(source, {"model-0": nets[0]}, None, [], None)
@@ -110,20 +113,20 @@ def with_maps(classes: list[str], methods: int = 1) -> RunFacts:
 def test_maps_on_the_page(count: int, methods: int) -> None:
     classes = [EVIL, *(f"a class of a rather long name {i}" for i in range(1, count))]
     facts = with_maps(classes, methods)
-    page = render(facts)
-    audit = Audit(page)
+    html = page(facts)
+    audit = Audit(html)
     assert "script" not in audit.tags
-    assert page.count('<div class="heat">') == 3 + 1 + methods
-    assert ("&lt;script&gt;" in page.partition('id="correlations"')[2].partition("<h3>")[0]) is (count <= 24)
-    assert len(page.encode()) < 500_000
-    assert ("in blocks of neighbours" in page) is (count > 100)
-    assert ("class correlation difference" in page) is any(line.label == "Correlation Δ" for line in lines(facts))
+    assert html.count('<div class="heat">') == 3 + 1 + methods
+    assert ("&lt;script&gt;" in html.partition('id="correlations"')[2].partition("<h3>")[0]) is (count <= 24)
+    assert len(html.encode()) < 500_000
+    assert ("in blocks of neighbors" in html) is (count > 100)
+    assert ("class correlation difference" in html) is any(line.label == "Correlation Δ" for line in lines(facts))
 
 
 def test_no_maps_without_a_teacher() -> None:
-    page = render(RunFacts.from_json(whole()))
-    assert 'id="correlations"' not in page
-    assert "Correlation Δ" not in page
+    html = page(RunFacts.from_json(whole()))
+    assert 'id="correlations"' not in html
+    assert "Correlation Δ" not in html
 
 
 @pytest.mark.parametrize(
@@ -180,24 +183,23 @@ def test_cka_is_the_hsic_formula_and_ignores_rotation_scale_and_shift(
 @settings(max_examples=30, deadline=None)
 def test_batches_add_up_to_the_whole(sizes: list[int], seed: int) -> None:
     x, y = draw(sum(sizes), 3, seed=seed) + 1e6, draw(sum(sizes), 2, seed=seed + 1) - 1e6
-    parts, whole_ = ev.CrossCovariance(), ev.CrossCovariance()
+    parts, whole_ = ev.Covariance(), ev.Covariance()
     for a, b in zip(x.split(sizes), y.split(sizes), strict=True):
         parts.update(a, b)
     whole_.update(x, y)
-    torch.testing.assert_close(parts.products, whole_.products, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.scatter, whole_.scatter, rtol=1e-6, atol=1e-6)
     expected = (x - x.mean(0)).T @ (y - y.mean(0))
-    torch.testing.assert_close(parts.products, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.scatter, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_cka_of_what_never_changes_and_of_what_cannot_be_compared() -> None:
     assert ev.linear_cka(torch.ones(5, 2), draw(5, 2)) == 0
     for x, y in ((draw(5, 2), draw(6, 2)), (draw(1, 2), draw(1, 2))):
-        with pytest.raises(UnderstudyError, match="the same two samples or more"):
+        with pytest.raises(UnderstudyError, match="the same two or more samples"):
             ev.linear_cka(x, y)
 
 
-def pooled(net: Network, tap: str) -> Tensor:
-    source = images()
+def pooled(net: Network, source: ArraySource, tap: str) -> Tensor:
     net.eval().watch({tap})
     with torch.no_grad():
         signals = net(Batch(source.ids, source.ids, source.inputs.float() / 255))
@@ -207,17 +209,20 @@ def pooled(net: Network, tap: str) -> Tensor:
     return x.double().flatten(2).mean(2) if x.dim() == 4 else x.double()
 
 
-def test_cka_between_the_taps_of_two_networks() -> None:
-    one, other = network("cnn:4-8"), network("mlp:20-11")
+def test_cka_between_the_taps_of_two_networks(small_network: Callable[..., Network], small_images: ArraySource) -> None:
+    one, other = small_network("cnn:4-8"), small_network("mlp:20-11")
     one.train().watch({"embedding"})
-    found = ev.cka_between(one, other, images(), batch_size=7)
+    found = ev.cka_between(one, other, small_images, batch_size=7)
     assert one.training
     assert one.signals == {"embedding"}
     assert (found.rows[-1], found.columns[-1]) == ("embedding", "embedding")
     assert len(found.rows) == 3
-    expected = [[plain_cka(pooled(one, i), pooled(other, j)) for j in found.columns] for i in found.rows]
+    expected = [
+        [plain_cka(pooled(one, small_images, i), pooled(other, small_images, j)) for j in found.columns]
+        for i in found.rows
+    ]
     torch.testing.assert_close(found.values, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)
-    own = ev.cka_between(one, one, images(), taps=found.rows[:2], other_taps=found.rows[1:])
+    own = ev.cka_between(one, one, small_images, taps=found.rows[:2], other_taps=found.rows[1:])
     assert own.values[1, 0] == pytest.approx(1)
     with pytest.raises(UnderstudyError, match="no layer 'stage9'"):
-        ev.cka_between(one, other, images(), taps=["stage9"])
+        ev.cka_between(one, other, small_images, taps=["stage9"])

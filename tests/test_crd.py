@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: the module's banks, draws and complaints."""
+"""Contrastive representation distillation: the module's banks, sampling and error messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives import CRD, Objective, Setting, crd_loss
-from understudy.objectives.roster import Roster
+from understudy.objectives import CRD, BuildContext, Objective, crd_loss
+from understudy.objectives.crd.negatives import NegativeSampler
 from understudy.signals import Batch, Shapes, Signals
 
 D, M, N, TAU = 6, 40, 12, 0.07
@@ -57,7 +57,7 @@ def step(objective: Objective, rows: Tensor, seed: int = 0) -> Tensor:
 ROWS = torch.tensor([3, 8, 21, 34, 12, 39])
 
 
-def test_the_module_is_its_functional_twin() -> None:
+def test_module_equals_function() -> None:
     objective = crd(normalizer="paper", nominal=N)
     banks = objective.bank_student.clone(), objective.bank_teacher.clone()
     student, teacher = signals(ROWS, 0), signals(ROWS, 1)
@@ -79,7 +79,7 @@ def test_the_module_is_its_functional_twin() -> None:
         assert torch.equal(bank[rest], old[rest])
 
 
-def test_banks_rest_in_eval_mode_and_rows_then_add_up() -> None:
+def test_banks_are_constant_in_eval_mode_and_rows_then_add_up() -> None:
     objective = crd()
     step(objective, ROWS)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
@@ -141,28 +141,28 @@ def test_a_resumed_run_ends_with_the_same_bytes(options: dict[str, Any]) -> None
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_ids_of_any_kind_find_their_rows_and_classes() -> None:
+def test_arbitrary_ids_map_to_rows_and_classes() -> None:
     ids = torch.tensor([2**60, -5, 77, 10**12, 3])
     targets = torch.tensor([0, 1, -1, -1, 1])
-    setting = Setting(Shapes(CLASSES, 8), Shapes(CLASSES, 12), ids, targets)
-    objective = CRD.suited(setting, dim=D)
-    roster = objective.roster
-    assert roster is not None
-    rows = roster.rows(ids)
+    setting = BuildContext(Shapes(CLASSES, 8), Shapes(CLASSES, 12), ids, targets)
+    objective = CRD.from_shapes(setting, dim=D)
+    sampler = objective.sampler
+    assert sampler is not None
+    rows = sampler.rows(ids)
     assert rows.tolist() == [4, 0, 2, 3, 1]
     allowed = {b: [a for a in range(5) if a != b and not (targets[a] == targets[b] >= 0)] for b in range(5)}
-    assert roster.counts(rows).tolist() == [len(allowed[b]) for b in range(5)]
-    drawn = roster.draw(rows, 500)
+    assert sampler.counts(rows).tolist() == [len(allowed[b]) for b in range(5)]
+    drawn = sampler.draw(rows, 500)
     assert [sorted(set(row.tolist())) for row in drawn] == [sorted(int(rows[a]) for a in allowed[b]) for b in range(5)]
     with pytest.raises(ValueError, match="sample 4 has no row in the bank"):
-        roster.rows(torch.tensor([3, 4]))
+        sampler.rows(torch.tensor([3, 4]))
 
 
-def test_draws_are_even_and_belong_to_the_sample() -> None:
-    roster = Roster(M, targets=torch.arange(M) % CLASSES)
+def test_draws_are_uniform_and_depend_on_the_sample_only() -> None:
+    sampler = NegativeSampler(M, targets=torch.arange(M) % CLASSES)
     rows = torch.tensor([5, 6, 30])
     torch.manual_seed(3)
-    drawn = roster.draw(rows, 60_000)
+    drawn = sampler.draw(rows, 60_000)
     for row, seen in zip(rows.tolist(), drawn, strict=True):
         counts = torch.bincount(seen, minlength=M).double()
         allowed = torch.arange(M) % CLASSES != row % CLASSES
@@ -170,9 +170,9 @@ def test_draws_are_even_and_belong_to_the_sample() -> None:
         even = 60_000 / int(allowed.sum())
         assert float(((counts[allowed] - even) ** 2 / even).sum()) < 60  # chi-square of 29 degrees of freedom
     torch.manual_seed(3)
-    assert torch.equal(roster.draw(rows[1:], 60_000), drawn[1:])
+    assert torch.equal(sampler.draw(rows[1:], 60_000), drawn[1:])
     torch.manual_seed(4)
-    assert not torch.equal(roster.draw(rows, 60_000), drawn)
+    assert not torch.equal(sampler.draw(rows, 60_000), drawn)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 6e4), (torch.bfloat16, 1e35), (torch.bfloat16, 1e-30)])
@@ -247,7 +247,7 @@ def test_queue_for_streams_without_ids() -> None:
     assert sorted(objective.queue.groups.tolist()) == [1] * 4 + [2] * 6 + [3] * 6
 
 
-def test_unlabelled_contrasts_with_every_other_sample() -> None:
+def test_unlabeled_samples_contrast_with_all_others() -> None:
     free, blank = crd(targets=None), crd(targets=torch.full((M,), -1))
     sample = crd(exclude="sample")
     assert torch.equal(step(free, ROWS), step(blank, ROWS))
@@ -301,7 +301,7 @@ def test_wrong_ids(rows: list[int], words: str) -> None:
         crd()(signals(ids % M, 0), signals(ids % M, 1), batch_of(ids))
 
 
-def test_what_else_can_be_wrong() -> None:
+def test_other_errors() -> None:
     for side in product((True, False), repeat=2):
         if all(side):
             continue

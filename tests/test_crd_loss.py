@@ -1,4 +1,4 @@
-"""The contrastive loss: its values and gradients against the paper's equations, however it is computed."""
+"""The contrastive loss: values and gradients against the paper's equations, for all computations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.objectives import crd_loss
-from understudy.objectives.crd_kernel import Compute, is_dense
-from understudy.objectives.roster import Roster
+from understudy.objectives.crd.kernel import Compute, is_dense
+from understudy.objectives.crd.negatives import NegativeSampler
 
 B, D, M, N, TAU = 5, 6, 40, 12, 0.07
 CLASSES = 4
@@ -33,7 +33,7 @@ class Case:
         self.banks = unit(M, D, seed=3, dtype=dtype), unit(M, D, seed=4, dtype=dtype)
         self.ids = torch.tensor([3, 39, 0, 17, 22])
         self.groups = torch.arange(M) % CLASSES
-        self.groups[20:] = -1 - torch.arange(20, M)  # unlabelled: each its own
+        self.groups[20:] = -1 - torch.arange(20, M)  # unlabeled: each its own
         draw = torch.Generator().manual_seed(5)
         self.negatives = torch.randint(0, M, (B, N), generator=draw)
         self.log_z = torch.tensor(log_z, dtype=dtype)
@@ -49,7 +49,7 @@ class Case:
 
 
 def written_out(case: Case, negatives: list[list[int]], weights: list[float], count: int) -> Tensor:
-    """The paper's equations, a sample and a negative at a time."""
+    """The paper's equations, looping over samples and negatives."""
 
     def h(query: Tensor, key: Tensor, z: Tensor) -> Tensor:
         e = torch.exp(torch.dot(query, key) / TAU) / z
@@ -84,21 +84,21 @@ def test_sampled_loss_is_the_papers(compute: Compute, log_z: tuple[float, float]
 
 
 @every_z
-@pytest.mark.parametrize("labelled", [True, False])
-def test_all_negatives_are_the_expectation_of_sampled_ones(labelled: bool, log_z: tuple[float, float]) -> None:
-    """Each negative is drawn evenly, so the expectation is N times the mean over all that could be drawn."""
+@pytest.mark.parametrize("labeled", [True, False])
+def test_all_negatives_are_the_expectation_of_sampled_ones(labeled: bool, log_z: tuple[float, float]) -> None:
+    """Negatives are drawn uniformly, so the expectation is N times the mean over all possible ones."""
     case = Case(log_z)
-    if not labelled:
+    if not labeled:
         case.groups = torch.arange(M)
     others = [case.others(int(row)) for row in case.ids]
-    found = case.loss(groups=case.groups if labelled else None, nominal=N)
+    found = case.loss(groups=case.groups if labeled else None, nominal=N)
     expected = written_out(case, others, [N / len(rows) for rows in others], N)
     same(found, expected)
     for ours, theirs in zip(case.grads(found), case.grads(expected), strict=True):
         same(ours, theirs)
-    roster = Roster(M, targets=case.groups.clamp_min(-1) if labelled else None)
+    sampler = NegativeSampler(M, targets=case.groups.clamp_min(-1) if labeled else None)
     torch.manual_seed(0)
-    draws = torch.stack([case.loss(negative_ids=roster.draw(case.ids, N)).detach() for _ in range(400)])
+    draws = torch.stack([case.loss(negative_ids=sampler.draw(case.ids, N)).detach() for _ in range(400)])
     assert abs(float(draws.mean() - found.detach())) < 4 * float(draws.std()) / 20
 
 
@@ -114,7 +114,7 @@ def test_gradients_against_finite_differences(options: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(loss, (case.student, case.teacher))
 
 
-def test_every_way_of_computing_and_every_size_of_piece_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_computations_and_chunk_sizes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, batch, count = 3000, 7, 700
     banks = unit(rows, D, seed=1), unit(rows, D, seed=2)
     ids = torch.arange(batch) * 100
@@ -126,10 +126,10 @@ def test_every_way_of_computing_and_every_size_of_piece_agree(monkeypatch: pytes
         return (loss.detach(), *torch.autograd.grad(loss, pair))
 
     sampled, every = values("dense", negative_ids=negatives), values("auto", groups=torch.arange(rows) % 9)
-    monkeypatch.setattr("understudy.objectives.crd_kernel._SCORES", {"cpu": 300 * batch})
-    monkeypatch.setattr("understudy.objectives.crd_kernel._MOST_SCORES", 2 * rows)
+    monkeypatch.setattr("understudy.objectives.crd.kernel._SCORES", {"cpu": 300 * batch})
+    monkeypatch.setattr("understudy.objectives.crd.kernel._MAX_SCORES", 2 * rows)
     for size in (D, 100 * D, 2000 * D):
-        monkeypatch.setattr("understudy.objectives.crd_kernel._ROWS", {"cpu": size})
+        monkeypatch.setattr("understudy.objectives.crd.kernel._ROWS", {"cpu": size})
         for compute in ("dense", "gathered"):
             for found, expected in zip(values(compute, negative_ids=negatives), sampled, strict=True):
                 same(found, expected)
@@ -137,7 +137,7 @@ def test_every_way_of_computing_and_every_size_of_piece_agree(monkeypatch: pytes
         same(found, expected)
 
 
-def test_the_cheaper_way_is_chosen() -> None:
+def test_auto_chooses_the_cheaper_computation() -> None:
     assert is_dense("auto", 50_000, 16_384)
     assert is_dense("auto", 50_000, 4_096)
     assert not is_dense("auto", 1_281_167, 16_384)

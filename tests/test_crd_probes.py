@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,19 +14,21 @@ import torch
 from PIL import Image
 
 import understudy
-from test_papers import MadeUpApi, MadeUpRun
-from understudy.cli import main
+from understudy.cli.app import main
+from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.yaml import recipe_from
 from understudy.data import ArraySource, Splits
 from understudy.errors import UnderstudyError
-from understudy.evaluation.probe import Probe
-from understudy.models import InputContract, Network, build
+from understudy.evaluation.probe import Probe, ProbedSet
+from understudy.models import Network
 from understudy.papers import EXPERIMENTS, crd, crd_probes
 from understudy.papers.crd_probes import held_out
 from understudy.papers.experiment import Bench
-from understudy.probing import ProbedSet
-from understudy.recipe import DistillRecipe, TrainRecipe
-from understudy.recipe_text import recipe_from
-from understudy.runs import Run
+from understudy.runs.run import Run
+from understudy.verbs import probe as probing
+
+if TYPE_CHECKING:
+    from stand_ins import FakeRuns
 
 
 def made_up_set(name: str, classes: int) -> Splits:
@@ -39,7 +41,7 @@ def made_up_set(name: str, classes: int) -> Splits:
 class Desk:
     """Stands in for the sets, the runs and the probes, and remembers what was asked of them."""
 
-    api: MadeUpApi
+    runs: FakeRuns
     opened: dict[str, int | None] = field(default_factory=dict)
     probed: list[tuple[Sequence[str], dict[str, Any]]] = field(default_factory=list)
 
@@ -53,7 +55,7 @@ class Desk:
         if isinstance(target, Mapping):
             names = list(target)
         else:
-            recipe = self.api.runs[target]
+            recipe = self.runs.recipes[target]
             assert isinstance(recipe, DistillRecipe)
             groups = ["alone", *(f"distilled-{method}" for method in recipe.method)]
             names = ["teacher-0", *(f"{group}-{seed}" for group in groups for seed in range(recipe.seeds))]
@@ -62,20 +64,11 @@ class Desk:
         return [ProbedSet("it", 10, 100, 100, probes, {})]
 
 
-def network(run: MadeUpRun, name: str) -> Network:
-    sees = getattr(run.recipe, "sees", "chrominance")
-    channels = 1 if sees == "luminance" else 2
-    contract = InputContract((channels, 8, 8), (0.5,) * channels, (0.2,) * channels, ("a", "b"), modality=sees)
-    return build("cifar:resnet8", contract)
-
-
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
-    made_up = Desk(MadeUpApi())
-    monkeypatch.setattr(understudy, "api", made_up.api, raising=False)
+def desk(monkeypatch: pytest.MonkeyPatch, fake_runs: FakeRuns) -> Desk:
+    made_up = Desk(fake_runs)
     monkeypatch.setattr("understudy.data.open_source", made_up.open_source)
-    monkeypatch.setattr("understudy.probing.probe", made_up.probe)
-    monkeypatch.setattr(MadeUpRun, "network", network, raising=False)
+    monkeypatch.setattr(probing, "probe", made_up.probe)
     return made_up
 
 
@@ -98,11 +91,11 @@ def test_the_papers_sets_and_figures(desk: Desk, tmp_path: Path) -> None:
     assert found[1][2] == "50.00%"
     assert found[2][2] == "52.00 ± 1.00%", "of three seeds"
     assert desk.opened == {"stl10": 32, str(tmp_path / "sets" / tiny): 32}
-    taught, run = desk.api.runs.values()
-    assert isinstance(taught, TrainRecipe)
+    uses_teacher, run = desk.runs.recipes.values()
+    assert isinstance(uses_teacher, TrainRecipe)
     assert isinstance(run, DistillRecipe)
-    assert (taught.model, run.student) == ("cifar:wrn_40_2", "cifar:wrn_16_2")
-    assert {recipe.data for recipe in (taught, run)} == {"cifar100"}
+    assert (uses_teacher.model, run.student) == ("cifar:wrn_40_2", "cifar:wrn_16_2")
+    assert {recipe.data for recipe in (uses_teacher, run)} == {"cifar100"}
     assert (run.method, run.baseline, run.seeds, run.epochs) == (("kd", "crd", "crd+kd"), True, 3, 240)
     assert not run.omit_classes
     assert all(asked["teacher"] == [Path(run.teacher[0])] for _, asked in desk.probed)
@@ -113,12 +106,12 @@ def test_classes_that_nobody_saw(desk: Desk, tmp_path: Path) -> None:
         tmp_path, data="photos", size=32, scale=0.1, held_out=("4",), pairs=("vgg8:resnet8",), probes=("x/y",)
     )
     found = table("crd-transfer", bench)
-    assert found[0] == ("net", "4 classes never seen", "y")
+    assert found[0] == ("net", "4 held-out classes", "y")
     held = ("class 0", "class 5", "class 10", "class 15")
-    assert {recipe.omit_classes for recipe in desk.api.runs.values()} == {held}
+    assert {recipe.omit_classes for recipe in desk.runs.recipes.values()} == {held}
     assert [asked["only_classes"] for _, asked in desk.probed] == [held, ()]
     assert desk.opened == {"photos": 32, "x/y": 32}
-    assert {recipe.epochs for recipe in desk.api.runs.values()} == {crd.TEACHER_EPOCHS, 24}
+    assert {recipe.epochs for recipe in desk.runs.recipes.values()} == {crd.TEACHER_EPOCHS, 24}
     notes = " ".join(EXPERIMENTS["crd-transfer"].compare(bench).notes)
     assert "24 epochs of the paper's 240" in notes
     assert "class 0, class 5, class 10, class 15" in notes
@@ -138,9 +131,9 @@ def test_held_out_by_number_and_by_name(asked: tuple[str, ...], held: tuple[str,
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (("1",), "it has 6 classes: hold out two or more"),
-        (("5",), "leave two or more"),
-        (("class 1",), "two or more"),
+        (("1",), "it has 6 classes; hold out at least two"),
+        (("5",), "leave at least two"),
+        (("class 1",), "hold out at least two"),
         (("class 1", "class 9"), "no class 'class 9'"),
     ],
 )
@@ -153,14 +146,14 @@ def test_sets_are_fetched_where_asked_and_recipes_do_not_say(desk: Desk, tmp_pat
     EXPERIMENTS["crd-cross-modal"].compare(Bench(tmp_path / "x"))
     assert not desk.opened, "runs open their own"
     EXPERIMENTS["crd-cross-modal"].compare(Bench(tmp_path / "x", download=True))
-    assert set(desk.opened) == {"stl10", "stl10-unlabelled"}
-    assert not any(recipe.download for recipe in desk.api.runs.values())
+    assert set(desk.opened) == {"stl10", "stl10-unlabeled"}
+    assert not any(recipe.download for recipe in desk.runs.recipes.values())
 
 
 def test_a_set_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path, desk: Desk) -> None:
-    with pytest.raises(UnderstudyError, match=r"TinyImageNet was looked for in .* --probe stl10"):
+    with pytest.raises(UnderstudyError, match=r"TinyImageNet is not in .* --probe stl10"):
         EXPERIMENTS["crd-transfer"].run(Bench(tmp_path, data_root=str(tmp_path)))
-    assert not desk.api.runs
+    assert not desk.runs.recipes
 
 
 @pytest.fixture
@@ -178,7 +171,7 @@ def test_transfer_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(words) == 0
     results = json.loads((tmp_path / "results-quick.json").read_text())
     assert results["command"].endswith("--held-out 4")
-    accuracies = [line["4 classes never seen"]["mean"] for line in results["lines"]]
+    accuracies = [line["4 held-out classes"]["mean"] for line in results["lines"]]
     assert len(accuracies) == 5
     assert all(25 < accuracy <= 100 for accuracy in accuracies)
     (one,) = understudy.probe(tmp_path / "resnet8-resnet8-quick", "digits", only_classes=["0", "2", "5", "7"])
@@ -199,17 +192,25 @@ def test_who_sees_what_and_who_has_labels(data: str | None, desk: Desk, tmp_path
         ("luminance", "yes"), ("chrominance", "yes"), ("chrominance", "no"), ("chrominance", "no"),
         ("chrominance", "no"),
     ]  # fmt: skip
-    sight, colour, taught = desk.api.runs.values()
+    sight, color, uses_teacher = desk.runs.recipes.values()
     assert isinstance(sight, TrainRecipe)
-    assert isinstance(colour, TrainRecipe)
-    assert isinstance(taught, DistillRecipe)
-    assert (sight.sees, sight.seeds, colour.sees, colour.seeds) == ("luminance", 1, "chrominance", 3)
-    assert (taught.teacher_sees, taught.student_sees, taught.seeds) == ("luminance", "chrominance", 3)
-    assert (taught.method, taught.hard_weight, taught.baseline) == (("crd:exclude=sample", "kd"), 0, False)
-    assert taught.transfer_set == (None if data else "stl10-unlabelled")
-    assert {recipe.data for recipe in desk.api.runs.values()} == {data or "stl10"}
-    assert {recipe.epochs for recipe in desk.api.runs.values()} == {120}
-    assert all(recipe_from(recipe.model_dump(mode="json")) == recipe for recipe in desk.api.runs.values())
+    assert isinstance(color, TrainRecipe)
+    assert isinstance(uses_teacher, DistillRecipe)
+    assert (sight.modality, sight.seeds, color.modality, color.seeds) == ("luminance", 1, "chrominance", 3)
+    assert (uses_teacher.teacher_modality, uses_teacher.student_modality, uses_teacher.seeds) == (
+        "luminance",
+        "chrominance",
+        3,
+    )
+    assert (uses_teacher.method, uses_teacher.hard_weight, uses_teacher.baseline) == (
+        ("crd:exclude=sample", "kd"),
+        0,
+        False,
+    )
+    assert uses_teacher.transfer_set == (None if data else "stl10-unlabeled")
+    assert {recipe.data for recipe in desk.runs.recipes.values()} == {data or "stl10"}
+    assert {recipe.epochs for recipe in desk.runs.recipes.values()} == {120}
+    assert all(recipe_from(recipe.model_dump(mode="json")) == recipe for recipe in desk.runs.recipes.values())
     ((names, asked),) = desk.probed
     assert asked["data"] == (data or "stl10")
     assert set(names) == {"teacher-0", *(f"{g}-{k}" for g in ("supervised", "crd", "kd", "random") for k in range(3))}
@@ -217,7 +218,7 @@ def test_who_sees_what_and_who_has_labels(data: str | None, desk: Desk, tmp_path
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three classes of small colour images, told apart by their brightness and by their hue."""
+    """Three classes of small color images, told apart by their brightness and by their hue."""
     rng = np.random.default_rng(0)
     for part, number in (("train", 32), ("test", 8)):
         for index, hue in enumerate(((40, 20, 20), (60, 110, 60), (140, 140, 200))):
@@ -235,9 +236,9 @@ def test_luminance_teaches_chrominance_for_real(folder: Path, tmp_path: Path) ->
     run = tmp_path / "runs"
     assert main(["reproduce", "crd-cross-modal", *SMALL, "--data", str(folder), "--run", str(run)]) == 0
     results = json.loads((run / "results-quick.json").read_text())
-    assert [line["saw labels"] for line in results["lines"]] == ["yes", "yes", "no", "no", "no"]
+    assert [line["trained on labels"] for line in results["lines"]] == ["yes", "yes", "no", "no", "no"]
     assert all(100 / 3 < line["probe"]["mean"] <= 100 for line in results["lines"])
-    untrained = Run(run / "resnet8-resnet8-unlabelled-quick").record["untrained_heads"]
+    untrained = Run(run / "resnet8-resnet8-unlabeled-quick").record["untrained_heads"]
     assert untrained == ["distilled-crd:exclude=sample-0"], "no label taught CRD's student"
     seen = Run(run / "resnet8-on-labels-quick").network("model-0").contract
     assert (seen.modality, seen.shape[0]) == ("chrominance", 2)

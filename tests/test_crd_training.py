@@ -46,7 +46,7 @@ STEPS = [torch.tensor([1, 5, 9, 14, 22, 31, 38]), torch.tensor([2, 5, 8, 33, 0])
 
 
 def train(objective: CRD, wrapped: Any, rank: int, world: int, steps: range) -> dict[str, Tensor]:
-    """Some steps, each rank with its part of the batch; the last leaves one rank without any samples."""
+    """Some steps, each rank with its part of the batch; in the last, one rank has no samples."""
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     for number in steps:
         rows = STEPS[number]
@@ -67,7 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded": {"sharded": True},
     "sharded, sampled": {"sharded": True, "negatives": 9},
     "sharded, gathered": {"sharded": True, "negatives": 9, "compute": "gathered"},
-    "sharded, unlabelled": {"sharded": True, "targets": None, "normalizer": "first"},
+    "sharded, unlabeled": {"sharded": True, "targets": None, "normalizer": "first"},
     "sharded, half": {"sharded": True, "bank_dtype": "bfloat16"},
     "sharded, mapped": {"sharded": True, "bank_folder": "banks"},
 }
@@ -113,7 +113,7 @@ def test_two_ranks_are_one(two_ranks: Path, name: str) -> None:
         assert torch.equal(ranks[1][key], ranks[0][key][block] if key.startswith("bank") else ranks[0][key]), key
 
 
-def test_one_rank_may_have_all_shards() -> None:
+def test_one_rank_can_hold_all_shards() -> None:
     for options in ({}, {"negatives": 9}):
         both = [crd(**options, sharded=sharded) for sharded in (False, True)]
         found = [train(objective, objective, 0, 1, range(3)) for objective in both]
@@ -125,7 +125,7 @@ def test_one_rank_may_have_all_shards() -> None:
 
 
 def test_the_bound_on_mutual_information_rises_with_it() -> None:
-    """Pairs of jointly normal numbers with correlation r have -log(1 - r^2)/2 nats in common, each dimension."""
+    """The mutual information of jointly normal numbers with correlation r is -log(1 - r^2)/2 nats per dimension."""
     size, width, bounds = 400, 2, []
     ids = torch.arange(size)
     for correlation in (0.0, 0.6, 0.9, 0.99):

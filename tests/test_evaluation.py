@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from understudy import evaluation as ev
 from understudy.data import ArraySource
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, build
+from understudy.models import InputContract, Network
 
 CPU = torch.device("cpu")
 CATS = ("cat", "dog", "eel")
@@ -23,16 +25,6 @@ def draw(n: int, classes: int, seed: int, scale: float = 3.0) -> tuple[Tensor, T
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(classes, (n,), generator=generator)
     return torch.randn(n, classes, generator=generator) * scale, targets
-
-
-def images(n: int = 30, side: int = 8, channels: int = 1) -> ArraySource:
-    x = torch.randint(256, (n, channels, side, side), generator=torch.Generator().manual_seed(1)).byte()
-    rows = torch.arange(n)
-    return ArraySource("some", CATS, rows * 7 + 3, rows % 3, (channels, side, side), inputs=x)
-
-
-def network(spec: str, shape: tuple[int, ...] = (1, 8, 8), classes: tuple[str, ...] = CATS) -> Network:
-    return build(spec, InputContract(shape, (0.5,) * shape[0], (0.25,) * shape[0], classes))
 
 
 # ---- metrics
@@ -93,12 +85,14 @@ def test_properties_of_metrics(seed: int, classes: int, n: int) -> None:
 # ---- logits
 
 
-def test_logits_come_in_order_and_the_modes_are_restored() -> None:
-    source, net = images(), network("cnn:4?dropout=0.5")
+def test_logits_come_in_order_and_the_modes_are_restored(
+    small_network: Callable[..., Network], small_images: ArraySource
+) -> None:
+    source, net = small_images, small_network("cnn:4?dropout=0.5")
     net.train()
     frozen = next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     before = {name: x.clone() for name, x in net.state_dict().items()}
-    found = ev.logits_of(net, source, device=CPU, batch_size=7)
+    found = ev.predict_logits(net, source, device=CPU, batch_size=7)
     assert net.training
     assert net.module.training
     assert not frozen.training
@@ -115,28 +109,30 @@ def test_logits_come_in_order_and_the_modes_are_restored() -> None:
     assert torch.equal(reordered.logits, found.logits.flip(0)[:5])
 
 
-def test_logits_without_targets_and_of_a_plain_function() -> None:
-    source = images()
+def test_logits_without_targets_and_of_a_plain_function(
+    small_network: Callable[..., Network], small_images: ArraySource
+) -> None:
+    source = small_images
     bare = ArraySource("bare", (), source.ids, None, source.shape, inputs=source.inputs)
-    net = network("mlp:5x1").eval()
-    found = ev.logits_of(lambda batch: net(batch), bare, device=CPU)
+    net = small_network("mlp:5x1").eval()
+    found = ev.predict_logits(lambda batch: net(batch), bare, device=CPU)
     assert found.targets is None
     assert found.logits.shape == (30, 3)
 
 
-def test_a_failing_model_gets_its_mode_back() -> None:
-    net = network("mlp:5x1", shape=(1, 9, 9))
+def test_a_failing_model_gets_its_mode_back(small_network: Callable[..., Network], small_images: ArraySource) -> None:
+    net = small_network("mlp:5x1", shape=(1, 9, 9))
     net.contract = InputContract((81,), (0.5,), (0.25,), CATS)
     with pytest.raises(UnderstudyError):
-        ev.logits_of(net.train(), images(), device=CPU)
+        ev.predict_logits(net.train(), small_images, device=CPU)
     assert net.training
 
 
 # ---- cost
 
 
-def test_flops_and_parameters_of_an_mlp() -> None:
-    net = network("mlp:20-11?dropout=0.5").train()
+def test_flops_and_parameters_of_an_mlp(small_network: Callable[..., Network]) -> None:
+    net = small_network("mlp:20-11?dropout=0.5").train()
     pairs = [(64, 20), (20, 11), (11, 3)]
     assert ev.flops(net) == 2 * sum(a * b for a, b in pairs)
     assert ev.parameters(net) == sum(a * b + b for a, b in pairs)
@@ -155,11 +151,12 @@ def test_flops_of_convolution_and_attention() -> None:
     assert ev.flops(attention) == 2 * 2 * 8 * 8 * 8
 
 
-def test_cost_of_one_and_of_an_ensemble(tmp_path) -> None:
-    one, other = network("cnn:4-8"), network("mlp:20x1?batchnorm=true")
+def test_cost_of_one_and_of_an_ensemble(tmp_path, small_network: Callable[..., Network]) -> None:
+    one, other = small_network("cnn:4-8"), small_network("mlp:20x1?batchnorm=true")
     threads = torch.get_num_threads()
-    costs = [ev.cost(net, threads=1) for net in (one, other)]
-    both = ev.cost_of_all([one, other], threads=1)
+    costs = [ev.cost(net) for net in (one, other)]
+    both = ev.ensemble_cost([one, other])
+    ev.latency(one, 3, threads=1)
     assert torch.get_num_threads() == threads
     for name in ("parameters", "flops", "bytes"):
         assert both[name] == costs[0][name] + costs[1][name]
@@ -175,9 +172,9 @@ def test_cost_of_one_and_of_an_ensemble(tmp_path) -> None:
 @given(st.integers(0, 1000), st.floats(0.05, 20.0))
 @settings(max_examples=30, deadline=None)
 def test_scaled_logits_are_as_sure_as_they_are_right(seed: int, by: float) -> None:
-    """Whatever they were scaled by before, the mean largest probability is the accuracy, and the answers stay."""
+    """For any initial scale, the mean confidence becomes the accuracy, and predictions stay the same."""
     logits, targets = draw(300, 4, seed, scale=1.0)
-    logits[torch.arange(300), targets] += 1.5  # right more often than by chance
+    logits[torch.arange(300), targets] += 1.5  # more accurate than chance
     scale = ev.fit_scale(logits * by, targets)
     sure = (logits * by * scale).softmax(1).amax(1).mean()
     accuracy = (logits.argmax(1) == targets).float().mean()
@@ -192,8 +189,8 @@ def test_scale_of_answers_that_are_all_right_or_no_better_than_chance() -> None:
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_network_scales_its_logits_by_its_head(biased: bool) -> None:
-    net = network("cnn:4-8").eval()
+def test_a_network_scales_its_logits_by_its_head(biased: bool, small_network: Callable[..., Network]) -> None:
+    net = small_network("cnn:4-8").eval()
     if biased:
         net.set_class_bias(torch.tensor([1.0, -2.0, 0.5]))
     x = torch.rand(5, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""The folded form of nets that standardise their weights; BatchNorm alone is in test_models and test_cifar_zoo."""
+"""Folding networks with Weight Standardization; for BatchNorm see test_models and test_cifar_zoo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from understudy.models.packing import PackedConv2d
 
 NAMES = ("a", "b", "c", "d", "e")
 RGB = InputContract((3, 48, 48), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), NAMES)
-STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+STANDARDIZED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
 
 def images(rows: int = 3) -> Tensor:
@@ -25,7 +25,7 @@ def images(rows: int = 3) -> Tensor:
 
 
 def lively(network: Network) -> Network:
-    """Give norms, gains and the head values of their own, as training would, and BatchNorm the images' statistics."""
+    """Give norms, gains and the head random values, as if trained, and BatchNorm the statistics of the images."""
     draw = torch.Generator().manual_seed(5)
     for layer in network.modules():
         for name, x in layer.named_parameters(recurse=False):
@@ -63,7 +63,7 @@ def test_the_same_answers_from_plain_layers(spec: str) -> None:
     network = lively(build(spec, RGB)).watch(["embedding"])
     before = {name: x.clone() for name, x in network.state_dict().items()}
     folded = fold(network)
-    # in float64, as what float32 rounds off in fifty layers is more than 1e-5 of either
+    # in float64, as float32 rounding in fifty layers exceeds 1e-5
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-5)):
         x = images().to(dtype)
         with torch.inference_mode():
@@ -71,9 +71,9 @@ def test_the_same_answers_from_plain_layers(spec: str) -> None:
         assert expected.logits.std() > 1e-3
         assert distance(found.logits, expected.logits) < tolerance
         assert distance(found.embedding, expected.embedding) < tolerance
-    assert not any(isinstance(layer, STANDARDISED) for layer in folded.modules())
+    assert not any(isinstance(layer, STANDARDIZED) for layer in folded.modules())
     assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
-    if "norm=bn" in spec:  # of a pre-activation block, the first norm reads a sum and stays
+    if "norm=bn" in spec:  # the first norm of a pre-activation block follows a sum and stays
         norms = [path for path, layer in folded.module.named_modules() if isinstance(layer, nn.BatchNorm2d)]
         assert norms
         assert all(path == "norm" or path.endswith("norm1") for path in norms)
@@ -82,11 +82,11 @@ def test_the_same_answers_from_plain_layers(spec: str) -> None:
 def test_a_head_of_zeros_hides_no_difference() -> None:
     network = build("bit:R14x0.25", RGB).eval().watch(["embedding"])
     folded = fold(network)
-    assert not any(isinstance(layer, STANDARDISED) for layer in folded.modules())
+    assert not any(isinstance(layer, STANDARDIZED) for layer in folded.modules())
     assert distance(folded(images()).embedding, network(images()).embedding) < 1e-5
 
     class Drifting(nn.Conv2d):
-        """Folded wrongly, as its weights are not what it multiplies by."""
+        """Cannot be folded, as it does not multiply by its weights."""
 
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) ** 2
@@ -104,7 +104,7 @@ def test_a_head_of_zeros_hides_no_difference() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(STANDARDISED), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2), st.sampled_from((1, 2)),
+    st.sampled_from(STANDARDIZED), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2), st.sampled_from((1, 2)),
     st.booleans(), st.integers(9, 14), st.integers(9, 14), st.sampled_from((1.0, 1e-3)),
 )  # fmt: skip
 def test_a_baked_convolution_pads_as_before(
@@ -120,7 +120,7 @@ def test_a_baked_convolution_pads_as_before(
     folded = fold(network)
     x = torch.rand(2, 4, height, width)
     plain = folded.module.get_submodule("0")
-    assert not isinstance(plain, STANDARDISED)
+    assert not isinstance(plain, STANDARDIZED)
     assert plain(x).shape == conv(x).shape
     assert distance(plain(x), conv(x)) < 1e-5
 
@@ -164,8 +164,8 @@ def test_a_packed_convolution_is_the_plain_one(
 ) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(160, 112, kernel, stride, padding, dilation, groups, bias).requires_grad_(False)
-    packed = PackedConv2d.of(conv)
-    for height in (size, size + 3):  # packed for the first size, and used for others
+    packed = PackedConv2d.from_conv(conv)
+    for height in (size, size + 3):  # packed for the first size and used for others
         x = torch.rand(rows, 160, height, size)
         x = x.contiguous(memory_format=torch.channels_last) if last else x
         with torch.inference_mode():
@@ -175,7 +175,7 @@ def test_a_packed_convolution_is_the_plain_one(
 
 def test_packed_weights_follow_the_weights() -> None:
     x = torch.rand(2, 8, 6, 6)
-    packed = PackedConv2d.of(nn.Conv2d(8, 4, 3).requires_grad_(False))
+    packed = PackedConv2d.from_conv(nn.Conv2d(8, 4, 3).requires_grad_(False))
     with torch.no_grad():
         first = packed(x)
         packed.weight.mul_(2)
@@ -190,7 +190,7 @@ def test_packed_weights_follow_the_weights() -> None:
 
 
 def test_with_gradients_it_is_a_plain_convolution() -> None:
-    packed = PackedConv2d.of(nn.Conv2d(8, 4, 3).requires_grad_(False))
+    packed = PackedConv2d.from_conv(nn.Conv2d(8, 4, 3).requires_grad_(False))
     x = torch.rand(2, 8, 6, 6, requires_grad=True)
     packed(x).sum().backward()
     assert x.grad is not None

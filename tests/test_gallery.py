@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 
 from understudy import evaluation as ev
 from understudy.data import ArraySource, RecordSource, Unreadable
+from understudy.data.source import ImageHeader
 from understudy.errors import UnderstudyError
 from understudy.evaluation import Predictions
+from understudy.evaluation.facts import Picture
 from understudy.models import InputContract, build
 
 CPU = torch.device("cpu")
@@ -33,7 +34,10 @@ class Plain:
     name: str
     shade: int
 
-    def read(self, at_least: int = 0) -> Image.Image:
+    def header(self) -> ImageHeader:
+        return ImageHeader(24, 20, gray=False)
+
+    def read(self) -> Image.Image:
         if self.shade < 0:
             raise Unreadable("it is broken")
         return Image.new("RGB", (24, 20), (self.shade, 0, 0))
@@ -45,55 +49,74 @@ def answers(source, right: Tensor, sharpness: Tensor) -> Predictions:
     return Predictions(source.ids, nn.functional.one_hot(chosen, 3) * sharpness[:, None], source.targets)
 
 
-def decode(entry: dict) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(entry["image_png_base64"])))
+def opened(picture: Picture, folder: Path) -> Image.Image:
+    return Image.open(folder / picture.image, formats=["PNG"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gallery_shows_the_uncertain_and_the_rescued(channels: int) -> None:
+def test_gallery_shows_the_uncertain_and_the_rescued(channels: int, tmp_path: Path) -> None:
     source, n = images(channels=channels), torch.arange(30)
     roles = {
         "teacher": answers(source, n != 0, 1.0 + n),  # sample 0 is the least certain, and wrong
         "alone": answers(source, n < 20, torch.ones(30)),
         "distilled": answers(source, n < 28, torch.ones(30)),
     }
-    entries = ev.gallery(source, roles, CATS, 4.0, count=6)
-    shown = [np.asarray(decode(entry)) for entry in entries]
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "7.png").write_text("of an earlier evaluation")
+    pictures = ev.gallery(source, roles, 4.0, tmp_path, count=6)
+    assert {file.name for file in (tmp_path / "gallery").iterdir()} == {f"{i}.png" for i in range(6)}
+    shown = [np.asarray(opened(picture, tmp_path)) for picture in pictures]
     expected = [1, 2, 3, 20, 21, 22]
-    for pixels, entry, i in zip(shown, entries, expected, strict=True):
+    for pixels, picture, i in zip(shown, pictures, expected, strict=True):
         assert (pixels == source.inputs[i].permute(1, 2, 0).squeeze(2 if channels == 1 else 0).numpy()).all()
-        assert entry["label"] == CATS[i % 3]
-        assert entry["temperature"] == 4.0
+        assert picture.label == CATS[i % 3]
+        assert picture.temperature == 4.0
         for role, found in roles.items():
-            assert entry[role] == pytest.approx((found.logits[i] / 4).softmax(0).tolist())
-    assert ev.gallery(source, roles, CATS, 4.0, count=6) == entries
+            assert getattr(picture, role) == pytest.approx((found.logits[i] / 4).softmax(0).tolist())
+    assert ev.gallery(source, roles, 4.0, tmp_path, count=6) == pictures
 
 
-def test_gallery_of_a_teacher_alone() -> None:
+def test_gallery_of_a_teacher_alone(tmp_path: Path) -> None:
     source = images()
-    entries = ev.gallery(source, {"teacher": answers(source, torch.ones(30) > 0, torch.ones(30))}, CATS, 2.0)
-    assert len(entries) == 12
-    assert entries[0]["alone"] is None
-    assert entries[0]["distilled"] is None
-    assert decode(entries[0]).size == (8, 8)
+    pictures = ev.gallery(source, {"teacher": answers(source, torch.ones(30) > 0, torch.ones(30))}, 2.0, tmp_path)
+    assert len(pictures) == 12
+    assert pictures[0].alone is None
+    assert pictures[0].distilled is None
+    assert opened(pictures[0], tmp_path).size == (8, 8)
 
 
-def test_gallery_and_logits_of_records_leave_the_unreadable_out() -> None:
+def test_gallery_and_logits_of_records_leave_the_unreadable_out(tmp_path: Path) -> None:
     records = [Plain(f"{i}.png", -1 if i in (2, 5, 6, 7) else 20 * i) for i in range(12)]
     source = RecordSource("files", CATS, torch.arange(12), torch.arange(12) % 3, (3, 16, 16), records=records)
-    set_aside: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     net = build("mlp:4x1", InputContract((3, 16, 16), (0.5,) * 3, (0.25,) * 3, CATS))
-    found = ev.logits_of(net, source, device=CPU, batch_size=3, set_aside=set_aside)
+    found = ev.predict_logits(net, source, device=CPU, batch_size=3, skipped=skipped)
     assert found.ids.tolist() == [0, 1, 3, 4, 8, 9, 10, 11]
-    assert set_aside == {f"{i}.png": "it is broken" for i in (2, 5, 6, 7)}
+    assert skipped == {f"{i}.png": "it is broken" for i in (2, 5, 6, 7)}
     teacher = answers(source, torch.ones(12) > 0, torch.ones(12))
-    entries = ev.gallery(source, {"teacher": teacher, "alone": found}, CATS, 1)
-    assert len(entries) == 8
-    assert {decode(entry).size for entry in entries} == {(16, 16)}
+    pictures = ev.gallery(source, {"teacher": teacher, "alone": found}, 1, tmp_path)
+    assert len(pictures) == 8
+    assert {opened(picture, tmp_path).size for picture in pictures} == {(16, 16)}
     with pytest.raises(UnderstudyError, match="no sample of files"):
-        ev.logits_of(net, source.subset(torch.tensor([2, 5])), device=CPU)
+        ev.predict_logits(net, source.subset(torch.tensor([2, 5])), device=CPU)
 
 
-def test_gallery_is_empty_for_vectors() -> None:
+def test_gallery_is_empty_for_vectors(tmp_path: Path) -> None:
     source = ArraySource("v", CATS, torch.arange(6), torch.arange(6) % 3, (2,), inputs=torch.rand(6, 2))
-    assert ev.gallery(source, {"teacher": answers(source, torch.ones(6) > 0, torch.ones(6))}, CATS, 1.0) == []
+    assert ev.gallery(source, {"teacher": answers(source, torch.ones(6) > 0, torch.ones(6))}, 1.0, tmp_path) == []
+    assert not [*tmp_path.iterdir()]
+
+
+def test_gallery_of_several_modalities_shows_the_first(tmp_path: Path) -> None:
+    source = images()
+    paired = replace(source, pairs={"depth": images(side=4)})
+    teacher = answers(source, torch.ones(30, dtype=torch.bool), torch.ones(30))
+    shown = ev.gallery(paired, {"teacher": teacher}, 4.0, tmp_path)
+    assert len(shown) == 12
+    assert all(opened(picture, tmp_path).size == (8, 8) for picture in shown)
+
+
+def test_gallery_is_empty_for_other_numbers_of_channels(tmp_path: Path) -> None:
+    source = images(channels=2)
+    teacher = answers(source, torch.ones(30, dtype=torch.bool), torch.ones(30))
+    assert ev.gallery(source, {"teacher": teacher}, 4.0, tmp_path) == []

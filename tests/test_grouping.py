@@ -16,16 +16,18 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from understudy.data import ArraySource, open_source
-from understudy.data.batches import Batches
-from understudy.data.drawing import HalfAndHalf, dustbin_of, log_oversampling, narrowed
-from understudy.data.views import PLAIN
+from understudy.data.augment import NO_AUGMENTATION
+from understudy.data.loader import BatchLoader
 from understudy.errors import UnderstudyError
-from understudy.evaluation.covariance import Covariance, covariance_of
-from understudy.evaluation.grouping import adjusted_rand, confusion_held, group_classes, order_by_group
-from understudy.models import InputContract, build, load_network, narrow
-from understudy.objectives.rest_targets import RestTargets, rest_target_loss
+from understudy.evaluation import Covariance
+from understudy.models import InputContract, build, load_network
+from understudy.objectives import PartialKD, partial_kd_loss
+from understudy.panels.covariance import covariance_of
+from understudy.panels.grouping import adjusted_rand, confusion_within, group_classes, order_by_group
+from understudy.panels.head import narrow_head
+from understudy.panels.sampling import SpecialistSampler, dustbin_name, log_oversampling, with_dustbin
+from understudy.pipeline.specialist import bias_correction
 from understudy.signals import Batch, Signals
-from understudy.specialist import correction
 
 # ---- covariance
 
@@ -38,26 +40,27 @@ from understudy.specialist import correction
 @settings(max_examples=25, deadline=None)
 def test_any_division_into_batches_gives_the_covariance(x: np.ndarray, cuts: list[int], far: float) -> None:
     x = x + far
-    found = Covariance(5)
+    found = Covariance()
     for part in np.split(x, cuts):
-        found.add(torch.from_numpy(part))
+        found.update(torch.from_numpy(part))
     np.testing.assert_allclose(found.matrix.numpy(), np.cov(x.T, bias=True), rtol=1e-9, atol=1e-8)
-    np.testing.assert_allclose(found.mean.numpy(), x.mean(0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(found.mean_x.numpy(), x.mean(0), rtol=1e-12, atol=1e-9)
     assert found.count == 37
 
 
 def test_two_halves_merge_to_the_whole_and_nothing_to_nothing() -> None:
     x = torch.rand(50, 4)
-    one, other, whole = Covariance(4), Covariance(4), Covariance(4)
-    one.add(x[:13])
-    other.add(x[13:])
-    whole.add(x)
+    one, other, whole = Covariance(), Covariance(), Covariance()
+    one.update(x[:13])
+    other.update(x[13:])
+    whole.update(x)
     one.merge(other)
     torch.testing.assert_close(one.matrix, whole.matrix)
-    torch.testing.assert_close(whole.together, (x.double().T @ x.double()) / 50)
-    empty = Covariance(4)
-    empty.merge(Covariance(4))
-    assert not empty.matrix.any()
+    torch.testing.assert_close(whole.second_moment, (x.double().T @ x.double()) / 50)
+    empty = Covariance()
+    empty.merge(Covariance().update(x[:0]))
+    assert empty.count == 0
+    torch.testing.assert_close(empty.merge(whole).merge(Covariance()).matrix, whole.matrix)
 
 
 def test_the_covariance_of_predictions_reads_no_labels() -> None:
@@ -88,8 +91,8 @@ def planted(sizes: tuple[int, ...], seed: int = 0) -> tuple[Tensor, list[tuple[i
         members = list(groups[group])
         logits[row, members] += 4
         logits[row, draw.choice(members)] += 2
-    found = Covariance(classes)
-    found.add(torch.from_numpy(logits).softmax(1))
+    found = Covariance()
+    found.update(torch.from_numpy(logits).softmax(1))
     return found.matrix, sorted(groups)
 
 
@@ -133,11 +136,11 @@ def test_groups_are_a_partition_the_same_each_time_or_overlap() -> None:
         assert any(set(group) <= set(one) for one in wide)
 
 
-def test_order_and_held_confusion() -> None:
+def test_order_and_confusion_within() -> None:
     together = torch.tensor([[0.3, 0.0, 0.1], [0.0, 0.2, 0.05], [0.1, 0.05, 0.2]], dtype=torch.float64)
-    assert confusion_held(together, [(0, 2), (1,)]) == pytest.approx([2 / 3, 0])
-    assert confusion_held(together, [(0, 2), (1, 2)]) == pytest.approx([2 / 3, 1 / 3])
-    assert confusion_held(torch.eye(3), [(0, 1)]) == [0]
+    assert confusion_within(together, [(0, 2), (1,)]) == pytest.approx([2 / 3, 0])
+    assert confusion_within(together, [(0, 2), (1, 2)]) == pytest.approx([2 / 3, 1 / 3])
+    assert confusion_within(torch.eye(3), [(0, 1)]) == [0]
     assert order_by_group([(1, 3), (0, 3)], 5) == [1, 3, 0, 2, 4]
 
 
@@ -150,11 +153,11 @@ def test_adjusted_rand() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"clusters": 1}, "1 cluster would hold every class"),
-        ({"clusters": 13}, "13 clusters are more than the 12 classes"),
-        ({"clusters": 3, "group_size": 12}, "groups of 12 do not fit 12 classes"),
-        ({"clusters": 3, "group_size": 40}, "groups of 40 do not fit 12 classes"),
-        ({"clusters": 3, "group_size": 0}, "groups of 0 do not fit"),
+        ({"clusters": 1}, "clusters must be at least 2; got 1"),
+        ({"clusters": 13}, "clusters must be at most 12, the number of classes; got 13"),
+        ({"clusters": 3, "group_size": 12}, "group_size must be between 1 and 11.*of 12 classes.*got 12"),
+        ({"clusters": 3, "group_size": 40}, "group_size must be between 1 and 11.*of 12 classes.*got 40"),
+        ({"clusters": 3, "group_size": 0}, "group_size must be between 1 and 11.*got 0"),
     ],
 )
 def test_numbers_that_do_not_fit(options: dict[str, Any], says: str) -> None:
@@ -163,9 +166,9 @@ def test_numbers_that_do_not_fit(options: dict[str, Any], says: str) -> None:
 
 
 def test_matrices_that_tell_nothing() -> None:
-    with pytest.raises(UnderstudyError, match="holds NaN or infinite"):
+    with pytest.raises(UnderstudyError, match="the covariance has NaN or infinite"):
         group_classes(torch.full((4, 4), float("nan")), 2)
-    with pytest.raises(UnderstudyError, match="do not tell 3 groups of classes apart"):
+    with pytest.raises(UnderstudyError, match="do not separate 3 groups of classes"):
         group_classes(torch.zeros(5, 5), 3)
 
 
@@ -182,10 +185,10 @@ def source(targets: list[int], classes: int = 4) -> ArraySource:
 @settings(max_examples=30, deadline=None)
 def test_half_is_special_and_the_others_take_turns(targets: list[int], epoch: int, seed: int) -> None:
     made = source([0, 1, 2, *targets])
-    draw = HalfAndHalf.of(made, ("b", "d"), seed)
+    draw = SpecialistSampler.of(made, ("b", "d"), seed)
     rows = draw(epoch)
     assert len(rows) == len(draw)
-    assert torch.equal(rows, HalfAndHalf.of(made, ("b", "d"), seed)(epoch)), "a function of seed and epoch"
+    assert torch.equal(rows, SpecialistSampler.of(made, ("b", "d"), seed)(epoch)), "a function of seed and epoch"
     assert made.targets is not None
     special = torch.isin(made.targets[rows], torch.tensor([1, 3]))
     assert int(special.sum()) * 2 == len(rows)
@@ -197,7 +200,7 @@ def test_half_is_special_and_the_others_take_turns(targets: list[int], epoch: in
 
 
 def test_epochs_and_seeds_differ() -> None:
-    draw = HalfAndHalf.of(source([0, 1, 2, 3] * 50), ("b",), 0)
+    draw = SpecialistSampler.of(source([0, 1, 2, 3] * 50), ("b",), 0)
     assert not torch.equal(draw(0), draw(1))
     assert not torch.equal(draw(0), replace(draw, seed=1)(0))
     assert not torch.equal(draw(0)[:50].sort().values, draw.special), "shuffled together"
@@ -205,8 +208,8 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_batches_follow_the_draw_wherever_they_begin() -> None:
     made = source([0, 1, 2, 3] * 9)
-    draw = HalfAndHalf.of(made, ("b",), 4)
-    batches = Batches(made, PLAIN, 5, 4, torch.device("cpu"), draw=draw)
+    draw = SpecialistSampler.of(made, ("b",), 4)
+    batches = BatchLoader(made, NO_AUGMENTATION, 5, 4, torch.device("cpu"), sampler=draw)
     assert batches.steps == 4
     whole = torch.cat([one.ids for one in batches.epoch(2)])
     assert torch.equal(whole, made.ids[draw(2)])
@@ -215,19 +218,19 @@ def test_batches_follow_the_draw_wherever_they_begin() -> None:
 
 def test_narrowed_labels() -> None:
     made = source([3, 0, -1, 2, 1, 3])
-    found = narrowed(made, ("d", "b"))
+    found = with_dustbin(made, ("d", "b"))
     assert found.classes == ("d", "b", "dustbin")
     assert found.targets is not None
     assert found.targets.tolist() == [0, 2, -1, 2, 1, 0]
     assert torch.equal(found.ids, made.ids)
-    assert dustbin_of(("dustbin", "dustbin_")) == "dustbin__"
+    assert dustbin_name(("dustbin", "dustbin_")) == "dustbin__"
 
 
 def test_a_group_without_samples() -> None:
-    with pytest.raises(UnderstudyError, match="no sample of the group d"):
-        HalfAndHalf.of(source([0, 1, 2]), ("d",), 0)
-    with pytest.raises(UnderstudyError, match="no sample outside of the group a, b"):
-        HalfAndHalf.of(source([0, 1, 1]), ("a", "b"), 0)
+    with pytest.raises(UnderstudyError, match="no sample in the group d"):
+        SpecialistSampler.of(source([0, 1, 2]), ("d",), 0)
+    with pytest.raises(UnderstudyError, match="no sample outside the group a, b"):
+        SpecialistSampler.of(source([0, 1, 1]), ("a", "b"), 0)
 
 
 @given(st.integers(0, 2**31))
@@ -250,8 +253,8 @@ def test_the_correction_turns_the_best_answer_to_half_and_half_into_the_true_pos
 
 
 def test_the_correction_as_the_recipe_writes_it() -> None:
-    assert correction(("b",), ("a", "b", "c"), math.log(4), soft=False) == ("dustbin=+1.38629436112",)
-    assert correction(("b",), ("a", "b", "c"), -0.5, soft=True) == ("a=-0.5", "c=-0.5")
+    assert bias_correction(("b",), ("a", "b", "c"), math.log(4), soft=False) == ("dustbin=+1.38629436112",)
+    assert bias_correction(("b",), ("a", "b", "c"), -0.5, soft=True) == ("a=-0.5", "c=-0.5")
 
 
 # ---- where a specialist begins
@@ -263,7 +266,7 @@ def test_a_narrowed_network_ranks_its_classes_as_before(spec: str, tmp_path: Pat
     whole = build(spec, InputContract((3, 8, 8), (0.4,) * 3, (0.3,) * 3, classes), seed=3)
     whole.set_class_bias(torch.tensor([0.5, 0, 0, -1, 2]))
     whole.save(tmp_path / "g.safetensors")
-    found = narrow(tmp_path / "g.safetensors", ("d", "b"), "dustbin").eval()
+    found = narrow_head(tmp_path / "g.safetensors", ("d", "b"), "dustbin").eval()
     x = torch.rand(6, 3, 8, 8)
     with torch.no_grad():
         before, after = whole.eval()(x).logits, found(x).logits
@@ -274,8 +277,8 @@ def test_a_narrowed_network_ranks_its_classes_as_before(spec: str, tmp_path: Pat
     assert found.classes == ("d", "b", "dustbin")
     found.save(tmp_path / "s.safetensors")
     assert load_network(tmp_path / "s.safetensors").classes == found.classes
-    with pytest.raises(UnderstudyError, match="does not know the class 'z'"):
-        narrow(tmp_path / "g.safetensors", ("z",), "dustbin")
+    with pytest.raises(UnderstudyError, match="has no class 'z'"):
+        narrow_head(tmp_path / "g.safetensors", ("z",), "dustbin")
 
 
 # ---- soft targets for the rest
@@ -286,7 +289,7 @@ def test_rest_targets_are_of_the_conditional_distribution() -> None:
     rest, t = [0, 2, 4], 2.0
     p, q = ((z[:, rest] / t).softmax(1) for z in (teacher, student))
     expected = t * t * (p * (p / q).log()).sum(1).mean()
-    module = RestTargets([1, 3], 5, t)
+    module = PartialKD([1, 3], 5, t)
     ids = torch.arange(7)
     found = module(Signals(student), Signals(teacher), Batch(ids, ids, student))
     torch.testing.assert_close(found, expected)
@@ -294,6 +297,6 @@ def test_rest_targets_are_of_the_conditional_distribution() -> None:
     assert student.grad is not None
     assert not student.grad[:, [1, 3]].any(), "the group is left to the labels"
     torch.testing.assert_close(student.grad[:, rest], t * (q - p).detach() / 7)
-    assert float(rest_target_loss(student.detach(), teacher, torch.tensor([2]), 1.0)) == 0
-    with pytest.raises(ValueError, match="no rest to keep"):
-        RestTargets([0, 1], 2)
+    assert float(partial_kd_loss(student.detach(), teacher, torch.tensor([2]), 1.0)) == 0
+    with pytest.raises(ValueError, match="leave out at least one"):
+        PartialKD([0, 1], 2)

@@ -1,4 +1,4 @@
-"""Logit-side objectives, each against its formula written a second time in float64, and at the edges."""
+"""Logit-based objectives and SimKD, each against an independent float64 implementation, including edge cases."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from understudy.objectives import (
     DIST,
     DKD,
+    KD,
+    BuildContext,
     LogitMatching,
-    LogitStandardised,
+    LogitStandardization,
     Objective,
-    Setting,
     SimKD,
-    SoftTargets,
     dist_loss,
     dkd_loss,
+    kd_loss,
     simkd_loss,
-    soft_target_loss,
-    standardised,
-    standardised_logits,
+    standardize_logits,
 )
+from understudy.objectives.logit_standardization import standardize_signals
 from understudy.signals import Batch, Shapes, Signals
 
-SETTING = Setting(
+CONTEXT = BuildContext(
     student=Shapes(5, 8, {"layer1": (4, 8, 8), "layer2": (6, 4, 4)}),
     teacher=Shapes(5, 12, {"stage1": (6, 8, 8), "stage2": (10, 2, 2)}),
     ids=torch.arange(20),
@@ -81,17 +81,17 @@ def test_dkd(rows: int, classes: int, seed: int, t: float) -> None:
     assert float(found) == pytest.approx(expected, rel=5e-4, abs=1e-5 * t**2)
 
 
-def test_dkd_is_kd_taken_apart() -> None:
+def test_dkd_decomposes_kd() -> None:
     """Equation 6: KL = TCKD + (1 - p_y) NCKD, for a row whose teacher is known."""
     z, v = randn(1, 6), randn(1, 6, seed=1)
     y = torch.tensor([2])
     rest = float(1 - probs(v, 4.0)[0, 2])
-    torch.testing.assert_close(dkd_loss(z, v, y, alpha=1.0, beta=rest), soft_target_loss(z, v, 4.0))
+    torch.testing.assert_close(dkd_loss(z, v, y, alpha=1.0, beta=rest), kd_loss(z, v, 4.0))
 
 
-def test_dkd_without_labels_is_soft_targets() -> None:
+def test_dkd_without_labels_is_kd() -> None:
     z, v = randn(5, 6), randn(5, 6, seed=1)
-    expected = soft_target_loss(z, v, 4.0)
+    expected = kd_loss(z, v, 4.0)
     torch.testing.assert_close(dkd_loss(z, v, None), expected)
     torch.testing.assert_close(dkd_loss(z, v, torch.full((5,), -1)), expected)
     torch.testing.assert_close(DKD()(Signals(z), Signals(v), batch_of(None, 5)), expected)
@@ -158,66 +158,66 @@ def test_temperature_must_be_positive(objective: type[DKD | DIST]) -> None:
         objective(temperature=0.0)
 
 
-# --- standardised logits --------------------------------------------------------------------------------
+# --- standardized logits --------------------------------------------------------------------------------
 
 
-def test_standardised_logits() -> None:
+def test_standardized_logits() -> None:
     z = randn(4, 6, scale=50.0)
     plain = z.double().numpy()
     expected = (plain - plain.mean(1, keepdims=True)) / plain.std(1, keepdims=True, ddof=1)
-    np.testing.assert_allclose(standardised_logits(z).numpy(), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(standardised_logits(7 * z + 30), standardised_logits(z), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(standardize_logits(z).numpy(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(standardize_logits(7 * z + 30), standardize_logits(z), rtol=1e-4, atol=1e-5)
 
 
-def test_equal_logits_are_standardised_to_nothing_and_have_a_gradient() -> None:
+def test_equal_logits_are_standardized_to_zeros_with_a_finite_gradient() -> None:
     z = torch.full((2, 4), 3.0, requires_grad=True)
-    loss = LogitStandardised()(Signals(z), Signals(randn(2, 4)), batch_of(None, 2))
+    loss = LogitStandardization()(Signals(z), Signals(randn(2, 4)), batch_of(None, 2))
     assert loss.isfinite()
     assert torch.autograd.grad(loss, z)[0].isfinite().all()
-    assert not standardised_logits(z.detach()).any()
+    assert not standardize_logits(z.detach()).any()
 
 
-@pytest.mark.parametrize("inner", [SoftTargets(2.0), DKD(temperature=2.0), DIST(), LogitMatching()])
-def test_standardising_is_the_inner_objective_of_z_scores(inner: Objective) -> None:
+@pytest.mark.parametrize("inner", [KD(2.0), DKD(temperature=2.0), DIST(), LogitMatching()])
+def test_standardization_is_the_inner_objective_of_z_scores(inner: Objective) -> None:
     z, a, b = randn(4, 5), randn(4, 5, seed=1), randn(4, 5, seed=2)
     batch = batch_of(torch.tensor([0, 1, 2, -1]))
-    objective = LogitStandardised(inner)
-    members = tuple(Signals(standardised_logits(x)) for x in (a, b))
+    objective = LogitStandardization(inner)
+    members = tuple(Signals(standardize_logits(x)) for x in (a, b))
     for teacher, scored in (
         (Signals(a), members[0]),
-        (Signals(a, members=(Signals(a), Signals(b))), Signals(standardised_logits(a), members=members)),
+        (Signals(a, members=(Signals(a), Signals(b))), Signals(standardize_logits(a), members=members)),
     ):
-        expected = inner(Signals(standardised_logits(z)), scored, batch)
+        expected = inner(Signals(standardize_logits(z)), scored, batch)
         torch.testing.assert_close(objective(Signals(z), teacher, batch), expected)
-    assert (objective.needs, objective.rowwise) == (inner.needs, inner.rowwise)
+    assert (objective.needs, objective.per_sample) == (inner.needs, inner.per_sample)
 
 
-def test_standardised_signals_keep_the_rest() -> None:
+def test_standardized_signals_keep_the_rest() -> None:
     signals = Signals(randn(2, 3), randn(2, 8), {"x": randn(2, 4)}, (Signals(randn(2, 3), randn(2, 9)),))
-    found = standardised(signals)
+    found = standardize_signals(signals)
     assert found.embedding is signals.embedding
     assert found.features is signals.features
     assert found.members[0].embedding is signals.members[0].embedding
 
 
 def test_the_inner_objective_by_name() -> None:
-    objective = LogitStandardised.suited(SETTING, inner="dkd", beta=2.0, temperature=3.0)
+    objective = LogitStandardization.from_shapes(CONTEXT, inner="dkd", beta=2.0, temperature=3.0)
     assert isinstance(objective.inner, DKD)
     assert (objective.inner.beta, objective.inner.temperature) == (2.0, 3.0)
-    default = LogitStandardised.suited(SETTING).inner
-    assert isinstance(default, SoftTargets)
+    default = LogitStandardization.from_shapes(CONTEXT).inner
+    assert isinstance(default, KD)
     assert default.temperature == 2.0
     with pytest.raises(ValueError, match=r"'dkdd'.*dkd"):
-        LogitStandardised.suited(SETTING, inner="dkdd")
+        LogitStandardization.from_shapes(CONTEXT, inner="dkdd")
     with pytest.raises(ValueError, match="SimKD reads no logits"):
-        LogitStandardised.suited(SETTING, inner="simkd")
+        LogitStandardization.from_shapes(CONTEXT, inner="simkd")
 
 
 # --- SimKD ----------------------------------------------------------------------------------------------
 
 
 def test_simkd_is_the_squared_distance_to_the_projection() -> None:
-    objective = SimKD.suited(SETTING)
+    objective = SimKD.from_shapes(CONTEXT)
     student, teacher = Signals(randn(6, 5), randn(6, 8)), Signals(randn(6, 5), randn(6, 12, seed=1))
     found = objective(student, teacher, batch_of(None, 6))
     assert student.embedding is not None
@@ -231,8 +231,8 @@ def test_simkd_is_the_squared_distance_to_the_projection() -> None:
 
 @pytest.mark.parametrize(("student_tap", "teacher_tap", "places"), [("layer1", "stage2", 2), ("layer2", "stage1", 4)])
 def test_simkd_of_feature_maps(student_tap: str, teacher_tap: str, places: int) -> None:
-    objective = SimKD.suited(SETTING, student_tap=student_tap, teacher_tap=teacher_tap)
-    s, t = SETTING.student.features[student_tap], SETTING.teacher.features[teacher_tap]
+    objective = SimKD.from_shapes(CONTEXT, student_tap=student_tap, teacher_tap=teacher_tap)
+    s, t = CONTEXT.student.features[student_tap], CONTEXT.teacher.features[teacher_tap]
     student = Signals(randn(3, 5), features={student_tap: randn(3, *s)})
     teacher = Signals(randn(3, 5), features={teacher_tap: randn(3, *t, seed=1)})
     projected = objective.project(student)
@@ -245,17 +245,17 @@ def test_simkd_of_feature_maps(student_tap: str, teacher_tap: str, places: int) 
 
 
 def test_simkd_of_one_row() -> None:
-    objective = SimKD.suited(SETTING)
+    objective = SimKD.from_shapes(CONTEXT)
     loss = objective(Signals(randn(1, 5), randn(1, 8)), Signals(randn(1, 5), randn(1, 12)), batch_of(None, 1))
     loss.backward()
     assert loss.isfinite()
     assert all(m.training for m in objective.modules())
 
 
-def test_simkd_says_what_does_not_fit() -> None:
+def test_simkd_error_messages() -> None:
     with pytest.raises(ValueError, match="two vectors or two feature maps"):
-        SimKD.suited(SETTING, student_tap="layer1")
-    with pytest.raises(ValueError, match="no tap 'layer9'; there are embedding, layer1, layer2"):
-        SimKD.suited(SETTING, student_tap="layer9", teacher_tap="stage1")
-    with pytest.raises(ValueError, match="needs one embedding"):
-        SimKD.suited(SETTING)(Signals(randn(2, 5), randn(2, 8)), Signals(randn(2, 5)), batch_of(None, 2))
+        SimKD.from_shapes(CONTEXT, student_tap="layer1")
+    with pytest.raises(ValueError, match="no tap 'layer9'; it has layer1, layer2, embedding"):
+        SimKD.from_shapes(CONTEXT, student_tap="layer9", teacher_tap="stage1")
+    with pytest.raises(ValueError, match="teacher's signals lack 'embedding'"):
+        SimKD.from_shapes(CONTEXT)(Signals(randn(2, 5), randn(2, 8)), Signals(randn(2, 5)), batch_of(None, 2))

@@ -1,7 +1,8 @@
-"""Networks: names, weights, files, contracts, taps, dropout and the folded form."""
+"""Networks: names, weights, files, contracts, taps, dropout and folding."""
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
@@ -24,13 +26,13 @@ from understudy.signals import Batch
 
 NAMES = ("a", "b", "c", "d", "e")
 RGB = InputContract((3, 32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), NAMES)
-GREY = InputContract((1, 12, 12), (0.1,), (0.3,), NAMES)
+GRAY = InputContract((1, 12, 12), (0.1,), (0.3,), NAMES)
 VECTOR = InputContract((7,), (0.0,), (1.0,), NAMES)
 
 SPECS = [
-    ("mlp:20x2?dropout=0.5,input_dropout=0.2&batchnorm=true", GREY),
+    ("mlp:20x2?dropout=0.5,input_dropout=0.2&batchnorm=true", GRAY),
     ("mlp:30-10", VECTOR),
-    ("cnn:4-8?depth=1", GREY),
+    ("cnn:4-8?depth=1", GRAY),
     ("cnn:4-8?dropout=0.3", RGB),
     ("timm:resnet10t", RGB),
     ("torchvision:squeezenet1_1", RGB),
@@ -43,7 +45,7 @@ def images(contract: InputContract, rows: int = 3, seed: int = 0) -> Tensor:
 
 
 def lively(network: Network) -> Network:
-    """Give every BatchNorm statistics and scales of its own."""
+    """Give each BatchNorm random statistics and scales."""
     generator = torch.Generator().manual_seed(5)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -128,13 +130,13 @@ def test_code_runs_only_when_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UnderstudyError, match="is code"):
-        build("somepkg.nets:tiny", GREY)
+        build("somepkg.nets:tiny", GRAY)
     assert not (tmp_path / "ran").exists()
-    network = build("somepkg.nets:tiny?width=6", GREY, trust_code=True)
+    network = build("somepkg.nets:tiny?width=6", GRAY, trust_code=True)
     assert (tmp_path / "ran").exists()
     assert [p.shape[0] for p in network.parameters()] == [6, 6, 5, 5]
     with pytest.raises(UnderstudyError, match="could not be imported"):
-        build("somepkg.nets:tny", GREY, trust_code=True)
+        build("somepkg.nets:tny", GRAY, trust_code=True)
     network.save(tmp_path / "w.safetensors")
     with pytest.raises(UnderstudyError, match="is code"):
         load_network(tmp_path / "w.safetensors")
@@ -206,7 +208,7 @@ def test_weights_of_others(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(UnderstudyError, match=r"wrong\.pth") as caught:
         build(f"torchvision:squeezenet1_1?weights={tmp_path / 'wrong.pth'}", RGB)
-    for part in ("classifier.1.bias is missing", "odd.key is not", "classifier.1.weight is (9, 512, 1, 1)"):
+    for part in ("classifier.1.bias is missing", "odd.key is unexpected", "classifier.1.weight is (9, 512, 1, 1)"):
         assert part in str(caught.value)
 
 
@@ -215,8 +217,12 @@ def test_broken_weights_files(tmp_path: Path) -> None:
         read_weights(tmp_path / "none.safetensors")
     build("mlp:4", VECTOR).save(tmp_path / "w.safetensors")
     (tmp_path / "w.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:-7])
-    with pytest.raises(UnderstudyError, match="not a whole safetensors"):
+    with pytest.raises(UnderstudyError, match="not a complete safetensors"):
         read_weights(tmp_path / "w.safetensors")
+    old = {"understudy": json.dumps({"spec": "mlp:4", "contract": {"shape": [7], "fit": "center"}})}
+    save_file({"x": torch.zeros(1)}, tmp_path / "old.safetensors", old)
+    with pytest.raises(UnderstudyError, match="another version"):
+        load_network(tmp_path / "old.safetensors")
     Network(nn.Linear(7, 5), VECTOR).save(tmp_path / "hand.safetensors")
     with pytest.raises(UnderstudyError, match="made in Python"):
         load_network(tmp_path / "hand.safetensors")
@@ -225,7 +231,7 @@ def test_broken_weights_files(tmp_path: Path) -> None:
 # --- contracts ------------------------------------------------------------------------------------------
 
 
-def test_grey_from_rgb_is_what_pil_does() -> None:
+def test_gray_from_rgb_is_what_pil_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     found = convert_channels(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, 1)
     expected = np.asarray(Image.fromarray(pixels).convert("L")) / 255
@@ -233,42 +239,42 @@ def test_grey_from_rgb_is_what_pil_does() -> None:
 
 
 def test_contract_conversions() -> None:
-    grey = images(GREY)
+    gray = images(GRAY)
     to_rgb = Network(nn.Identity(), InputContract((3, 12, 12), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), NAMES))
-    found = to_rgb.prepare(grey)
+    found = to_rgb.preprocess(gray)
     for channel, (mean, std) in enumerate(zip((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), strict=True)):
-        torch.testing.assert_close(found[:, channel], (grey[:, 0] - mean) / std)
+        torch.testing.assert_close(found[:, channel], (gray[:, 0] - mean) / std)
     plain = Network(nn.Identity(), InputContract((1, 6, 4), (0.0,), (1.0,), NAMES))
-    assert plain.prepare(torch.full((2, 3, 20, 20), 0.25)).sub(0.25).abs().max() < 1e-5
-    assert plain.prepare(grey).shape == (3, 1, 6, 4)
+    assert plain.preprocess(torch.full((2, 3, 20, 20), 0.25)).sub(0.25).abs().max() < 1e-5
+    assert plain.preprocess(gray).shape == (3, 1, 6, 4)
     ramp = torch.linspace(0, 1, 24).expand(1, 1, 24, 24)
-    half = Network(nn.Identity(), InputContract((1, 12, 12), (0.0,), (1.0,), NAMES)).prepare(ramp)
+    half = Network(nn.Identity(), InputContract((1, 12, 12), (0.0,), (1.0,), NAMES)).preprocess(ramp)
     inner = ((ramp[..., ::2, ::2] + ramp[..., 1::2, 1::2]) / 2)[..., 2:-2]
     torch.testing.assert_close(half[..., 2:-2], inner, atol=1e-5, rtol=0)
     vector = Network(nn.Identity(), InputContract((7,), (2.0,), (4.0,), NAMES))
-    torch.testing.assert_close(vector.prepare(torch.ones(2, 7)), torch.full((2, 7), -0.25))
+    torch.testing.assert_close(vector.preprocess(torch.ones(2, 7)), torch.full((2, 7), -0.25))
 
 
 def test_inputs_that_do_not_fit() -> None:
-    with pytest.raises(UnderstudyError, match="reads vectors of 7"):
+    with pytest.raises(UnderstudyError, match="expects vectors of 7"):
         build("mlp:4", VECTOR)(torch.zeros(2, 8))
-    with pytest.raises(UnderstudyError, match="reads images"):
-        build("mlp:4", GREY)(torch.zeros(2, 144))
+    with pytest.raises(UnderstudyError, match="expects images"):
+        build("mlp:4", GRAY)(torch.zeros(2, 144))
     with pytest.raises(UnderstudyError, match="2 channels"):
-        build("mlp:4", GREY)(torch.zeros(2, 2, 12, 12))
+        build("mlp:4", GRAY)(torch.zeros(2, 2, 12, 12))
 
 
 # --- taps -----------------------------------------------------------------------------------------------
 
 
 def test_taps() -> None:
-    network = build("cnn:4-8?depth=1", GREY).eval().watch(["logits", "2", "embedding"])
-    x = images(GREY)
+    network = build("cnn:4-8?depth=1", GRAY).eval().watch(["logits", "2", "embedding"])
+    x = images(GRAY)
     signals = network(x)
     assert list(signals.features) == ["2"]
     module = network.module
     assert isinstance(module, nn.Sequential)
-    torch.testing.assert_close(signals.features["2"], module[:3](network.prepare(x)))
+    torch.testing.assert_close(signals.features["2"], module[:3](network.preprocess(x)))
     network.watch([])
     assert network(x).embedding is None
     assert not network(x).features
@@ -289,7 +295,7 @@ def test_channels_are_found_by_the_proportions_of_the_image(
     last, image = x.movedim(1, 3), (3, height, width)
     torch.testing.assert_close(channels_first(x, image), x)
     torch.testing.assert_close(channels_first(last, image, declared_last=True), x)
-    if channels * sides[1] != sides[0] ** 2:  # else C is to H as H to W, and only the net can say
+    if channels * sides[1] != sides[0] ** 2:  # else C : H = H : W, which only the network's declaration resolves
         torch.testing.assert_close(channels_first(x, image, declared_last=True), x)
     if channels * sides[0] != sides[1] ** 2:
         torch.testing.assert_close(channels_first(last, image), x)
@@ -305,7 +311,7 @@ def test_swin_is_tapped_with_its_channels_in_front() -> None:
     assert network.shapes().features == sides
     x = torch.rand(2, 3, 64, 64)
     found = network.watch(["layers.0"])(x).features["layers.0"]
-    raw = module.layers[0](module.patch_embed(network.prepare(x)))
+    raw = module.layers[0](module.patch_embed(network.preprocess(x)))
     torch.testing.assert_close(found, raw.movedim(3, 1))
 
 
@@ -317,7 +323,7 @@ def test_the_embedding_is_what_the_classifier_reads(spec: str, contract: InputCo
     head = network.module.get_submodule(find_head(network.module))
     if isinstance(head, nn.Linear):
         again = head(signals.embedding)
-    else:  # squeezenet: a 1x1 convolution, then ReLU and the mean over places
+    else:  # squeezenet: a 1x1 convolution, then ReLU and global average pooling
         assert isinstance(head, nn.Conv2d)
         again = head(signals.embedding.view(3, head.in_channels, 1, -1)).relu().mean((2, 3))
     torch.testing.assert_close(again, signals.logits, rtol=1e-4, atol=1e-5)
@@ -326,8 +332,8 @@ def test_the_embedding_is_what_the_classifier_reads(spec: str, contract: InputCo
 # --- folding --------------------------------------------------------------------------------------------
 
 FOLDED = [
-    ("cnn:4-8", GREY),
-    ("mlp:20x2?batchnorm=true", GREY),
+    ("cnn:4-8", GRAY),
+    ("mlp:20x2?batchnorm=true", GRAY),
     ("timm:resnet10t", RGB),
     ("timm:efficientnet_lite0", RGB),
     ("torchvision:mobilenet_v3_small", RGB),
@@ -365,8 +371,8 @@ def test_folding_changes_no_tap(tap: str) -> None:
 
 def test_a_norm_that_cannot_be_folded_stays() -> None:
     module = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.BatchNorm1d(144), nn.Linear(144, 5))
-    network = lively(Network(module, GREY)).eval()
-    torch.testing.assert_close(fold(network)(images(GREY)).logits, network(images(GREY)).logits)
+    network = lively(Network(module, GRAY)).eval()
+    torch.testing.assert_close(fold(network)(images(GRAY)).logits, network(images(GRAY)).logits)
     assert any(isinstance(m, nn.BatchNorm1d) for m in fold(network).modules())
 
 
@@ -375,7 +381,7 @@ def test_a_norm_that_cannot_be_folded_stays() -> None:
 
 def dropped(p: float, rows: Tensor, x: Tensor) -> Tensor:
     layer = CounterDropout(p).train()
-    layer.rows = rows
+    layer.seeds = rows
     return layer(x)
 
 
@@ -395,12 +401,12 @@ def test_all_or_nothing_dropped() -> None:
     assert not torch.autograd.grad(out.sum(), x)[0].any()
     assert torch.equal(dropped(0.0, torch.arange(3), x), x)
     layer = CounterDropout(0.5).eval()
-    layer.rows = torch.arange(3)
+    layer.seeds = torch.arange(3)
     assert torch.equal(layer(x), x)
 
 
 def test_dropout_passes_gradients_where_it_passed_values() -> None:
-    x = images(GREY, 4).add(0.1).requires_grad_(True)
+    x = images(GRAY, 4).add(0.1).requires_grad_(True)
     out = dropped(0.5, torch.arange(4), x)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad((out * weights).sum(), x)[0]
@@ -409,8 +415,8 @@ def test_dropout_passes_gradients_where_it_passed_values() -> None:
 
 
 def test_a_row_drops_the_same_units_in_any_batch() -> None:
-    network = build("mlp:40x2?dropout=0.5,input_dropout=0.2", GREY).train()
-    x, view = images(GREY, 6), torch.arange(50, 56)
+    network = build("mlp:40x2?dropout=0.5,input_dropout=0.2", GRAY).train()
+    x, view = images(GRAY, 6), torch.arange(50, 56)
     whole = Batch(torch.arange(6), view, x)
     together = network(whole).logits
     torch.testing.assert_close(network(whole).logits, together)
@@ -418,9 +424,9 @@ def test_a_row_drops_the_same_units_in_any_batch() -> None:
         torch.testing.assert_close(network(whole[row : row + 1]).logits[0], together[row], rtol=1e-4, atol=1e-5)
     other = network(Batch(torch.arange(6), view + 100, x)).logits
     assert (other - together).abs().amax(1).min() > 1e-3
-    network.noise = 1
+    network.dropout_seed = 1
     assert (network(whole).logits - together).abs().amax(1).min() > 1e-3
-    masks = [dropped(0.5, layer.rows, torch.ones(6, 40)) for layer in network.dropouts if layer.rows is not None]
+    masks = [dropped(0.5, layer.seeds, torch.ones(6, 40)) for layer in network.dropouts if layer.seeds is not None]
     assert not torch.equal(masks[1], masks[2])
 
 
@@ -433,7 +439,7 @@ def test_a_tensor_after_a_batch_gets_plain_dropout() -> None:
 
 def test_dropout_inside_windows_of_an_image() -> None:
     rows = torch.arange(2)
-    windows = dropped(0.5, rows, torch.ones(8, 5))  # four windows an image, folded into the batch
+    windows = dropped(0.5, rows, torch.ones(8, 5))  # four windows per image, folded into the batch
     torch.testing.assert_close(windows.view(2, 20), dropped(0.5, rows, torch.ones(2, 20)))
 
 

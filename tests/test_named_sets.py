@@ -1,4 +1,4 @@
-"""The table of named sets, on small stand-ins and, where $UNDERSTUDY_DATA has them, on the real ones."""
+"""Built-in datasets, on small stand-ins and on the real ones if $UNDERSTUDY_DATA has them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import datasets
 
 from understudy.data import GROUPS, NAMED, ArraySource, RecordSource, group_of, open_source
-from understudy.data.named import read_idx
+from understudy.data.formats.torchvision import read_idx
 from understudy.errors import UnderstudyError
 
 DATA = os.environ.get("UNDERSTUDY_DATA", "")
@@ -46,23 +46,23 @@ def family(raw: Path, stem: str = "", test: str = "t10k", *, first: int = 0, pac
 
 
 MISSING = (RuntimeError, FileNotFoundError)
-"""What torchvision raises where the files of a set are not there."""
+"""What torchvision raises if files are missing."""
 
 
-def test_the_table_agrees_with_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Constructors take the words that the table has for them; of a wrong split they complain before the files."""
+def test_catalog_matches_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constructors accept our arguments, and check the split before the files."""
     monkeypatch.setattr(datasets.Places365, "load_categories", lambda self, download: ([], {}))
     assert sum(named.classes > 1 for named in NAMED.values()) >= 30
     for name, named in NAMED.items():
         assert named.about
         assert len(named.names) in (0, named.classes)
         assert len(set(named.names)) == len(named.names)
-        assert len(named.examples) == max(len(named.parts), 1) if name != "digits" else named.examples == (1_797,)
+        assert len(named.examples) == max(len(named.splits), 1) if name != "digits" else named.examples == (1_797,)
         if name == "digits":
             continue
         kind = getattr(datasets, named.kind)
-        for options in named.parts.values():
-            words = {**options, **({"download": False} if named.fetched else {})}
+        for options in named.splits.values():
+            words = {**options, **({"download": False} if named.downloadable else {})}
             inspect.signature(kind).bind(tmp_path, **words)
             with pytest.raises(MISSING):
                 kind(tmp_path, **words)
@@ -71,7 +71,7 @@ def test_the_table_agrees_with_torchvision(tmp_path: Path, monkeypatch: pytest.M
                     kind(tmp_path, **{**words, word: "nonsense"})
 
 
-def test_class_counts_are_those_that_torchvision_names() -> None:
+def test_class_counts_match_torchvision() -> None:
     for name in ("mnist", "fashion-mnist", "kmnist", "qmnist", "usps", "flowers102", "emnist", "imagenette"):
         kind = getattr(datasets, NAMED[name].kind)
         listed = {
@@ -86,22 +86,22 @@ def test_class_counts_are_those_that_torchvision_names() -> None:
         assert str(NAMED[name].classes) in getattr(datasets, NAMED[name].kind).__doc__, name
 
 
-def test_vtab_s_tasks() -> None:
-    """Nineteen, of which torchvision has nine and the count of CLEVR's solids."""
+def test_vtab_tasks() -> None:
+    """Nineteen tasks, ten of them in torchvision."""
     assert {group: len(tasks) for group, tasks in GROUPS.items()} == {
-        "natural": 7, "specialised": 4, "structured": 8,
+        "natural": 7, "specialized": 4, "structured": 8,
     }  # fmt: skip
     assert len({task for task in NAMED if group_of(task)}) == 10
-    assert (group_of("svhn"), group_of("resisc45"), group_of("mnist")) == ("natural", "specialised", "")
+    assert (group_of("svhn"), group_of("resisc45"), group_of("mnist")) == ("natural", "specialized", "")
 
 
-def test_where_a_set_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnderstudyError) as caught:
         open_source("mnist", root=tmp_path)
     text = str(caught.value)
     assert all(word in text for word in (str(tmp_path), "MNIST/raw", "--download", "--data-root"))
     for name in NAMED.keys() - {"digits"}:
-        with pytest.raises(UnderstudyError, match="--download" if NAMED[name].fetched else "cannot be downloaded"):
+        with pytest.raises(UnderstudyError, match="--download" if NAMED[name].downloadable else "cannot be downloaded"):
             open_source(name, root=tmp_path)
     with pytest.raises(UnderstudyError, match="cannot be downloaded: put it there as torchvision's StanfordCars"):
         open_source("cars", root=tmp_path, download=True)
@@ -112,7 +112,7 @@ def test_where_a_set_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_mnist_family(tmp_path: Path, packed: bool) -> None:
+def test_mnist_family(tmp_path: Path, packed: bool) -> None:
     images = family(tmp_path / "FashionMNIST/raw", packed=packed)
     splits = open_source("fashion-mnist", root=tmp_path)
     assert isinstance(splits.train, ArraySource)
@@ -125,7 +125,7 @@ def test_the_mnist_family(tmp_path: Path, packed: bool) -> None:
         open_source("fashion-mnist", root=tmp_path)
 
 
-def test_emnist_stands_upright_and_its_letters_begin_at_zero(tmp_path: Path) -> None:
+def test_emnist_is_transposed_and_its_letters_start_at_zero(tmp_path: Path) -> None:
     images = family(tmp_path / "EMNIST/raw", "emnist-letters-", "test", first=1)
     train = open_source("emnist-letters", root=tmp_path).train
     assert isinstance(train, ArraySource)
@@ -134,13 +134,13 @@ def test_emnist_stands_upright_and_its_letters_begin_at_zero(tmp_path: Path) -> 
     assert train.targets.tolist() == list(range(6))
 
 
-def test_idx_files_that_are_broken(tmp_path: Path) -> None:
+def test_broken_idx_files(tmp_path: Path) -> None:
     path = tmp_path / "x"
     write_idx(path, np.zeros((3, 2), np.uint8))
     assert read_idx(path).shape == (3, 2)
     for data in (b"", b"\0\0\x08", path.read_bytes()[:-1], b"words, words"):
         path.write_bytes(data)
-        with pytest.raises(UnderstudyError, match="not a whole idx file"):
+        with pytest.raises(UnderstudyError, match="not a complete IDX file"):
             read_idx(path)
     path.unlink()
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"x" * 999)[:-9])
@@ -148,7 +148,7 @@ def test_idx_files_that_are_broken(tmp_path: Path) -> None:
         read_idx(path)
 
 
-def test_a_set_without_parts_is_divided(tmp_path: Path) -> None:
+def test_a_dataset_without_splits_is_divided(tmp_path: Path) -> None:
     for c in ("Forest", "River"):
         (tmp_path / "eurosat/2750" / c).mkdir(parents=True)
         for i in range(10):
@@ -159,7 +159,7 @@ def test_a_set_without_parts_is_divided(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.test or ())) == (16, 4)
 
 
-def test_flowers_in_their_own_layout(tmp_path: Path) -> None:
+def test_flowers102(tmp_path: Path) -> None:
     savemat = pytest.importorskip("scipy.io").savemat
     folder = tmp_path / "flowers-102"
     (folder / "jpg").mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_flowers_in_their_own_layout(tmp_path: Path) -> None:
     assert splits.train.classes[0] == "pink primrose"
 
 
-def test_textures_in_their_own_layout(tmp_path: Path) -> None:
+def test_dtd(tmp_path: Path) -> None:
     folder = tmp_path / "dtd" / "dtd"
     (folder / "labels").mkdir(parents=True)
     for part in ("train", "val", "test"):
@@ -206,7 +206,7 @@ def test_clevr_counts_from_three(tmp_path: Path) -> None:
     assert [train.classes[y] for y in train.targets.tolist()] == ["3", "5", "10"]
 
 
-def test_qmnist_s_labels_say_more_than_the_digit(tmp_path: Path) -> None:
+def test_qmnist_labels_have_further_columns(tmp_path: Path) -> None:
     raw = tmp_path / "QMNIST" / "raw"
     for part, count in (("train", 4), ("test", 3)):
         write_idx(raw / f"qmnist-{part}-images-idx3-ubyte", np.zeros((count, 28, 28), np.uint8))
@@ -218,13 +218,13 @@ def test_qmnist_s_labels_say_more_than_the_digit(tmp_path: Path) -> None:
     assert (splits.train.targets.tolist(), len(splits.test or ())) == ([0, 1, 2, 3], 3)
 
 
-def test_faces_without_the_labels_of_their_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fer2013_without_test_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.fer2013.check_integrity", lambda *a, **k: True)
     (tmp_path / "fer2013").mkdir()
     face = " ".join(["7"] * 48 * 48)
     (tmp_path / "fer2013/train.csv").write_text(f"emotion,pixels\n0,{face}\n6,{face}\n")
     (tmp_path / "fer2013/test.csv").write_text(f"pixels\n{face}\n")
-    with pytest.raises(UnderstudyError, match="has a part without labels"):
+    with pytest.raises(UnderstudyError, match="has a split without labels"):
         open_source("fer2013", root=tmp_path)
     rows = f"emotion,pixels,Usage\n0,{face},Training\n6,{face},Training\n3,{face},PublicTest\n"
     (tmp_path / "fer2013/fer2013.csv").write_text(rows)
@@ -235,7 +235,7 @@ def test_faces_without_the_labels_of_their_test_part(tmp_path: Path, monkeypatch
     assert [splits.test.classes[y] for y in splits.test.targets.tolist()] == ["happy"]
 
 
-def test_images_one_by_one_and_three_parts(tmp_path: Path) -> None:
+def test_records_and_three_splits(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
         for c in ("AD", "CH"):
             (tmp_path / "country211" / part / c).mkdir(parents=True)
@@ -249,7 +249,7 @@ def test_images_one_by_one_and_three_parts(tmp_path: Path) -> None:
     assert splits.test is not None
 
 
-def test_arrays_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Cifar:
         classes = ("cat", "dog")
 
@@ -291,4 +291,4 @@ def test_real_tiny_imagenet() -> None:
     assert splits.train.inputs.shape == (10_000, 3, 64, 64)
     assert len(splits.train.classes) == 20
     assert len(splits.test or ()) == 1_000
-    assert splits.train.set_aside == ()
+    assert splits.train.skipped == ()

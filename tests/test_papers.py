@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from torch import Tensor
 
-import understudy
+from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.yaml import recipe_from, to_yaml
 from understudy.errors import UnderstudyError
 from understudy.models.build import parse_spec
 from understudy.papers import EXPERIMENTS
 from understudy.papers.crd import TEACHER_EPOCHS
 from understudy.papers.experiment import Bench, Comparison, Measured
-from understudy.recipe import AnyRecipe, DistillRecipe, TrainRecipe
-from understudy.recipe_text import recipe_from, to_yaml
-from understudy.reporting.facts import Role, Row, RunFacts, Seed
-from understudy.training.schedules import learning_rate
+from understudy.training.lr_schedule import learning_rate
+
+if TYPE_CHECKING:
+    from stand_ins import FakeRuns
 
 MNIST = [
     "hinton-mnist",
@@ -36,71 +34,7 @@ CIFAR = ["crd-cifar100", "crd-ensemble"]
 NAMES = [*MNIST, *CIFAR]
 
 
-def made_up_row(role: Role, model: str, errors: int, seeds: int, name: str = "") -> Row:
-    def score(seed: int) -> Seed:
-        wrong = errors + seed
-        apart = None if role in ("teacher", "model") else wrong / 10_000
-        return Seed(seed=seed, accuracy=1 - wrong / 10_000, errors=wrong, correlation_difference=apart)
-
-    return Row(name=name or role, role=role, model=model, seeds=[score(seed) for seed in range(seeds)])
-
-
-def confusion(wrong_threes: int, wrong_others: int) -> Tensor:
-    """10,000 samples, 1,010 of them threes."""
-    table = torch.zeros(10, 10)
-    table[3, 3], table[3, 5] = 1010 - wrong_threes, wrong_threes
-    table[0, 0], table[0, 6] = 8990 - wrong_others, wrong_others
-    return table
-
-
-@dataclass
-class MadeUpRun:
-    path: Path
-    recipe: AnyRecipe
-
-    @property
-    def facts(self) -> RunFacts:
-        recipe = self.recipe
-        if isinstance(recipe, TrainRecipe):
-            rows = [made_up_row("model", recipe.model, 70 if "1200" in recipe.model else 150, recipe.seeds)]
-        else:
-            rows = [
-                made_up_row("teacher", "big", 30, 1),
-                *([made_up_row("alone", recipe.student, 110, recipe.seeds)] if recipe.baseline else []),
-                *(
-                    made_up_row("distilled", recipe.student, 60 + k, recipe.seeds, method * (len(recipe.method) > 1))
-                    for k, method in enumerate(recipe.method)
-                ),
-            ]
-        return RunFacts(name=self.path.name, kind=recipe.kind, rows=rows)
-
-
-@dataclass
-class MadeUpApi:
-    """Stands in for `understudy.api`: makes no run, remembers what was asked for."""
-
-    runs: dict[Path, AnyRecipe] = field(default_factory=dict)
-
-    def ensure_run(self, recipe: AnyRecipe, run: Path) -> MadeUpRun:
-        assert self.runs.setdefault(run, recipe) == recipe, "one folder, one recipe"
-        return MadeUpRun(run, recipe)
-
-    def confusion_of(self, run: MadeUpRun, name: str) -> Tensor:
-        assert name in {"distilled-0", "distilled-1", "distilled-2"}
-        return confusion(130, 70)
-
-    def with_class_priors(self, run: MadeUpRun, name: str) -> Tensor:
-        return confusion(14, 96)
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> MadeUpApi:
-    made_up = MadeUpApi()
-    monkeypatch.setattr(understudy, "api", made_up, raising=False)
-    return made_up
-
-
-def lines(api: MadeUpApi, name: str, folder: Path, quick: bool = False) -> list[tuple[str, ...]]:
+def lines(fake_runs: FakeRuns, name: str, folder: Path, quick: bool = False) -> list[tuple[str, ...]]:
     outcome = EXPERIMENTS[name].compare(Bench(folder / name, quick))
     return [tuple(map(str, line)) for line in outcome.lines]
 
@@ -122,17 +56,18 @@ def test_listing_does_not_load_torch() -> None:
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_valid_and_the_results_are_written(
-    name: str, quick: bool, api: MadeUpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, quick: bool, fake_runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     EXPERIMENTS[name].run(Bench(tmp_path / name, quick, "somewhere"))
-    assert api.runs
-    for path, recipe in api.runs.items():
+    assert fake_runs.recipes
+    for path, recipe in fake_runs.recipes.items():
         values = recipe.model_dump(mode="json")
         assert recipe_from(values) == recipe
         assert to_yaml(recipe)
         assert recipe.data == ("mnist" if name in MNIST else "cifar100")
         assert recipe.data_root == "somewhere"
         assert path.name.endswith("-quick") == quick
+        assert isinstance(recipe, (TrainRecipe, DistillRecipe))
         model = recipe.student if isinstance(recipe, DistillRecipe) else recipe.model
         assert parse_spec(model).family in ({"mlp", "cnn"} if name in MNIST else {"cifar"})
     command = f"understudy reproduce {name}" + " --quick" * quick
@@ -145,30 +80,30 @@ def test_every_recipe_is_valid_and_the_results_are_written(
     assert name in capsys.readouterr().out
 
 
-def test_quick_runs_are_shorter_and_kept_apart(api: MadeUpApi, tmp_path: Path) -> None:
+def test_quick_runs_are_shorter_and_kept_apart(fake_runs: FakeRuns, tmp_path: Path) -> None:
     for name in NAMES:
-        lines(api, name, tmp_path)
-    full = dict(api.runs)
+        lines(fake_runs, name, tmp_path)
+    full = dict(fake_runs.recipes)
     for name in NAMES:
-        lines(api, name, tmp_path, quick=True)
-    quick = {path: recipe for path, recipe in api.runs.items() if path not in full}
+        lines(fake_runs, name, tmp_path, quick=True)
+    quick = {path: recipe for path, recipe in fake_runs.recipes.items() if path not in full}
     for path, recipe in quick.items():
         whole = full[path.with_name(path.name.removesuffix("-quick"))]
         assert recipe.epochs * recipe.fraction < whole.epochs * whole.fraction
 
 
-def test_the_experiments_share_one_teacher(api: MadeUpApi, tmp_path: Path) -> None:
+def test_the_experiments_share_one_teacher(fake_runs: FakeRuns, tmp_path: Path) -> None:
     shared = tmp_path / "hinton-mnist" / "teacher"
     for name in MNIST:
-        lines(api, name, tmp_path)
-    assert len([r for r in api.runs.values() if isinstance(r, TrainRecipe) and "1200" in r.model]) == 1
-    for path, recipe in api.runs.items():
+        lines(fake_runs, name, tmp_path)
+    assert len([r for r in fake_runs.recipes.values() if isinstance(r, TrainRecipe) and "1200" in r.model]) == 1
+    for path, recipe in fake_runs.recipes.items():
         if isinstance(recipe, DistillRecipe) and path.parent.name != "hinton-mnist-best":
             assert recipe.teacher == (str(shared),)
 
 
-def test_the_papers_table(api: MadeUpApi, tmp_path: Path) -> None:
-    assert lines(api, "hinton-mnist", tmp_path) == [
+def test_the_papers_table(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    assert lines(fake_runs, "hinton-mnist", tmp_path) == [
         ("1200-1200, dropout, max-norm, jitter", "67", "70"),
         ("800-800 alone", "146", "151 ± 1.0"),
         ("800-800 alone, jittered as the distilled one", "", "111 ± 1.0"),
@@ -176,40 +111,40 @@ def test_the_papers_table(api: MadeUpApi, tmp_path: Path) -> None:
     ]
 
 
-def test_omitted_threes(api: MadeUpApi, tmp_path: Path) -> None:
-    before, after = lines(api, "hinton-mnist-omit-3", tmp_path)
+def test_omitted_threes(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    before, after = lines(fake_runs, "hinton-mnist-omit-3", tmp_path)
     assert before[1:] == ("206", "200 ± 0.0", "133", "130 ± 0.0", "86.8%", "87.1 ± 0.0%")
     assert after[1:] == ("109", "110 ± 0.0", "14", "14 ± 0.0", "98.6%", "98.6 ± 0.0%")
-    assert api.runs[tmp_path / "hinton-mnist-omit-3" / "distilled"].omit_classes == ("3",)
-    assert not api.runs[tmp_path / "hinton-mnist" / "teacher"].omit_classes
+    assert fake_runs.recipes[tmp_path / "hinton-mnist-omit-3" / "distilled"].omit_classes == ("3",)
+    assert not fake_runs.recipes[tmp_path / "hinton-mnist" / "teacher"].omit_classes
 
 
-def test_only_sevens_and_eights(api: MadeUpApi, tmp_path: Path) -> None:
-    before, after = lines(api, "hinton-mnist-only-7-8", tmp_path)
+def test_only_sevens_and_eights(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    before, after = lines(fake_runs, "hinton-mnist-only-7-8", tmp_path)
     assert before[1:] == ("47.3%", "2.0 ± 0.0%")
     assert after[1:] == ("13.2%", "1.1 ± 0.0%")
-    assert api.runs[tmp_path / "hinton-mnist-only-7-8" / "distilled"].only_classes == ("7", "8")
+    assert fake_runs.recipes[tmp_path / "hinton-mnist-only-7-8" / "distilled"].only_classes == ("7", "8")
 
 
-def test_temperature_has_a_plot_and_a_cell_for_each_run(api: MadeUpApi, tmp_path: Path) -> None:
-    table = {line[0]: line[1:] for line in lines(api, "hinton-mnist-temperature", tmp_path)}
+def test_temperature_has_a_plot_and_a_cell_for_each_run(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    table = {line[0]: line[1:] for line in lines(fake_runs, "hinton-mnist-temperature", tmp_path)}
     assert table["2.5"] == ("60", "60", "")
     assert table["20"] == ("60", "60", "60")
-    assert sum(isinstance(recipe, DistillRecipe) for recipe in api.runs.values()) == 24
+    assert sum(isinstance(recipe, DistillRecipe) for recipe in fake_runs.recipes.values()) == 24
     assert "<svg" in (tmp_path / "hinton-mnist-temperature" / "temperature.svg").read_text()
 
 
-def test_a_fraction_is_trained_for_as_many_steps(api: MadeUpApi, tmp_path: Path) -> None:
-    table = lines(api, "hinton-mnist-fraction", tmp_path)
+def test_a_fraction_is_trained_for_as_many_steps(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    table = lines(fake_runs, "hinton-mnist-fraction", tmp_path)
     kinds = ("hard targets", "soft targets")
     assert [line[0] for line in table] == [f"{kind}, {share}" for share in ("100%", "3%") for kind in kinds]
-    runs = {path.name: recipe for path, recipe in api.runs.items()}
+    runs = {path.name: recipe for path, recipe in fake_runs.recipes.items()}
     steps = {name: runs[name].epochs * -(-int(60_000 * runs[name].fraction) // 256) for name in runs}
     assert steps["hard-0.03"] == steps["soft-0.03"] == pytest.approx(steps["hard-1"], rel=0.01)
-    assert all(runs[name].views.jitter == 0 for name in ("hard-1", "soft-1", "hard-0.03", "soft-0.03"))
+    assert all(runs[name].augmentation.translate == 0 for name in ("hard-1", "soft-1", "hard-0.03", "soft-0.03"))
 
 
-def test_best_says_whether_it_is(api: MadeUpApi, tmp_path: Path) -> None:
+def test_best_says_whether_it_is(fake_runs: FakeRuns, tmp_path: Path) -> None:
     outcome = EXPERIMENTS["hinton-mnist-best"].compare(Bench(tmp_path / "hinton-mnist-best"))
     assert "is below 67" in outcome.notes[0]
     assert str(outcome.lines[-1][-1]) == "61 ± 1.0"
@@ -223,7 +158,7 @@ def test_a_comparison_in_markdown_and_json() -> None:
     assert plain["lines"][0]["here"]["mean"] == 2
 
 
-def test_the_pairs_of_the_cifar_tables(api: MadeUpApi, tmp_path: Path) -> None:
+def test_the_pairs_of_the_cifar_tables(fake_runs: FakeRuns, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "crd-cifar100", pairs=("resnet32x4:resnet8x4", "vgg13:mobilenetv2", "vgg8:resnet8"))
     outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
     table = [tuple(map(str, line)) for line in outcome.lines]
@@ -233,38 +168,38 @@ def test_the_pairs_of_the_cifar_tables(api: MadeUpApi, tmp_path: Path) -> None:
     assert table[1][:5] == ("", "here", "99.70%", "98.89 ± 0.01%", "99.39 ± 0.01%")
     assert table[2][:5] == ("", "correlation Δ", "", "0.0111 ± 0.0001", "0.0061 ± 0.0001")
     assert set(table[6][2:]) == {""}, "a pair that is not the paper's has no figures of it"
-    rates = {r.student: r.optimizer.lr for r in api.runs.values() if isinstance(r, DistillRecipe)}
+    rates = {r.student: r.optimizer.lr for r in fake_runs.recipes.values() if isinstance(r, DistillRecipe)}
     assert rates == {"cifar:resnet8x4": 0.05, "cifar:mobilenetv2": 0.01, "cifar:resnet8": 0.05}
-    for recipe in api.runs.values():
+    for recipe in fake_runs.recipes.values():
         assert (recipe.epochs, recipe.batch_size, recipe.optimizer.weight_decay) == (240, 64, 5e-4)
-        assert recipe.views.jitter == 4
-        assert recipe.views.flip
+        assert recipe.augmentation.translate == 4
+        assert recipe.augmentation.flip
         falls = [learning_rate(recipe.optimizer, step, 240) / recipe.optimizer.lr for step in (149, 150, 180, 210)]
         assert falls == pytest.approx([1, 0.1, 0.01, 0.001])
     assert "240 epochs, as in the paper" in outcome.notes[0]
 
 
-def test_all_thirteen_pairs_and_their_teachers_once(api: MadeUpApi, tmp_path: Path) -> None:
-    assert len(lines(api, "crd-cifar100", tmp_path)) == 39
-    teachers = [r.model for r in api.runs.values() if isinstance(r, TrainRecipe)]
+def test_all_thirteen_pairs_and_their_teachers_once(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    assert len(lines(fake_runs, "crd-cifar100", tmp_path)) == 39
+    teachers = [r.model for r in fake_runs.recipes.values() if isinstance(r, TrainRecipe)]
     assert len(teachers) == len(set(teachers)) == 6
 
 
-def test_a_shortened_schedule_on_another_set_says_so(api: MadeUpApi, tmp_path: Path) -> None:
+def test_a_shortened_schedule_on_another_set_says_so(fake_runs: FakeRuns, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "x", pairs=("wrn_16_2:resnet8",), scale=0.05, data="sets/photos", size=32)
     outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
-    assert {r.epochs for r in api.runs.values()} == {12, TEACHER_EPOCHS}
-    assert {(r.data, r.size) for r in api.runs.values()} == {("sets/photos", 32)}
+    assert {r.epochs for r in fake_runs.recipes.values()} == {12, TEACHER_EPOCHS}
+    assert {(r.data, r.size) for r in fake_runs.recipes.values()} == {("sets/photos", 32)}
     assert "12 epochs of the paper's 240" in outcome.notes[0]
-    assert "photos: the paper's figures are of another set" in outcome.notes[0]
+    assert "photos: the paper's results are on another data set" in outcome.notes[0]
 
 
-def test_one_teacher_and_three(api: MadeUpApi, tmp_path: Path) -> None:
-    table = lines(api, "crd-ensemble", tmp_path)
+def test_one_teacher_and_three(fake_runs: FakeRuns, tmp_path: Path) -> None:
+    table = lines(fake_runs, "crd-ensemble", tmp_path)
     assert [line[0] for line in table] == ["1", "3"]
-    one, three = (r.teacher for r in api.runs.values() if isinstance(r, DistillRecipe))
+    one, three = (r.teacher for r in fake_runs.recipes.values() if isinstance(r, DistillRecipe))
     assert one == (f"{three[0]}/models/model-0.safetensors",)
-    assert api.runs[Path(three[0])].seeds == 3
+    assert fake_runs.recipes[Path(three[0])].seeds == 3
 
 
 @pytest.mark.parametrize(
@@ -280,8 +215,8 @@ def test_one_teacher_and_three(api: MadeUpApi, tmp_path: Path) -> None:
     ],
 )
 def test_what_an_experiment_does_not_take(
-    name: str, bench: dict[str, Any], words: str, api: MadeUpApi, tmp_path: Path
+    name: str, bench: dict[str, Any], words: str, fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
     with pytest.raises(UnderstudyError, match=words):
         EXPERIMENTS[name].run(Bench(tmp_path, **bench))
-    assert not api.runs
+    assert not fake_runs.recipes

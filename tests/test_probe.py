@@ -1,8 +1,9 @@
-"""Linear probes: the classifier against its formula, and the verb on real and on bad data."""
+"""Linear probes: the classifier against its formula, and the verb on real and bad data."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,13 @@ from PIL import Image
 from torch import nn
 
 import understudy
-from test_evaluation import images, network
 from understudy import evaluation as ev
-from understudy.cli import main
+from understudy.cli.app import main
 from understudy.data import ArraySource, Splits, open_source, stratified_split
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import DECAYS, fit_logistic
 from understudy.models import InputContract, Network, build
-from understudy.runs import Run
+from understudy.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def digits() -> Splits:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, digits: Splits) -> Path:
-    """A run folder as `compare` leaves it; its networks know other classes than the digits."""
+    """A run folder as `compare` leaves it; its networks have other classes than the digits."""
     run = Run(tmp_path_factory.mktemp("run"))
     (run.path / "recipe.yaml").write_text("kind: distill\ndata: shapes\n")
     for seed, name in enumerate(("alone-0", "alone-1", "distilled-crd+kd-0", "distilled-crd+kd-1")):
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Splits) -> Path:
 # ---- the classifier
 
 
-def test_the_fit_minimises_what_it_says() -> None:
+def test_the_fit_minimizes_what_it_says() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 120)
     x = rng.normal(size=(120, 5)) * [1, 10, 0.1, 5, 1] + np.eye(3, 5)[y] * 3 + 7
@@ -65,7 +65,7 @@ def test_the_fit_minimises_what_it_says() -> None:
 def test_the_validation_part_chooses_and_the_test_part_does_not(digits: Splits) -> None:
     assert digits.test is not None
     nets = {"net-0": build("mlp:24x1", InputContract((1, 8, 8), (0.3,), (0.3,), ("a", "b")))}
-    train, test = ev.embeddings_of(nets, digits.train), ev.embeddings_of(nets, digits.test)
+    train, test = ev.extract_embeddings(nets, digits.train), ev.extract_embeddings(nets, digits.test)
     found = ev.linear_probe(train, test, "net-0")
     x, y = train.by_network["net-0"].double().numpy(), train.targets.numpy()
     kept, held = (rows.numpy() for rows in stratified_split(digits.train, 0.2, 0))
@@ -81,10 +81,12 @@ def test_the_validation_part_chooses_and_the_test_part_does_not(digits: Splits) 
     assert ev.linear_probe(train, turned, "net-0").weight_decay == found.weight_decay
 
 
-def test_embeddings_are_what_the_head_reads_and_leave_no_trace() -> None:
-    source, nets = images(), {"a": network("cnn:4?dropout=0.5"), "b": network("mlp:5x1")}
+def test_embeddings_are_what_the_head_reads_and_leave_no_trace(
+    small_network: Callable[..., Network], small_images: ArraySource
+) -> None:
+    source, nets = small_images, {"a": small_network("cnn:4?dropout=0.5"), "b": small_network("mlp:5x1")}
     nets["a"].train().watch({"0"})
-    found = ev.embeddings_of(nets, source, batch_size=7)
+    found = ev.extract_embeddings(nets, source, batch_size=7)
     assert nets["a"].training
     assert nets["a"].signals == {"0"}
     for name, net in nets.items():
@@ -114,7 +116,7 @@ def test_probe_json_and_chosen_classes(folder: Path, capsys: pytest.CaptureFixtu
     weights = str(folder / "models/alone-1.safetensors")
     assert main(["probe", weights, "digits", "--only-classes", "3", "8", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
-    assert (one["classes"], list(one["probes"]), one["set_aside"]) == (2, ["alone-1"], {})
+    assert (one["classes"], list(one["probes"]), one["skipped"]) == (2, ["alone-1"], {})
     assert one["train"] + one["test"] < 400
     assert one["means"]["alone"] == {"accuracy": one["probes"]["alone-1"]["accuracy"], "sd": None}
     assert one["probes"]["alone-1"]["accuracy"] > 0.8
@@ -155,7 +157,7 @@ def test_unreadable_images_are_counted(folder: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "dark/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert main(["probe", str(folder), str(tmp_path), "--size", "16"]) == 0
     out = capsys.readouterr().out
-    assert "1 set aside" in out
+    assert "1 skipped" in out
     assert "100.00" in out
 
 
@@ -168,25 +170,27 @@ class Unused(nn.Module):
         return x.flatten(1)[:, :3]
 
 
-def test_what_cannot_be_probed(folder: Path, digits: Splits) -> None:
-    source = images()
+def test_what_cannot_be_probed(
+    folder: Path, digits: Splits, small_network: Callable[..., Network], small_images: ArraySource
+) -> None:
+    source = small_images
     bare = ArraySource("bare", (), source.ids, None, source.shape, inputs=source.inputs)
     single = source.subset(torch.tensor([0, 1, 2]))
     contract = InputContract((1, 8, 8), (0.5,), (0.25,), ("a", "b", "c"))
     headless = Network(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()), contract)
-    lost = network("mlp:5x1")
+    lost = small_network("mlp:5x1")
     nn.init.constant_(next(lost.parameters()), float("nan"))
-    net = {"a-0": network("mlp:5x1")}
+    net = {"a-0": small_network("mlp:5x1")}
     for target, data, only, says in (
         (folder, (), (), "no data to probe on"),
         ({}, (source,), (), "no network to probe"),
         (net, (bare,), (), "bare has no labels"),
-        (net, (digits,), ("3",), "one class only, 3"),
+        (net, (digits,), ("3",), "a single class, 3"),
         (net, (digits,), ("11",), "has no class '11'"),
-        (net, (single,), (), "one sample a class"),
+        (net, (single,), (), "one sample per class"),
         (net, ("no-such-set",), (), "no-such-set"),
         ({"a-0": headless}, (source,), (), "a-0 cannot be probed: .* end in a linear layer"),
-        ({"a-0": Network(Unused(), contract)}, (source,), (), "not part of its pass"),
+        ({"a-0": Network(Unused(), contract)}, (source,), (), "last linear layer is not used"),
         ({"a-0": lost}, (source,), (), "not finite"),
         (folder / "nothing", (source,), (), "there is no run folder or weights file"),
     ):

@@ -14,7 +14,7 @@ MASK = 2**64 - 1
 
 
 def plain_mix(*keys: int) -> int:
-    """SplitMix64's finaliser in Python's own integers."""
+    """SplitMix64's finalizer in Python's own integers."""
     state = 0
     for key in keys:
         x = ((state ^ (key & MASK)) + 0x9E3779B97F4A7C15) & MASK

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from understudy import api
+import understudy
+from understudy.config.options import OptimizerConfig
+from understudy.config.recipe import TrainRecipe
 from understudy.errors import Interrupted, UnderstudyError, UnderstudyWarning
-from understudy.recipe import Optimizer, TrainRecipe
-from understudy.runs import Run
-from understudy.training.checkpoints import read_newest
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import ensure, start
+from understudy.runs.run import Run
+from understudy.training.checkpoint import read_newest
 from understudy.training.loop import Loop
 
 RECIPE = TrainRecipe(
@@ -28,19 +31,20 @@ RECIPE = TrainRecipe(
     validation=0.2,
     patience=2,
     checkpoint_every=0.0,
-    optimizer=Optimizer(lr=3e-3, weight_decay=0.01, ema=0.9, clip=1.0),
+    optimizer=OptimizerConfig(lr=3e-3, weight_decay=0.01, ema=0.9, clip=1.0),
 )
 
 _PROGRAM = """
 import sys
 from pathlib import Path
-from understudy import api
+from understudy.config.yaml import read_yaml, recipe_from
 from understudy.errors import Interrupted
-from understudy.recipe_text import read_yaml, recipe_from
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import ensure
 if __name__ == "__main__":
     recipe, run = recipe_from(read_yaml(Path(sys.argv[1]))), Path(sys.argv[2])
     try:
-        api.ensure_run(recipe, run)
+        ensure(pipeline_of(recipe), run)
     except Interrupted as stopped:
         print(stopped, flush=True)
         sys.exit(128 + stopped.signal_number)
@@ -54,11 +58,11 @@ def models(run: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The models of a run that nothing disturbed."""
-    return models(api.run_recipe(RECIPE, run=tmp_path_factory.mktemp("whole")).path)
+    return models(start(pipeline_of(RECIPE), tmp_path_factory.mktemp("whole")).path)
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], Path]:
-    from understudy.recipe_text import to_yaml
+def start_process(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    from understudy.config.yaml import to_yaml
 
     recipe, program = folder / "wanted.yaml", folder / "program.py"
     recipe.write_text(to_yaml(RECIPE))
@@ -78,12 +82,12 @@ def wait_for_checkpoint(run: Path, number: int) -> None:
 
 def test_killed_and_resumed_ends_with_the_same_bytes(tmp_path: Path, whole: dict[str, bytes]) -> None:
     for number in (3, 17):
-        process, run = start(tmp_path)
+        process, run = start_process(tmp_path)
         wait_for_checkpoint(run, number)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.returncode == -signal.SIGKILL
-    api.resume(run)
+    understudy.resume(run)
     assert models(run) == whole
     steps = [row["step"] for row in Run(run).epochs() if row["part"] == "train" and row["member"] == "model-0"]
     assert steps == sorted(set(steps)), "the metrics of lost steps are cut away"
@@ -93,13 +97,13 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tmp_path: Path, whole: dict
 def test_asked_to_stop_writes_a_checkpoint_and_says_how_to_go_on(
     tmp_path: Path, whole: dict[str, bytes], number: signal.Signals
 ) -> None:
-    process, run = start(tmp_path)
+    process, run = start_process(tmp_path)
     wait_for_checkpoint(run, 2)
     process.send_signal(number)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert f"go on with: understudy resume {run}" in said
-    api.resume(run)
+    assert f"continue with: understudy resume {run}" in said
+    understudy.resume(run)
     assert models(run) == whole
 
 
@@ -109,7 +113,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     run = tmp_path / "run"
     stop_after(monkeypatch, 7)
     with pytest.raises(Interrupted):
-        api.run_recipe(RECIPE, run=run)
+        start(pipeline_of(RECIPE), run)
     monkeypatch.undo()
     newest = max((run / "checkpoints").glob("step-*.safetensors"))
     data = bytearray(newest.read_bytes())
@@ -120,7 +124,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert found is not None
     assert found[1]["step"] == int(newest.stem[5:]) - 1
     with pytest.warns(UnderstudyWarning, match="damaged"):
-        api.resume(run)
+        understudy.resume(run)
     assert models(run) == whole
 
 
@@ -139,32 +143,32 @@ def test_a_full_disk_while_checkpointing_is_said_and_loses_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UnderstudyError, match="No space left on device"):
-        api.run_recipe(RECIPE, run=run)
+        start(pipeline_of(RECIPE), run)
     monkeypatch.undo()
     assert not list(run.rglob("*.partial")), "nothing half-written is left"
     assert read_newest(run / "checkpoints") is not None
-    api.resume(run)
+    understudy.resume(run)
     assert models(run) == whole
 
 
 def test_a_run_folder_is_not_taken_twice(tmp_path: Path) -> None:
     quick = RECIPE.model_copy(update={"epochs": 1, "seeds": 1, "patience": None})
-    api.run_recipe(quick, run=tmp_path)
+    start(pipeline_of(quick), tmp_path)
     with pytest.raises(UnderstudyError, match="finished; pass --overwrite"):
-        api.run_recipe(quick, run=tmp_path)
+        start(pipeline_of(quick), tmp_path)
     with pytest.raises(UnderstudyError, match="another recipe"):
-        api.run_recipe(RECIPE, run=tmp_path)
+        start(pipeline_of(RECIPE), tmp_path)
     with pytest.raises(UnderstudyError, match="is finished"):
-        api.resume(tmp_path)
-    with pytest.raises(UnderstudyError, match="no run folder"):
-        api.resume(tmp_path / "models")
-    assert api.ensure_run(quick, tmp_path).path == tmp_path
+        understudy.resume(tmp_path)
+    with pytest.raises(UnderstudyError, match="is not a run folder"):
+        understudy.resume(tmp_path / "models")
+    assert ensure(pipeline_of(quick), tmp_path).path == tmp_path
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UnderstudyError, match="could not be written"):
-        api.run_recipe(RECIPE, run=tmp_path / "file" / "run")
+        start(pipeline_of(RECIPE), tmp_path / "file" / "run")
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

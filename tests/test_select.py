@@ -1,4 +1,4 @@
-"""Rows chosen by class, by fraction and for a validation part."""
+"""Row selection by class, by fraction and for held-out splits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COUNTS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**63 - 1)
 
 
-def source(counts: list[int], *, labelled: bool = True) -> Source:
+def source(counts: list[int], *, labeled: bool = True) -> Source:
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(len(targets)))]
     names = tuple(f"class{i}" for i in range(len(counts)))
     ids = torch.arange(len(targets)) * 7919
-    return Source("the set", names if labelled else (), ids, targets if labelled else None, (1,))
+    return Source("the set", names if labeled else (), ids, targets if labeled else None, (1,))
 
 
 def per_class(s: Source, rows: torch.Tensor) -> list[int]:
@@ -27,7 +27,7 @@ def per_class(s: Source, rows: torch.Tensor) -> list[int]:
     return torch.bincount(s.targets[rows], minlength=len(s.classes)).tolist()
 
 
-def rising(rows: torch.Tensor) -> bool:
+def ascending(rows: torch.Tensor) -> bool:
     return rows.dtype == torch.int64 and bool((rows.diff() > 0).all())
 
 
@@ -35,7 +35,7 @@ def rising(rows: torch.Tensor) -> bool:
 def test_a_fraction_is_stratified(counts: list[int], f: float, seed: int) -> None:
     s = source(counts)
     rows = fraction(s, f, seed)
-    assert rising(rows)
+    assert ascending(rows)
     for got, n in zip(per_class(s, rows), counts, strict=True):
         assert got >= 1
         assert abs(got - f * n) <= 1
@@ -51,11 +51,11 @@ def test_fractions_are_nested(counts: list[int], f: float, g: float, seed: int) 
 
 
 @given(COUNTS, st.floats(0.01, 0.99), SEEDS)
-def test_a_split_divides(counts: list[int], share: float, seed: int) -> None:
+def test_a_split_partitions(counts: list[int], share: float, seed: int) -> None:
     s = source(counts)
     kept, held = stratified_split(s, share, seed)
-    assert rising(kept)
-    assert rising(held)
+    assert ascending(kept)
+    assert ascending(held)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(s)))
     for here, there, n in zip(per_class(s, kept), per_class(s, held), counts, strict=True):
         assert here >= 1
@@ -64,7 +64,7 @@ def test_a_split_divides(counts: list[int], share: float, seed: int) -> None:
 
 
 @given(COUNTS, st.floats(0.01, 0.99), SEEDS)
-def test_ids_decide_not_their_order(counts: list[int], share: float, seed: int) -> None:
+def test_selection_does_not_depend_on_order(counts: list[int], share: float, seed: int) -> None:
     s = source(counts)
     order = torch.argsort(s.ids * 2654435761 % 65537)
     mixed = s.subset(order)
@@ -73,26 +73,26 @@ def test_ids_decide_not_their_order(counts: list[int], share: float, seed: int) 
 
 
 @given(COUNTS, st.data())
-def test_only_and_omit_complete_each_other(counts: list[int], data: st.DataObject) -> None:
+def test_only_and_omit_are_complements(counts: list[int], data: st.DataObject) -> None:
     s = source(counts)
     names = data.draw(st.lists(st.sampled_from([*s.classes, *range(len(counts))])))
     only, omit = only_classes(s, names), omit_classes(s, names)
-    assert rising(only)
+    assert ascending(only)
     assert sorted([*only.tolist(), *omit.tolist()]) == list(range(len(s)))
     chosen = {s.classes.index(n) if isinstance(n, str) else n for n in names}
     assert per_class(s, only) == [n if i in chosen else 0 for i, n in enumerate(counts)]
 
 
-def test_seeds_differ_and_purposes_too() -> None:
+def test_seeds_and_purposes_are_independent() -> None:
     s = source([200, 200])
     assert not torch.equal(fraction(s, 0.5, 0), fraction(s, 0.5, 1))
     assert not torch.equal(fraction(s, 0.5, 0), stratified_split(s, 0.5, 0)[1])
-    bare = source([200], labelled=False)
+    bare = source([200], labeled=False)
     assert len(fraction(bare, 0.25, 0)) == 50
     assert len(stratified_split(bare, 0.25, 0)[1]) == 50
 
 
-def test_a_name_goes_before_an_index() -> None:
+def test_names_take_precedence_over_indices() -> None:
     s = Source("digits", ("1", "0"), torch.arange(2), torch.tensor([0, 1]), (1,))
     assert only_classes(s, ["0"]).tolist() == [1]
     assert only_classes(s, [0]).tolist() == [0]
@@ -107,10 +107,10 @@ def test_a_name_goes_before_an_index() -> None:
         (lambda s: fraction(s, 0, 0), "above 0"),
         (lambda s: fraction(s, 1.5, 0), "at most 1"),
         (lambda s: stratified_split(s, 1, 0), "between 0 and 1"),
-        (lambda s: s.subset(omit_classes(s, [0, 1])), "no sample of the set is left"),
-        (lambda s: only_classes(source([2], labelled=False), ["class0"]), "no labels"),
+        (lambda s: s.subset(omit_classes(s, [0, 1])), "no samples of the set are left"),
+        (lambda s: only_classes(source([2], labeled=False), ["class0"]), "no labels"),
     ],
 )
-def test_what_is_refused(choose, words: str) -> None:
+def test_errors(choose, words: str) -> None:
     with pytest.raises(UnderstudyError, match=words):
         choose(source([3, 3]))

@@ -1,4 +1,4 @@
-"""Tar shards in the WebDataset layout: samples by place, whoever asks, and what is said of what is not whole."""
+"""Tar shards in the WebDataset format: reading by position, the index cache, and errors for invalid shards."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from understudy.data import RecordSource, Source, gather, open_source
-from understudy.data import shards as shards_module
+from understudy.data import RecordSource, Source, open_source
+from understudy.data.formats import build
+from understudy.data.formats import shards as shards_module
 from understudy.errors import UnderstudyError
 
 Members = Iterable[tuple[str, bytes]]
@@ -62,8 +63,8 @@ def shades(source: Source) -> list[int]:
 
 
 def read(path: object) -> dict[int, tuple[int, int]]:
-    """id -> (shade, class) over all parts."""
-    splits = open_source(path, size=9)  # not their own size: read one by one
+    """id -> (shade, class) over all splits."""
+    splits = open_source(path, size=9)  # other than the stored size
     assert splits.test is not None
     found = {}
     for source in (splits.train, splits.test):
@@ -78,11 +79,11 @@ def test_a_folder_a_pattern_and_a_single_tar(folder: Path) -> None:
     assert sorted(shade for shade, _ in whole.values()) == list(range(60))
     assert all(target == shade % 3 for shade, target in whole.values())
     assert read(str(folder / "shards-{000..002}.tar")) == whole
-    assert read(folder / "shards-001.tar").items() < whole.items(), "ids are those of the shard's name and the key"
+    assert read(folder / "shards-001.tar").items() < whole.items(), "ids depend on the shard name and the key only"
     assert read(str(folder / "shards-{001..002}.tar")).items() < whole.items()
 
 
-def test_it_is_divided_by_each_sample_s_own_id_or_by_name(folder: Path, tmp_path: Path) -> None:
+def test_splits_by_id_or_by_shard_name(folder: Path, tmp_path: Path) -> None:
     two, three = (open_source(str(folder / f"shards-{{000..00{n}}}.tar")) for n in (1, 2))
     assert set(two.train.ids.tolist()) < set(three.train.ids.tolist())
     named = tmp_path / "named"
@@ -104,14 +105,14 @@ def test_classes_by_number_by_name_and_from_json(tmp_path: Path) -> None:
     assert source.classes == ("cat", "dog")
 
 
-def test_a_set_without_classes_is_unlabelled(tmp_path: Path) -> None:
+def test_shards_without_classes_are_unlabeled(tmp_path: Path) -> None:
     source = open_source(tar(tmp_path / "u.tar", [(f"{k}.png", picture(k)) for k in range(4)])).train
     assert source.targets is None
     assert len(source) == 4
 
 
-def test_big_sets_are_read_by_place_in_any_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "ARRAY_BYTES", 100)
+def test_records_are_read_by_position_in_any_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "MAX_ARRAY_BYTES", 100)
     source = open_source(folder).train
     assert isinstance(source, RecordSource)
     back = torch.arange(len(source)).flip(0)
@@ -121,16 +122,14 @@ def test_big_sets_are_read_by_place_in_any_process(folder: Path, monkeypatch: py
     assert record.name.startswith("shards-000.tar/0000")
 
 
-def test_the_index_is_kept_beside_the_shard_and_read_anew_when_it_changed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, reads, real = read(folder), [], shards_module.read_index
+def test_the_index_is_cached_until_the_shard_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, reads, real = read(folder), [], shards_module.scan_shard
 
-    def counted(shard: Path) -> shards_module.Index:
+    def counted(shard: Path) -> shards_module.ShardIndex:
         reads.append(shard.name)
         return real(shard)
 
-    monkeypatch.setattr(shards_module, "read_index", counted)
+    monkeypatch.setattr(shards_module, "scan_shard", counted)
     assert read(folder) == whole
     assert reads == []
     tar(folder / "shards-001.tar", samples(100, 25))
@@ -140,14 +139,14 @@ def test_the_index_is_kept_beside_the_shard_and_read_anew_when_it_changed(
     for kept in folder.glob(".*.json"):
         kept.unlink()
     monkeypatch.setattr(shards_module, "write_whole", full)
-    assert len(read(folder)) == 65, "a folder that cannot be written is read all the same"
+    assert len(read(folder)) == 65, "a read-only folder can be read"
 
 
 def full(path: Path, data: str) -> str:
     raise UnderstudyError(f"{path} could not be written")
 
 
-def test_an_image_that_is_none_is_set_aside_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped(tmp_path: Path) -> None:
     members = [
         *samples(0, 30),
         ("x.png", b"not an image"),
@@ -157,59 +156,59 @@ def test_an_image_that_is_none_is_set_aside_and_counted(tmp_path: Path) -> None:
     ]
     splits = open_source(tar(tmp_path / "s.tar", members))
     assert splits.test is not None
-    aside = dict(splits.train.set_aside) | dict(splits.test.set_aside)
-    assert aside == {"s.tar/x": "not an image", "s.tar/y": "truncated or damaged"}
+    skipped = dict(splits.train.skipped) | dict(splits.test.skipped)
+    assert skipped == {"s.tar/x": "not an image", "s.tar/y": "truncated or corrupt"}
 
 
-def complains(path: object, match: str) -> None:
+def refused(path: object, match: str) -> None:
     with pytest.raises(UnderstudyError, match=match) as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
 
 
-def test_shards_that_are_not_there(folder: Path) -> None:
-    complains(str(folder / "shards-{000..005}.tar"), r"3 of the 6 shards of .* are missing, shards-003.tar first")
-    complains(str(folder / "shards-{005..000}.tar"), r"counts down; write the smaller number first, as in \{000..005\}")
-    complains(folder / "other.tar", "no folder, file or named data set")
+def test_missing_shards(folder: Path) -> None:
+    refused(str(folder / "shards-{000..005}.tar"), r"3 of the 6 shards of .* are missing, e.g. shards-003.tar")
+    refused(str(folder / "shards-{005..000}.tar"), r"counts down; write the smaller number first: \{000..005\}")
+    refused(folder / "other.tar", "no folder, file or built-in dataset")
 
 
 @pytest.mark.parametrize(
     ("members", "match"),
     [
-        ([], "holds no samples"),
-        ([("k.cls", b"1"), ("k.npy", b"x")], r"no image of the sample 'k', of which 'k.cls' is there"),
-        ([*samples(0, 4), ("k.png", picture(1))], r"no class of the sample 'k', where others have one"),
-        ([("k.png", picture(1)), ("k.jpg", picture(1))], "two images of the sample 'k'"),
+        ([], "contains no samples"),
+        ([("k.cls", b"1"), ("k.npy", b"x")], r"no image for sample 'k', only 'k.cls'"),
+        ([*samples(0, 4), ("k.png", picture(1))], r"no class for sample 'k', unlike for others"),
+        ([("k.png", picture(1)), ("k.jpg", picture(1))], "two images for sample 'k'"),
         ([("k.png", picture(1)), ("k.json", b'{"label": [3, 5]}')], "'k.json' in .* has 2 labels"),
-        ([("k.png", picture(1)), ("k.json", b'{"label": 0.5}')], "'k.json' in .* holds no class, but 0.5"),
-        ([("k.png", picture(1)), ("k.json", b"{")], "'k.json' in .* cannot be read as a class"),
-        ([("k.png", picture(1)), ("k.cls", b"\xff\xfe")], "'k.cls' in .* cannot be read as a class"),
-        ([("k.png", picture(1)), ("k.cls", b"")], "'k.cls' in .* holds no class, but ''"),
-        ([*samples(0, 3), ("k.png", picture(1)), ("k.cls", b"cat")], "class number .*'000002' and a class name .*'k'"),
+        ([("k.png", picture(1)), ("k.json", b'{"label": 0.5}')], "'k.json' in .* has 0.5 instead of a class"),
+        ([("k.png", picture(1)), ("k.json", b"{")], "'k.json' in .* is not a valid class"),
+        ([("k.png", picture(1)), ("k.cls", b"\xff\xfe")], "'k.cls' in .* is not a valid class"),
+        ([("k.png", picture(1)), ("k.cls", b"")], "'k.cls' in .* has '' instead of a class"),
+        ([*samples(0, 3), ("k.png", picture(1)), ("k.cls", b"cat")], "class index .*'000002' and a class name .*'k'"),
         ([("k.png", picture(1)), ("k.cls", b"0"), ("l.png", picture(1)), ("l.cls", b"-2")], "label -2 at sample 1"),
         ([("k.png", picture(1)), ("k.cls", b"cat")], "only one class, 'cat'"),
     ],
 )
-def test_samples_that_are_not_whole(tmp_path: Path, members: Members, match: str) -> None:
-    complains(tar(tmp_path / "s.tar", members), match)
+def test_incomplete_samples(tmp_path: Path, members: Members, match: str) -> None:
+    refused(tar(tmp_path / "s.tar", members), match)
 
 
-def test_shards_that_differ(folder: Path) -> None:
+def test_inconsistent_shards(folder: Path) -> None:
     tar(folder / "shards-003.tar", samples(60, 6, names=True))
-    complains(folder, "class numbers in shards-000.tar and class names in shards-003.tar")
+    refused(folder, "class indices in shards-000.tar and class names in shards-003.tar")
     tar(folder / "shards-003.tar", [("k.png", picture(0))])
-    complains(folder, "no classes in shards-003.tar, where other shards have them")
+    refused(folder, "no classes in shards-003.tar, unlike in other shards")
     tar(folder / "shards-003.tar", samples(0, 3))
     os.rename(folder / "shards-003.tar", folder / "test-003.tar")
     tar(folder / "test-003.tar", [("k.png", picture(0)), ("k.cls", b"3")])
-    complains(folder, "label 3 at sample 0 of its test part, outside 0 to 2")
+    refused(folder, "label 3 at sample 0 of its test split, outside 0 to 2")
 
 
-def test_tars_that_are_not_whole(folder: Path) -> None:
+def test_truncated_and_compressed_tars(folder: Path) -> None:
     whole = (folder / "shards-000.tar").read_bytes()
     (folder / "shards-000.tar").write_bytes(whole[:2000])
-    complains(folder, "shards-000.tar is not a whole tar file")
+    refused(folder, "shards-000.tar is not a complete tar file")
     (folder / "shards-000.tar").write_bytes(b"no tar at all" * 100)
-    complains(folder, "shards-000.tar is not a whole tar file")
+    refused(folder, "shards-000.tar is not a complete tar file")
     (folder / "shards-000.tar.gz").write_bytes(gzip.compress(whole))
-    complains(folder / "shards-000.tar.gz", "is compressed, so no image in it can be read by its place")
+    refused(folder / "shards-000.tar.gz", "is compressed, so its images cannot be read by position")

@@ -1,4 +1,4 @@
-"""What `open_source` takes, what it makes of it, and what it says where it cannot."""
+"""`open_source`: every format, and the errors for data that cannot be opened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from understudy.data import ArraySource, RecordSource, Source, Splits, gather, open_source
+from understudy.data import ArraySource, RecordSource, Source, Splits, open_source
+from understudy.data.formats import build
 from understudy.errors import UnderstudyError
 
 
@@ -70,7 +71,7 @@ def targets(source: Source | None) -> torch.Tensor:
 
 
 def refused(data: object, *words: str, **options: Any) -> None:
-    """One sentence with these words in it."""
+    """Opening raises one sentence that contains these words."""
     with pytest.raises(UnderstudyError) as caught:
         open_source(data, **options)
     text = str(caught.value)
@@ -82,7 +83,7 @@ def refused(data: object, *words: str, **options: Any) -> None:
 # Folders
 
 
-def test_parts_of_class_folders(tmp_path: Path) -> None:
+def test_splits_of_class_folders(tmp_path: Path) -> None:
     classes_of(tmp_path, 3, "bee", "ant", part="train/")
     classes_of(tmp_path, 2, "bee", "ant", part="val/")
     splits = open_source(tmp_path)
@@ -97,20 +98,20 @@ def test_parts_of_class_folders(tmp_path: Path) -> None:
     assert splits.validation is None
 
 
-def test_a_third_part_is_the_validation_part(tmp_path: Path) -> None:
+def test_three_splits(tmp_path: Path) -> None:
     for part in ("train/", "valid/", "test/"):
         classes_of(tmp_path, 2, "a", "b", part=part)
     splits = open_source(str(tmp_path))
     assert splits.test is not None
     assert splits.validation is not None
-    # A test part without labels is none.
+    # an unlabeled test split is ignored
     bare = plant(classes_of(tmp_path / "bare", 2, "a", "b", part="train/"), "test/1.png", "val/a/1.png")
     splits = open_source(bare)
     assert len(splits.test or ()) == 1
     assert splits.validation is None
 
 
-def test_new_files_move_no_others(tmp_path: Path) -> None:
+def test_new_files_do_not_change_the_split_of_others(tmp_path: Path) -> None:
     classes_of(tmp_path, 40, "a", "b")
     before = open_source(tmp_path)
     assert before.test is not None
@@ -125,7 +126,7 @@ def test_new_files_move_no_others(tmp_path: Path) -> None:
     assert set(open_source(tmp_path, seed=1).train.ids.tolist()) != set(after.train.ids.tolist())
 
 
-def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
+def test_a_flat_folder_is_unlabeled(tmp_path: Path) -> None:
     splits = open_source(plant(tmp_path, "1.png", "2.png", ".hidden.png"))
     assert splits.train.classes == ()
     assert splits.train.targets is None
@@ -159,7 +160,7 @@ def test_size_and_limit_decide_between_arrays_and_records(tmp_path: Path, monkey
     smaller = open_source(tmp_path, size=4).train
     assert isinstance(smaller, ArraySource)
     assert smaller.inputs.shape == (len(smaller), 3, 4, 4)
-    monkeypatch.setattr(gather, "ARRAY_BYTES", 6 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(build, "MAX_ARRAY_BYTES", 6 * 3 * 8 * 8 - 1)
     assert isinstance(open_source(tmp_path).train, RecordSource)
     refused(tmp_path, "at least 1 pixel", size=0)
 
@@ -171,14 +172,14 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "train" / odd / f"{odd}0.png").write_bytes(b"")
     train = open_source(tmp_path).train
     assert train.classes == ("b", "caf\\xe9")
-    assert train.set_aside == (("train/caf\\xe9/caf\\xe90.png", "zero bytes long"),)
+    assert train.skipped == (("train/caf\\xe9/caf\\xe90.png", "empty file"),)
     assert isinstance(train, RecordSource)
     for record in train.records:
         record.name.encode()
         assert record.read()
 
 
-def test_symbolic_links_in_a_circle(tmp_path: Path) -> None:
+def test_circular_symbolic_links(tmp_path: Path) -> None:
     classes_of(tmp_path, 3, "a", "b")
     (tmp_path / "a/up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b/self").symlink_to(tmp_path / "b", target_is_directory=True)
@@ -186,25 +187,25 @@ def test_symbolic_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a/more").symlink_to(classes_of(tmp_path.parent / "more", 1, "x"), target_is_directory=True)
     splits = open_source(tmp_path)
     assert len(splits.train) + len(splits.test or ()) == 7
-    aside = splits.train.set_aside + (splits.test.set_aside if splits.test else ())
-    assert aside == (("b/nowhere.png", "cannot be opened"),)
+    skipped = splits.train.skipped + (splits.test.skipped if splits.test else ())
+    assert skipped == (("b/nowhere.png", "cannot be opened"),)
 
 
 def test_folders_that_cannot_be_opened(tmp_path: Path) -> None:
-    refused(tmp_path / "none", "no folder, file or named data set", "check the path")
+    refused(tmp_path / "none", "no folder, file or built-in dataset", "check the path")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(empty, "holds no images", "one folder for each class")
+    refused(empty, "contains no images", "one folder per class")
     hollow = classes_of(tmp_path / "hollow", 1, "a", "b")
     (hollow / "c").mkdir()
-    refused(hollow, "class folder 'c'", "holds no images", "remove the folder")
+    refused(hollow, "class folder 'c'", "contains no images", "remove the folder")
     refused(classes_of(tmp_path / "one", 2, "cat"), "only one class, 'cat'", "at least two")
     extra = classes_of(tmp_path / "extra", 1, "a", "b", part="train/")
     refused(classes_of(extra, 1, "a", "y", "z", part="val/"), "in val/ that train/ lacks: y, z")
-    refused(plant(classes_of(tmp_path / "mixed", 1, "a", "b"), "x.png"), "beside its class folders", "'x.png'")
+    refused(plant(classes_of(tmp_path / "mixed", 1, "a", "b"), "x.png"), "outside of its class folders", "'x.png'")
     both = classes_of(extra.parent / "both", 1, "a", "b", part="train/")
     refused(classes_of(classes_of(both, 1, "a", part="val/"), 1, "a", part="valid/"), "val/ and valid/")
-    refused(plant(tmp_path / "flat", "train/1.png", "test/a/1.png"), "no class folders", "unlabelled")
+    refused(plant(tmp_path / "flat", "train/1.png", "test/a/1.png"), "no class folders", "unlabeled")
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +233,7 @@ def test_zip_records_in_several_processes(tmp_path: Path) -> None:
     assert isinstance(train, RecordSource)
     here = _read_all(train)
     assert _read_all(pickle.loads(pickle.dumps(train))) == here
-    # Forked workers inherit an open handle, and must not share its place in the file.
+    # forked workers inherit an open handle and must not share its position
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert pool.map(_read_all, [train] * 6) == [here] * 6
 
@@ -244,9 +245,9 @@ def test_zips_that_cannot_be_opened(tmp_path: Path) -> None:
             info = zipfile.ZipInfo("x")
             info.filename = member
             file.writestr(info, png(2))
-        refused(tmp_path / "bad.zip", "leads out of the archive")
+        refused(tmp_path / "bad.zip", "a path outside of the archive")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
-    refused(tmp_path / "cut.zip", "not a whole zip")
+    refused(tmp_path / "cut.zip", "not a complete zip")
     flat = pack(plant(tmp_path / "photos", "1.png", "2.png"), tmp_path / "flat.zip", "photos/")
     assert open_source(flat).train.targets is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.zip", "cut.zip", "flat.zip", "photos"]
@@ -281,9 +282,9 @@ def test_csvs_that_cannot_be_opened(tmp_path: Path) -> None:
     table, header = tmp_path / "t.csv", ["path", "label"]
     good = [["1.png", "a"], ["2.png", "b"]]
     lost = [[f"no{i}.png", "a"] for i in range(5)]
-    refused(write_csv(table, header, *good, *lost), "names 5 of 7", "no0.png, no1.png, no2.png; give")
-    refused(write_csv(table, ["path", "colour"], ["1.png", "a"]), "path, colour but none called 'label'")
-    refused(write_csv(table, ["a", "label"], ["1.png", "a"]), "none called 'path'")
+    refused(write_csv(table, header, *good, *lost), "5 of 7 listed images", "no0.png, no1.png, no2.png; give")
+    refused(write_csv(table, ["path", "color"], ["1.png", "a"]), "path, color but not 'label'")
+    refused(write_csv(table, ["a", "label"], ["1.png", "a"]), "but not 'path'")
     refused(write_csv(table, header), "no rows")
     refused(write_csv(table, header, ["1.png", ""]), "no label in row 1")
     refused(write_csv(table, header, *good, good[0]), "'1.png' more than once")
@@ -291,7 +292,7 @@ def test_csvs_that_cannot_be_opened(tmp_path: Path) -> None:
     refused(write_csv(table, split, ["1.png", "a", "what"]), "'what' in its split column")
     refused(write_csv(table, split, ["1.png", "a", "test"]), "train")
     rows = [["1.png", "a", "train"], ["2.png", "b", "val"]]
-    refused(write_csv(table, split, *rows), "that the train part lacks: b")
+    refused(write_csv(table, split, *rows), "that its train split lacks: b")
     refused(write_csv(table, header, ["1.png", "a"], ["2.png", "a"]), "only one class")
 
 
@@ -315,7 +316,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert targets(splits.test).tolist() == [1, 1]
     fourth = np.asarray(picture(3)).transpose(2, 0, 1)
     assert np.array_equal(array(splits.train).inputs[3].numpy(), fourth)
-    monkeypatch.setattr(gather, "ARRAY_BYTES", 0)
+    monkeypatch.setattr(build, "MAX_ARRAY_BYTES", 0)
     train = pickle.loads(pickle.dumps(open_source(tmp_path).train))
     assert isinstance(train, RecordSource)
     assert np.array_equal(np.asarray(train.records[3].read()).transpose(2, 0, 1), fourth)
@@ -331,16 +332,16 @@ def test_a_lone_parquet_file(tmp_path: Path) -> None:
     wrong = write_parquet(tmp_path / "train-x.parquet", [0, 1, 5], ["a", "b"])
     refused(wrong, "label 5 at sample 2", "outside 0 to 1")
     refused(write_parquet(wrong, [0, None, 1]), "no label in row 1")
-    refused(write_parquet(wrong, pa.array([], pa.int64())), "no rows to train with")
+    refused(write_parquet(wrong, pa.array([], pa.int64())), "no training rows")
     wrong.write_bytes(b"PAR1 nothing")
-    refused(wrong, "not a whole parquet file")
+    refused(wrong, "not a complete parquet file")
 
 
-# What a program has in hand
+# Arrays and datasets
 
 
 class Items(Dataset[Any]):
-    """A list as a map-style data set."""
+    """A list as a map-style dataset."""
 
     def __init__(self, items: list[Any], classes: list[str] | None = None) -> None:
         self.items = items
@@ -377,24 +378,24 @@ def test_arrays_that_cannot_be_used() -> None:
     x, y = torch.zeros(4, 3), torch.tensor([0, 1, 1, 0])
     bad = x.clone()
     bad[2, 1], bad[3, 0] = float("nan"), float("inf")
-    refused(TensorDataset(bad, y), "2 of the 4 samples", "NaN or infinity, sample 2 first")
+    refused(TensorDataset(bad, y), "2 of the 4 samples", "NaN or infinity, e.g. sample 2")
     refused((x, torch.tensor([0, 1, -1, 0])), "label -1 at sample 2")
     refused(Items([(x[0], 0), (x[0], 2)], ["a", "b"]), "label 2 at sample 1", "its 2 classes")
     refused((x, y.float()), "labels", "float32", "argmax")
     refused((x, torch.eye(4, dtype=torch.int64)), "argmax")
     refused((x, y[:3]), "4 inputs but 3 labels")
     refused((x, y * 0), "only one class")
-    refused((torch.full((2, 4, 4), 256), y[:2]), "beyond 0 to 255")
+    refused((torch.full((2, 4, 4), 256), y[:2]), "outside 0 to 255")
     refused((torch.zeros(2, 2, 2, 2, 2), y[:2]), "reshape")
     refused(Items([(x[0], 0), (torch.zeros(4), 1)]), "item 1", "(4,)", "(3,)")
-    refused(Items([("text", 0)]), "items of str")
-    refused(Items([]), "holds no samples")
+    refused(Items([("text", 0)]), "items of the Items are str")
+    refused(Items([]), "contains no samples")
 
 
 def test_datasets() -> None:
-    labelled = open_source(Items([(torch.full((2,), float(i)), i % 2) for i in range(4)], ["no", "yes"])).train
-    assert labelled.classes == ("no", "yes")
-    assert targets(labelled).tolist() == [0, 1, 0, 1]
+    labeled = open_source(Items([(torch.full((2,), float(i)), i % 2) for i in range(4)], ["no", "yes"])).train
+    assert labeled.classes == ("no", "yes")
+    assert targets(labeled).tolist() == [0, 1, 0, 1]
     bare = open_source(Items([np.zeros((4, 4, 3), np.uint8)] * 3)).train
     assert bare.targets is None
     assert bare.shape == (3, 4, 4)
@@ -430,11 +431,11 @@ def test_digits() -> None:
     assert not torch.equal(open_source("digits", seed=3).train.ids, train.ids)
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_unsupported_data(tmp_path: Path) -> None:
     refused("cifar1O", "'cifar1O'; did you mean 'cifar10'?")
-    refused(3, "from a int", "torch Dataset")
+    refused(3, "from 'int'", "torch Dataset")
     (tmp_path / "x.txt").write_text("x")
-    refused(tmp_path / "x.txt", "no kind of data set", ".parquet")
+    refused(tmp_path / "x.txt", "not a supported dataset", ".parquet")
 
 
 def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

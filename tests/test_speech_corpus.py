@@ -1,28 +1,28 @@
-"""Corpora: their layouts and parts, strings of recordings, and what is wrong with them in words."""
+"""Speech corpora: layouts, parts, connected strings, and error messages."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
-from tones import digits, wave, write
-from understudy.data.frames import FRAMES
-from understudy.data.records import FileRecord
+from understudy.data.formats.frames import FRAMES
+from understudy.data.formats.records import FileRecord
 from understudy.errors import UnderstudyError
-from understudy.speaking import prepare
 from understudy.speech.corpus import Recording, open_corpus
 from understudy.speech.preparation import SPEECH, read_prepared
 from understudy.speech.strings import join, plan_strings
+from understudy.verbs.speech import prepare
 
-DATA = os.environ.get("UNDERSTUDY_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="UNDERSTUDY_DATA is not set: spoken_digits are not here")
+if TYPE_CHECKING:
+    from stand_ins import Tones
 
 
 def listing(recordings: list[Recording]) -> dict[str, tuple[str, str, str]]:
@@ -32,8 +32,8 @@ def listing(recordings: list[Recording]) -> dict[str, tuple[str, str, str]]:
 # ---- layouts
 
 
-def test_the_free_spoken_digits_test_on_the_first_five_takes(tmp_path: Path) -> None:
-    found = listing(open_corpus(digits(tmp_path / "d", takes=14)))
+def test_the_free_spoken_digits_test_on_the_first_five_takes(tmp_path: Path, tones: Tones) -> None:
+    found = listing(open_corpus(tones.corpus(tmp_path / "d", takes=14)))
     assert len(found) == 4 * 2 * 14
     assert found["2_bob_13.flac"][:2] == ("two", "bob")
     for name, (_, _, part) in found.items():
@@ -42,30 +42,30 @@ def test_the_free_spoken_digits_test_on_the_first_five_takes(tmp_path: Path) -> 
     assert 0 < len(held) < 20
 
 
-def test_a_held_out_speaker_is_all_of_the_test_part(tmp_path: Path) -> None:
-    found = open_corpus(digits(tmp_path / "d"), hold_out=("bob",))
+def test_a_held_out_speaker_is_all_of_the_test_part(tmp_path: Path, tones: Tones) -> None:
+    found = open_corpus(tones.corpus(tmp_path / "d"), hold_out=("bob",))
     assert all((one.part == "test") == (one.speaker == "bob") for one in found)
     with pytest.raises(UnderstudyError, match="no speaker 'bop'; did you mean 'bob'"):
         open_corpus(tmp_path / "d", hold_out=("bop",))
-    with pytest.raises(UnderstudyError, match="no other speakers than ada, bob"):
+    with pytest.raises(UnderstudyError, match="has only the speakers ada, bob"):
         open_corpus(tmp_path / "d", hold_out=("bob", "ada"))
 
 
-def test_a_zip_is_the_folder_in_it(tmp_path: Path) -> None:
-    folder = digits(tmp_path / "d", takes=8)
+def test_a_zip_is_the_folder_in_it(tmp_path: Path, tones: Tones) -> None:
+    folder = tones.corpus(tmp_path / "d", takes=8)
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as file:
         for path in folder.iterdir():
             file.write(path, f"spoken/{path.name}")
     assert listing(open_corpus(tmp_path / "d.zip")) == listing(open_corpus(folder))
 
 
-def test_a_kaldi_folder(tmp_path: Path) -> None:
+def test_a_kaldi_folder(tmp_path: Path, tones: Tones) -> None:
     lines, scp, spk = [], [], []
     for take in range(30):
-        write(tmp_path / "audio" / f"u{take:02d}.wav", wave("one", take=take))
+        tones.write(tmp_path / "audio" / f"u{take:02d}.wav", tones.wave("one", take=take))
         lines.append(f"u{take:02d} one two")
         spk.append(f"u{take:02d} speaker{take % 2}")
-    write(tmp_path / "elsewhere.wav", wave("one"))
+    tones.write(tmp_path / "elsewhere.wav", tones.wave("one"))
     lines.append("far one two")
     scp.append("far elsewhere.wav")
     for name, own in (("text", lines), ("wav.scp", scp), ("utt2spk", spk)):
@@ -84,18 +84,18 @@ def test_a_kaldi_folder(tmp_path: Path) -> None:
         open_corpus(tmp_path)
 
 
-def test_kaldi_folders_of_parts(tmp_path: Path) -> None:
+def test_kaldi_folders_of_parts(tmp_path: Path, tones: Tones) -> None:
     for part, count in (("train", 12), ("dev", 3), ("test", 4)):
         for take in range(count):
-            write(tmp_path / part / f"{part}{take}.wav", wave("one", take=take))
+            tones.write(tmp_path / part / f"{part}{take}.wav", tones.wave("one", take=take))
         (tmp_path / part / "text").write_text("".join(f"{part}{take} one\n" for take in range(count)))
     assert Counter(one.part for one in open_corpus(tmp_path)) == {"train": 12, "validation": 3, "test": 4}
 
 
-def test_a_table(tmp_path: Path) -> None:
+def test_a_table(tmp_path: Path, tones: Tones) -> None:
     rows = ["path,text,speaker,split"]
     for take in range(12):
-        write(tmp_path / f"{take}.wav", wave("one", take=take))
+        tones.write(tmp_path / f"{take}.wav", tones.wave("one", take=take))
         rows.append(f"{take}.wav,one two one,s{take % 3},{'val' if take == 3 else 'test' if take > 9 else 'train'}")
     (tmp_path / "said.csv").write_text("\n".join(rows))
     found = listing(open_corpus(tmp_path / "said.csv"))
@@ -106,14 +106,14 @@ def test_a_table(tmp_path: Path) -> None:
         open_corpus(tmp_path / "said.csv")
 
 
-def test_speech_commands_as_torchaudio_keeps_them(tmp_path: Path) -> None:
+def test_speech_commands_as_torchaudio_keeps_them(tmp_path: Path, tones: Tones) -> None:
     home = tmp_path / "SpeechCommands" / "speech_commands_v0.02"
     names = []
     for word in ("yes", "no"):
         for take in range(6):
             names.append(f"{word}/{take:08x}_nohash_0.wav")
-            write(home / names[-1], wave("one", take=take), 16_000)
-    write(home / "_background_noise_" / "hum.wav", wave("two"), 16_000)
+            tones.write(home / names[-1], tones.wave("one", take=take), 16_000)
+    tones.write(home / "_background_noise_" / "hum.wav", tones.wave("two"), 16_000)
     (home / "testing_list.txt").write_text("\n".join((names[0], names[6])))
     (home / "validation_list.txt").write_text("\n".join((names[1], names[7])))
     for place in (tmp_path, home):
@@ -123,10 +123,8 @@ def test_speech_commands_as_torchaudio_keeps_them(tmp_path: Path) -> None:
         assert found[0].speaker == "00000000"
 
 
-@needs_data
-def test_the_real_digits() -> None:
-    assert DATA is not None
-    found = open_corpus(Path(DATA) / "spoken_digits" / "spoken_digits.zip")
+def test_the_real_digits(spoken_digits: Path) -> None:
+    found = open_corpus(spoken_digits)
     assert len(found) == 2_000
     parts = Counter(one.part for one in found)
     assert parts["test"] == 200
@@ -137,12 +135,12 @@ def test_the_real_digits() -> None:
 # ---- parts
 
 
-def test_parts_do_not_change_when_others_come(tmp_path: Path) -> None:
+def test_parts_do_not_change_when_others_come(tmp_path: Path, tones: Tones) -> None:
     for take in range(60):
-        write(tmp_path / "w" / "one" / f"{take}.wav", wave("one", take=take))
-        write(tmp_path / "w" / "two" / f"{take}.wav", wave("two", take=take))
+        tones.write(tmp_path / "w" / "one" / f"{take}.wav", tones.wave("one", take=take))
+        tones.write(tmp_path / "w" / "two" / f"{take}.wav", tones.wave("two", take=take))
     before = listing(open_corpus(tmp_path / "w"))
-    write(tmp_path / "w" / "one" / "later.wav", wave("one", take=99))
+    tones.write(tmp_path / "w" / "one" / "later.wav", tones.wave("one", take=99))
     after = listing(open_corpus(tmp_path / "w"))
     assert {name: after[name] for name in before} == before
     assert listing(open_corpus(tmp_path / "w", seed=1)) != after
@@ -151,29 +149,28 @@ def test_parts_do_not_change_when_others_come(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda at: None, "there is no folder or file"),
-        (lambda at: at.mkdir(), r"holds no .wav, .flac, .ogg files; give a folder with"),
-        (lambda at: write(at / "call.wav", wave("one")), "nothing tells its words"),
-        (lambda at: digits(at, takes=5, words=("zero",)), "too few for a train part"),
+        (lambda at, tones: None, "there is no folder or file"),
+        (lambda at, tones: at.mkdir(), r"has no .wav, .flac, .ogg files; use a folder with"),
+        (lambda at, tones: tones.write(at / "call.wav", tones.wave("one")), "has no transcript for"),
+        (lambda at, tones: tones.corpus(at, takes=5, words=("zero",)), "too few for a train part"),
     ],
 )
-def test_what_is_no_corpus(make: object, words: str, tmp_path: Path) -> None:
-    assert callable(make)
-    make(tmp_path / "c")
+def test_what_is_no_corpus(make: Callable[[Path, Tones], object], words: str, tmp_path: Path, tones: Tones) -> None:
+    make(tmp_path / "c", tones)
     with pytest.raises(UnderstudyError, match=words):
         open_corpus(tmp_path / "c")
 
 
 def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_text("no")
-    with pytest.raises(UnderstudyError, match=r"neither a \.csv nor a whole zip"):
+    with pytest.raises(UnderstudyError, match=r"neither a \.csv nor a valid zip"):
         open_corpus(tmp_path / "c.zip")
 
 
-def test_unknown_words_in_a_transcript(tmp_path: Path) -> None:
+def test_unknown_words_in_a_transcript(tmp_path: Path, tones: Tones) -> None:
     rows = ["path,text,split"]
     for take in range(30):
-        write(tmp_path / f"{take}.wav", wave("one", take=take))
+        tones.write(tmp_path / f"{take}.wav", tones.wave("one", take=take))
         rows.append(f"{take}.wav,{'won' if take == 29 else 'one'},{'test' if take > 24 else 'train'}")
     (tmp_path / "said.csv").write_text("\n".join(rows))
     with pytest.raises(UnderstudyError, match=r"29.wav, in the test part, has the word 'won'.*did you mean 'one'"):
@@ -216,9 +213,9 @@ def test_strings_are_a_function_of_the_seed_and_of_the_speakers_own_recordings()
     assert [plan for plan in more if plan.recordings[0].speaker != "c"] == plans
 
 
-def test_a_string_is_its_recordings_with_quiet_pauses_between() -> None:
+def test_a_string_is_its_recordings_with_quiet_pauses_between(tones: Tones) -> None:
     plan = plan_strings(recorded(), 0, "train")[0]
-    waves = {one.name: torch.from_numpy(wave("one", take=i)) for i, one in enumerate(plan.recordings)}
+    waves = {one.name: torch.from_numpy(tones.wave("one", take=i)) for i, one in enumerate(plan.recordings)}
     joined = join(plan, waves, 8_000)
     pauses = [round(pause * 8_000) for pause in plan.pauses]
     assert len(joined) == sum(pauses) + sum(map(len, waves.values()))
@@ -234,8 +231,8 @@ def test_a_string_is_its_recordings_with_quiet_pauses_between() -> None:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return digits(tmp_path_factory.mktemp("corpus") / "digits", takes=12)
+def corpus(tmp_path_factory: pytest.TempPathFactory, tones: Tones) -> Path:
+    return tones.corpus(tmp_path_factory.mktemp("corpus") / "digits", takes=12)
 
 
 def test_a_prepared_folder_has_frames_and_states(corpus: Path, tmp_path: Path) -> None:
@@ -265,18 +262,18 @@ def test_the_same_corpus_is_prepared_the_same(corpus: Path, tmp_path: Path) -> N
         prepare(corpus, tmp_path / "a")
 
 
-def test_unusable_recordings_are_set_aside_with_their_reasons(corpus: Path, tmp_path: Path) -> None:
+def test_unusable_recordings_are_skipped_with_their_reasons(corpus: Path, tmp_path: Path, tones: Tones) -> None:
     place = tmp_path / "c"
-    digits(place, takes=12)
-    write(place / "0_ada_30.flac", np.zeros(4_000, np.float32))
-    write(place / "0_ada_31.flac", np.stack([wave("zero")] * 2, 1))
-    write(place / "0_ada_32.flac", wave("zero")[:100])
-    write(place / "0_ada_33.flac", wave("zero"), 44_100)
-    write(place / "0_ada_34.flac", (5 * wave("zero")).clip(-1, 1))
-    write(place / "0_ada_35.flac", wave("zero")[:300])
+    tones.corpus(place, takes=12)
+    tones.write(place / "0_ada_30.flac", np.zeros(4_000, np.float32))
+    tones.write(place / "0_ada_31.flac", np.stack([tones.wave("zero")] * 2, 1))
+    tones.write(place / "0_ada_32.flac", tones.wave("zero")[:100])
+    tones.write(place / "0_ada_33.flac", tones.wave("zero"), 44_100)
+    tones.write(place / "0_ada_34.flac", (5 * tones.wave("zero")).clip(-1, 1))
+    tones.write(place / "0_ada_35.flac", tones.wave("zero")[:300])
     (place / "0_ada_36.flac").write_bytes(b"")
     _, prepared = prepare(place, tmp_path / "p", states=3, mixtures=1, strings=False)
-    reasons = {name[6:8]: why for name, why in prepared.set_aside.items()}
+    reasons = {name[6:8]: why for name, why in prepared.skipped.items()}
     assert set(reasons) == {"30", "31", "32", "33", "35", "36"}
     assert "silent" in reasons["30"]
     assert "2 channels" in reasons["31"]
@@ -287,18 +284,18 @@ def test_unusable_recordings_are_set_aside_with_their_reasons(corpus: Path, tmp_
     assert prepared.clipped == ("0_ada_34.flac",)
 
 
-def test_a_corpus_of_which_nothing_is_left(tmp_path: Path) -> None:
+def test_a_corpus_of_which_nothing_is_left(tmp_path: Path, tones: Tones) -> None:
     for number in range(2):
         for take in range(30):
-            write(tmp_path / "c" / f"{number}_ada_{take}.flac", np.zeros(4_000, np.float32))
-    with pytest.raises(UnderstudyError, match=r"no recording of .* can be used; of .*: it is silent"):
+            tones.write(tmp_path / "c" / f"{number}_ada_{take}.flac", np.zeros(4_000, np.float32))
+    with pytest.raises(UnderstudyError, match=r"no recording of .* is usable; .*: it is silent"):
         prepare(tmp_path / "c", tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 
-def test_two_rates_in_one_corpus(corpus: Path, tmp_path: Path) -> None:
-    digits(tmp_path / "c", takes=12)
-    write(tmp_path / "c" / "0_ada_30.flac", wave("zero", rate=16_000), 16_000)
+def test_two_rates_in_one_corpus(corpus: Path, tmp_path: Path, tones: Tones) -> None:
+    tones.corpus(tmp_path / "c", takes=12)
+    tones.write(tmp_path / "c" / "0_ada_30.flac", tones.wave("zero", rate=16_000), 16_000)
     with pytest.raises(UnderstudyError, match=r"at 8,000 Hz and .* at 16,000"):
         prepare(tmp_path / "c", tmp_path / "p")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,14 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tones import wave, write
 from understudy.data import Unreadable, open_source
-from understudy.data.batches import Batches, in_order
-from understudy.data.frames import FRAMES, Sequences, WindowSource
-from understudy.data.views import PLAIN
+from understudy.data.augment import NO_AUGMENTATION
+from understudy.data.formats.frames import FRAMES, Sequences, WindowSource
+from understudy.data.loader import BatchLoader, in_order
 from understudy.errors import UnderstudyError
-from understudy.speech.audio import checked_sound, read_sound
-from understudy.speech.features import FLOOR, Features, cepstra, log_mel, mel_filters, normalised
+from understudy.speech.audio import read_audio, validate_audio
+from understudy.speech.features import FLOOR, Features, cepstra, log_mel, mel_filters, normalized
+
+if TYPE_CHECKING:
+    from stand_ins import Tones
 
 CPU = torch.device("cpu")
 
@@ -43,28 +47,28 @@ def by_the_book(samples: np.ndarray, rate: int) -> np.ndarray:
         piece = samples[start : start + width] * hamming
         power = [abs(np.sum(piece * np.exp(-2j * np.pi * k * n / size))) ** 2 for k in range(size // 2 + 1)]
         bands = []
-        for left, centre, right in zip(corners, corners[1:], corners[2:], strict=False):
+        for left, center, right in zip(corners, corners[1:], corners[2:], strict=False):
             total = 0.0
             for k, energy in enumerate(power):
                 at = in_mel(k * rate / size)
-                if left < at <= centre:
-                    total += energy * (at - left) / (centre - left)
-                elif centre < at < right:
-                    total += energy * (right - at) / (right - centre)
+                if left < at <= center:
+                    total += energy * (at - left) / (center - left)
+                elif center < at < right:
+                    total += energy * (right - at) / (right - center)
             bands.append(np.log(max(total, FLOOR)))
         rows.append(bands)
     return np.array(rows)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
-def test_log_mel_bands_are_the_books(rate: int) -> None:
-    samples = wave("three", rate=rate)[: rate // 16].astype(np.float64)
+def test_log_mel_bands_are_the_books(rate: int, tones: Tones) -> None:
+    samples = tones.wave("three", rate=rate)[: rate // 16].astype(np.float64)
     found = log_mel(torch.from_numpy(samples), Features(rate=rate))
     np.testing.assert_allclose(found.numpy(), by_the_book(samples, rate), atol=2e-3)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
-def test_every_band_hears_something_and_neighbours_add_up_to_one(rate: int) -> None:
+def test_every_band_hears_something_and_neighbors_add_up_to_one(rate: int) -> None:
     filters = mel_filters(40, {8_000: 256, 16_000: 512}[rate], rate)
     assert bool((filters.sum(1) > 0).all())
     peaks = filters.argmax(1)
@@ -88,11 +92,11 @@ def test_one_frame_for_each_whole_window(samples: int) -> None:
     assert len(found) == features.frames(samples) == 1 + (samples - 200) // 80
 
 
-def test_normalised_frames_have_no_mean_and_unit_variance() -> None:
-    frames = normalised(torch.randn(50, 40) * 7 + 3)
+def test_normalized_frames_have_no_mean_and_unit_variance() -> None:
+    frames = normalized(torch.randn(50, 40) * 7 + 3)
     torch.testing.assert_close(frames.mean(0), torch.zeros(40), atol=1e-5, rtol=0)
     torch.testing.assert_close(frames.square().mean(0), torch.ones(40), atol=1e-4, rtol=0)
-    assert bool(torch.isfinite(normalised(torch.ones(5, 40))).all())
+    assert bool(torch.isfinite(normalized(torch.ones(5, 40))).all())
 
 
 def test_cepstra_and_differences() -> None:
@@ -165,7 +169,7 @@ def test_training_batches_cut_the_same_windows_and_store_none() -> None:
     held = made_up((40, 50), dimension=40)
     source = held.source("tones", "train")
     assert source is not None
-    batches = Batches(source, PLAIN, 16, 3, CPU)
+    batches = BatchLoader(source, NO_AUGMENTATION, 16, 3, CPU)
     plain = next(in_order(source, 100, CPU))
     assert isinstance(plain.inputs, torch.Tensor)
     seen = []
@@ -180,10 +184,10 @@ def test_training_batches_cut_the_same_windows_and_store_none() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"targets": torch.zeros(39).long()}, "40 frames and an alignment of 39"),
+        ({"targets": torch.zeros(39).long()}, "40 frames but 39 targets"),
         ({"starts": torch.tensor([0, 7, 41])}, "do not add up to its 40 frames"),
-        ({"parts": torch.tensor([0])}, "which part"),
-        ({"targets": torch.full((40,), 3)}, "beyond its 3"),
+        ({"parts": torch.tensor([0])}, "to a split"),
+        ({"targets": torch.full((40,), 3)}, "outside of its 3"),
     ],
 )
 def test_frames_and_alignment_that_do_not_belong_together(change: dict[str, torch.Tensor], words: str) -> None:
@@ -204,10 +208,10 @@ def test_a_damaged_file_of_frames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
 @pytest.mark.parametrize("rate", [8_000, 16_000])
-def test_sound_is_read(suffix: str, rate: int, tmp_path: Path) -> None:
-    samples = wave("two", rate=rate)
-    with open(write(tmp_path / f"x.{suffix}", samples, rate), "rb") as file:
-        sound = read_sound(file)
+def test_sound_is_read(suffix: str, rate: int, tmp_path: Path, tones: Tones) -> None:
+    samples = tones.wave("two", rate=rate)
+    with open(tones.write(tmp_path / f"x.{suffix}", samples, rate), "rb") as file:
+        sound = read_audio(file)
     assert sound.rate == rate
     assert not sound.clipped
     assert len(sound.wave) == len(samples)
@@ -222,33 +226,35 @@ def silent(n: int = 4_000) -> np.ndarray:
 @pytest.mark.parametrize(
     ("samples", "rate", "words"),
     [
-        (silent(0), 8_000, "it is empty"),
-        (silent(), 8_000, "it is silent"),
-        (silent() + 0.25, 8_000, "it is silent"),
-        (np.repeat(wave("one")[:, None], 2, 1), 8_000, "it has 2 channels"),
-        (wave("one")[:150, None], 8_000, "less than one window of 25 ms"),
-        (wave("one")[:, None], 44_100, "sampled at 44,100 Hz, where 8,000 or 16,000"),
-        (np.full((4_000, 1), np.nan, np.float32), 8_000, "NaN or infinity"),
+        (lambda wave: silent(0), 8_000, "it is empty"),
+        (lambda wave: silent(), 8_000, "it is silent"),
+        (lambda wave: silent() + 0.25, 8_000, "it is silent"),
+        (lambda wave: np.repeat(wave[:, None], 2, 1), 8_000, "it has 2 channels"),
+        (lambda wave: wave[:150, None], 8_000, "less than one window of 25 ms"),
+        (lambda wave: wave[:, None], 44_100, "its sampling rate is 44,100 Hz; resample it to 8,000 or 16,000"),
+        (lambda wave: np.full((4_000, 1), np.nan, np.float32), 8_000, "NaN or infinite"),
     ],
 )
-def test_sound_that_cannot_be_used(samples: np.ndarray, rate: int, words: str) -> None:
+def test_sound_that_cannot_be_used(
+    samples: Callable[[np.ndarray], np.ndarray], rate: int, words: str, tones: Tones
+) -> None:
     with pytest.raises(Unreadable, match=words):
-        checked_sound(samples, rate)
+        validate_audio(samples(tones.wave("one")), rate)
 
 
 def test_what_is_not_audio() -> None:
     with pytest.raises(Unreadable, match="not audio"):
-        read_sound(io.BytesIO(b"these are words, not sounds" * 10))
+        read_audio(io.BytesIO(b"these are words, not sounds" * 10))
     with pytest.raises(Unreadable, match="not audio"):
-        read_sound(io.BytesIO(b""))
+        read_audio(io.BytesIO(b""))
 
 
-def test_clipped_sound_is_used_and_said() -> None:
-    loud = (4 * wave("one")).clip(-1, 1)
+def test_clipped_sound_is_used_and_said(tones: Tones) -> None:
+    loud = (4 * tones.wave("one")).clip(-1, 1)
     file = io.BytesIO()
     soundfile.write(file, loud, 8_000, format="WAV")
     file.seek(0)
-    assert read_sound(file).clipped
-    once = wave("one")
+    assert read_audio(file).clipped
+    once = tones.wave("one")
     once[100] = 1.0
-    assert not checked_sound(once[:, None], 8_000).clipped, "one sample at full scale is no plateau"
+    assert not validate_audio(once[:, None], 8_000).clipped, "one sample at full scale is no plateau"

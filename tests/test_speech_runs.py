@@ -1,4 +1,4 @@
-"""`understudy speech` from a corpus to words: train, distil, resume, decode, the page, the paper's table."""
+"""`understudy speech` from a corpus to words: train, distill, resume, decode, the page, the paper's table."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
-from test_speech_corpus import DATA, needs_data
-from tones import digits, wave, write
-from understudy import api, speaking
-from understudy.cli import main
+import understudy
+from understudy.cli.app import main
+from understudy.config.recipe import TrainRecipe
+from understudy.data.formats.frames import FRAMES
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.evaluation.facts import RunFacts, SpeechFacts, SpeechRow
 from understudy.papers import EXPERIMENTS
 from understudy.papers.experiment import Bench
 from understudy.papers.hinton_speech import TEMPERATURES, corpus, distilled, single
-from understudy.recipe import TrainRecipe
-from understudy.reporting.facts import RunFacts
-from understudy.reporting.heard import Listener, SpeechFacts
-from understudy.reporting.page import render
-from understudy.runs import Run
+from understudy.pipeline.base import Pipeline
+from understudy.reporting import render
+from understudy.runs.run import Run
 from understudy.speech.decoding import DECODER
 from understudy.speech.examples import segments
 from understudy.speech.hmm import WordModels
+from understudy.verbs import speech as speaking
 
-QUICK = {"batch_size": 128, "lr": 0.01, "precision": "32"}
+if TYPE_CHECKING:
+    from stand_ins import Tones
+
+QUICK: dict[str, Any] = {"batch_size": 128, "lr": 0.01, "precision": "32"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,29 +47,21 @@ def _no_stop_watch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, tones: Tones) -> Path:
     """A corpus of tones, prepared, with an ensemble of two and a student distilled from it."""
     home = tmp_path_factory.mktemp("speech")
-    speaking.prepare(digits(home / "digits", takes=12), home / "prepared", states=3, mixtures=1)
-    train = speaking.train(home / "prepared", members=2, run=home / "ensemble", model="mlp:32x1", epochs=6, **QUICK)
+    speaking.prepare(tones.corpus(home / "digits", takes=12), home / "prepared", states=3, mixtures=1)
+    train = speaking.train(home / "prepared", seeds=2, run=home / "ensemble", model="mlp:32x1", epochs=6, **QUICK)
     speaking.distill(home / "prepared", train.path, run=home / "student", student="mlp:32x1", epochs=4, **QUICK)
     return home
-
-
-def string(words: list[str], rate: int = 8_000) -> np.ndarray:
-    random = np.random.default_rng(1)
-    parts = [0.001 * random.normal(size=1_200)]
-    for i, word in enumerate(words):
-        parts += [wave(word, take=100 + i, rate=rate), 0.001 * random.normal(size=1_200)]
-    return np.concatenate(parts).astype(np.float32)
 
 
 # ---- words
 
 
-def test_words_are_heard_with_their_times(home: Path, tmp_path: Path) -> None:
+def test_words_are_heard_with_their_times(home: Path, tmp_path: Path, tones: Tones) -> None:
     said = ["two", "zero", "three", "one", "two"]
-    file = write(tmp_path / "call.wav", string(said))
+    file = tones.write(tmp_path / "call.wav", tones.sentence(said))
     for run, network in (("ensemble", ""), ("ensemble", "model-1"), ("student", ""), ("student", "alone-0")):
         (found,) = speaking.decode(home / run, [file], network=network)
         assert [one.word for one in found.words] == said, (run, network)
@@ -118,40 +113,47 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_hears_words(
 ) -> None:
     from understudy.training import loop
 
-    agree = loop.Loop._agree
+    sync_ranks = loop.Loop._sync_ranks
 
-    def stop_at_step_5(self: loop.Loop, asked: int, here: int, due: bool) -> tuple[int, int, bool]:
-        return agree(self, 2 if self._step == 5 else asked, here, due)
+    def stop_at_step_5(self: loop.Loop, number: int, samples: int, due: bool) -> tuple[int, int, bool]:
+        return sync_ranks(self, 2 if self._step == 5 else number, samples, due)
 
-    monkeypatch.setattr(loop.Loop, "_agree", stop_at_step_5)
+    monkeypatch.setattr(loop.Loop, "_sync_ranks", stop_at_step_5)
     with pytest.raises(Interrupted):
         speaking.distill(
             home / "prepared", home / "ensemble", run=tmp_path / "r", student="mlp:32x1", epochs=4, **QUICK
         )
-    monkeypatch.setattr(loop.Loop, "_agree", agree)
-    run = api.resume(tmp_path / "r")
+    monkeypatch.setattr(loop.Loop, "_sync_ranks", sync_ranks)
+    run = understudy.resume(tmp_path / "r")
     own, other = ((at / "models" / "distilled-0.safetensors").read_bytes() for at in (run.path, home / "student"))
     assert own == other
     assert run.facts.speech == Run(home / "student").facts.speech
 
 
-def test_decoding_finishes_what_a_killed_run_left(home: Path, tmp_path: Path) -> None:
-    shutil.copytree(home / "ensemble", tmp_path / "r")
-    (tmp_path / "r" / DECODER).unlink()
-    file = write(tmp_path / "one.wav", string(["one"]))
+def test_resuming_finishes_what_a_killed_run_left(home: Path, tmp_path: Path, tones: Tones) -> None:
+    """One that was killed before its words were counted."""
+    run = Run(shutil.copytree(home / "ensemble", tmp_path / "r"))
+    run.note(finished=False)
+    (run.path / DECODER).unlink()
+    file = tones.write(tmp_path / "one.wav", tones.sentence(["one"]))
+    with pytest.raises(UnderstudyError, match=f"is not evaluated yet; finish it with: understudy resume {run.path}"):
+        speaking.decode(run.path, [file])
+    before = {name: model.read_bytes() for name, model in run.models.items()}
+    understudy.resume(run.path)
+    assert {name: model.read_bytes() for name, model in run.models.items()} == before
     assert [one.word for one in speaking.decode(tmp_path / "r", [file])[0].words] == ["one"]
-    assert (tmp_path / "r" / DECODER).exists()
+    assert run.facts.speech == Run(home / "ensemble").facts.speech
 
 
-def test_recordings_that_cannot_be_decoded(home: Path, tmp_path: Path) -> None:
+def test_recordings_that_cannot_be_decoded(home: Path, tmp_path: Path, tones: Tones) -> None:
     files = [
-        write(tmp_path / "fast.wav", wave("one", rate=16_000), 16_000),
-        write(tmp_path / "loud.wav", (8 * string(["one"])).clip(-1, 1)),
+        tones.write(tmp_path / "fast.wav", tones.wave("one", rate=16_000), 16_000),
+        tones.write(tmp_path / "loud.wav", (8 * tones.sentence(["one"])).clip(-1, 1)),
         tmp_path / "none.wav",
-        write(tmp_path / "brief.wav", wave("one")[:400]),
+        tones.write(tmp_path / "brief.wav", tones.wave("one")[:400]),
     ]
     fast, loud, none, brief = speaking.decode(home / "student", files)
-    assert fast.error == "it is sampled at 16,000 Hz, the run learnt at 8,000; resample it"
+    assert fast.error == "sampled at 16,000 Hz, not at 8,000 as in training; resample it"
     assert loud.error is None
     assert loud.clipped
     assert none.error is not None
@@ -165,11 +167,12 @@ def test_recordings_that_cannot_be_decoded(home: Path, tmp_path: Path) -> None:
     [
         (
             lambda home: speaking.decode(home / "ensemble", ["x.wav"], network="model-7"),
-            "are model-0, model-1, e",
+            "there are ensemble, model-0, model-1",
         ),
-        (lambda home: speaking.decode(home / "prepared", ["x.wav"]), "no trained model|no run folder"),
+        (lambda home: speaking.decode(home / "prepared", ["x.wav"]), "is not a run folder"),
+        (lambda home: speaking.decode(_of_digits(home), ["x.wav"]), "holds no trained model"),
         (lambda home: speaking.train(home / "nowhere"), "there is no folder or file"),
-        (lambda home: speaking.finish(_of_digits(home)), "is not prepared speech"),
+        (lambda home: speaking.train(_without_alignment(home)), "is not prepared speech"),
     ],
 )
 def test_mistakes(call: object, words: str, home: Path) -> None:
@@ -178,16 +181,23 @@ def test_mistakes(call: object, words: str, home: Path) -> None:
         call(home)
 
 
-def _of_digits(home: Path) -> Run:
+def _of_digits(home: Path) -> Path:
     run = Run(home / "digits-run")
     if not run.exists:
         run.open(TrainRecipe(data="digits", model="mlp:8x1"))
-    return run
+    return run.path
+
+
+def _without_alignment(home: Path) -> Path:
+    folder = home / "frames"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(home / "prepared" / FRAMES, folder)
+    return folder
 
 
 def test_a_teacher_of_other_states(home: Path, tmp_path: Path) -> None:
     speaking.prepare(home / "digits", tmp_path / "p", states=2, mixtures=1, strings=False)
-    with pytest.raises(UnderstudyError, match="knows 15 classes"):
+    with pytest.raises(UnderstudyError, match="predicts 15 classes"):
         speaking.distill(tmp_path / "p", home / "ensemble", run=tmp_path / "r", student="mlp:8x1", epochs=1, **QUICK)
 
 
@@ -196,7 +206,7 @@ def test_a_teacher_of_other_states(home: Path, tmp_path: Path) -> None:
 
 def test_the_page_shows_words_and_an_utterance(home: Path) -> None:
     page = (home / "student" / "report.html").read_text()
-    for text in ("What is heard", "WER, connected", "Substituted", "One utterance", "Alignment", "Mel bands"):
+    for text in ("Word errors", "WER, connected", "Substitutions", "One utterance", "Alignment", "Mel bands"):
         assert text in page
     figure = page[page.index('id="utterance"') :].partition("</section>")[0]
     assert figure.count("data:image/png;base64") == 4, "a spectrogram, and the posteriors of three models"
@@ -211,18 +221,19 @@ def test_words_are_escaped_in_the_figure(home: Path) -> None:
     odd = "<script>$x&"
     parts = [part.model_copy(update={"word": odd if part.word else ""}) for part in example.alignment]
     changed = example.model_copy(update={"alignment": parts, "words": [odd], "labels": [odd] * len(example.labels)})
-    page = render(facts.model_copy(update={"speech": facts.speech.model_copy(update={"example": changed})}))
+    odd_facts = facts.model_copy(update={"speech": facts.speech.model_copy(update={"example": changed})})
+    page = render(odd_facts, home / "student")
     assert "<script>" not in page
     assert "&lt;script&gt;$x&amp;" in page
 
 
-def test_a_page_without_speech_has_no_words() -> None:
-    page = render(RunFacts(name="x", kind="train"))
-    assert "What is heard" not in page
+def test_a_page_without_speech_has_no_words(home: Path) -> None:
+    page = render(RunFacts(name="x", kind="train"), home)
+    assert "Word errors" not in page
 
 
 def test_segments_tell_a_word_said_twice_apart() -> None:
-    models = WordModels.plain(("a", "b"), 2, 1)
+    models = WordModels.initial(("a", "b"), 2, 1)
     import torch
 
     found = segments(torch.tensor([4, 0, 0, 1, 0, 1, 1, 4, 4, 2, 3]), models)
@@ -235,7 +246,7 @@ def test_segments_tell_a_word_said_twice_apart() -> None:
 
 
 def test_from_the_command_line(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tones: Tones
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
@@ -245,13 +256,13 @@ def test_from_the_command_line(
     assert "4 words, 11 states" in said
     assert "connected" in said
     small = ["--model", "mlp:16x1", "--epochs", "1", "--batch-size", "64"]
-    assert main(["speech", "train", "p", "--members", "2", *small, "--run", "r"]) == 0
-    assert "inserted / deleted / substituted" in capsys.readouterr().out
+    assert main(["speech", "train", "p", "--seeds", "2", *small, "--run", "r"]) == 0
+    assert "ins / del / sub" in capsys.readouterr().out
     assert Run(Path("r")).recipe.seeds == 2
     facts = Run(Path("r")).facts.speech
     assert facts is not None
-    assert facts.notes == ["Tested on speakers who were not heard in training: bob."]
-    write(tmp_path / "one.wav", string(["one"]))
+    assert facts.notes == ["Tested on speakers who are not in the training part: bob."]
+    tones.write(tmp_path / "one.wav", tones.sentence(["one"]))
     (tmp_path / "bad.wav").write_text("no sound")
     assert main(["speech", "decode", "r", "one.wav", "bad.wav", "--json"]) == 1
     one, bad = json.loads(capsys.readouterr().out)
@@ -259,15 +270,17 @@ def test_from_the_command_line(
     assert all(set(word) == {"word", "start", "end"} for word in one["words"])
     assert "not audio" in bad["error"]
     assert main(["speech", "decode", "r", "one.wav"]) == 0
-    assert "from, s" in capsys.readouterr().out
+    assert "start, s" in capsys.readouterr().out
     assert main(["speech", "distill", "p", "--teacher", "nowhere"]) == 2
     assert "no run folder or weights file nowhere" in capsys.readouterr().err
     assert main(["speech", "decode", "r"]) == 2
 
 
-def test_a_corpus_is_prepared_where_it_was_not(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_is_prepared_where_it_was_not(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tones: Tones
+) -> None:
     monkeypatch.chdir(tmp_path)
-    corpus = digits(tmp_path / "digits", takes=16, words=("zero", "one"))
+    corpus = tones.corpus(tmp_path / "digits", takes=16, words=("zero", "one"))
     folder = speaking.prepared_folder(corpus)
     assert folder == Path("runs/speech-digits")
     assert speaking.prepared_folder(corpus) == folder
@@ -281,10 +294,10 @@ def test_a_corpus_is_prepared_where_it_was_not(home: Path, tmp_path: Path, monke
 def test_the_papers_table_from_made_up_listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from understudy.papers import hinton_speech
 
-    def row(name: str, role: str, *shares: float) -> Listener:
+    def row(name: str, role: str, *shares: float) -> SpeechRow:
         errors = {"all": {"words": 100, "insertions": 1, "deletions": 2, "substitutions": 3}}
         seeds = [{"seed": k, "accuracy": share, "penalty": 0, "errors": errors} for k, share in enumerate(shares)]
-        return Listener.model_validate({"name": name, "role": role, "seeds": seeds})
+        return SpeechRow.model_validate({"name": name, "role": role, "seeds": seeds})
 
     rows = {
         "ensemble": [row("ensemble of 10", "teacher", 0.66), row("single model", "model", 0.59, 0.61)],
@@ -293,7 +306,7 @@ def test_the_papers_table_from_made_up_listeners(tmp_path: Path, monkeypatch: py
         "fraction": [row("t", "teacher", 0.66), row("alone", "alone", 0.5), row("distilled", "distilled", 0.57)],
     }
     monkeypatch.setattr(hinton_speech, "prepared", lambda bench: "prepared")
-    asked = {}
+    asked: dict[str, Any] = {}
 
     class MadeUpRun:
         def __init__(self, path: Path) -> None:
@@ -301,11 +314,11 @@ def test_the_papers_table_from_made_up_listeners(tmp_path: Path, monkeypatch: py
             own = rows[path.name]
             self.facts = RunFacts(name="x", kind="train", speech=SpeechFacts(kinds=["all"], rows=own))
 
-    def ensure(recipe: object, run: Path) -> MadeUpRun:
-        asked[run.name] = recipe
+    def ensure(pipeline: Pipeline[Any], run: Path) -> MadeUpRun:
+        asked[run.name] = pipeline.recipe
         return MadeUpRun(run)
 
-    monkeypatch.setattr(api, "ensure_run", ensure)
+    monkeypatch.setattr("understudy.pipeline.run.ensure", ensure)
     outcome = EXPERIMENTS["hinton-speech"].compare(Bench(tmp_path))
     lines = [tuple(map(str, line)) for line in outcome.lines]
     assert lines[0] == ("baseline, mean of the ensemble's members", "58.9%", "60.00 ± 1.41%", "10.9%", "6.00 ± 0.00%")
@@ -313,7 +326,7 @@ def test_the_papers_table_from_made_up_listeners(tmp_path: Path, monkeypatch: py
     assert [line[0] for line in lines[2:6]] == [f"distilled, T = {t}" for t in (1, 2, 5, 10)]
     assert "83% at T = 2" in outcome.notes[0]
     assert "lose 10.0 points" in outcome.notes[1]
-    assert "ones 3.0;" in outcome.notes[1]
+    assert "soft targets 3.0;" in outcome.notes[1]
     assert asked["distilled"].hard_weight == 0.5
     assert asked["distilled"].seeds == 3
     assert asked["ensemble"].seeds == 10
@@ -326,20 +339,18 @@ def test_the_papers_table_from_made_up_listeners(tmp_path: Path, monkeypatch: py
 
 def test_the_paper_says_where_it_looked_for_its_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNDERSTUDY_DATA", raising=False)
-    with pytest.raises(UnderstudyError, match=r"no spoken digits at .*--data"):
+    with pytest.raises(UnderstudyError, match=r"Free Spoken Digit Dataset is not at .*--data"):
         corpus(Bench(tmp_path, data_root=str(tmp_path)))
     (tmp_path / "spoken_digits.zip").touch()
     assert corpus(Bench(tmp_path, data_root=str(tmp_path))) == tmp_path / "spoken_digits.zip"
     assert corpus(replace(Bench(tmp_path), data="mine")) == Path("mine")
 
 
-@needs_data
-def test_a_small_net_hears_real_digits(tmp_path: Path) -> None:
+def test_a_small_net_hears_real_digits(tmp_path: Path, spoken_digits: Path) -> None:
     import zipfile
 
-    assert DATA is not None
     folder = tmp_path / "digits"
-    with zipfile.ZipFile(Path(DATA) / "spoken_digits" / "spoken_digits.zip") as file:
+    with zipfile.ZipFile(spoken_digits) as file:
         for name in file.namelist():
             digit, speaker, index = Path(name).stem.split("_")
             if speaker == "jackson" and int(index) < 20 and digit in "0123":

@@ -1,4 +1,4 @@
-"""Training by steps: batches that run on, MixUp across a whole batch, windows, decay to where one began."""
+"""Training by steps: batches that run on, MixUp across a whole batch, crops, decay to the initial weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,38 +17,42 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from test_batches import CPU, MOVING, arrays, equal, folder, joined
-from understudy import api
-from understudy.data import ArraySource, Source, squashed
-from understudy.data.batches import Batches, in_order
-from understudy.data.views import PLAIN, ViewPlan, place, vary
+import understudy
+from batch_helpers import CPU, MOVING, arrays, equal, folder, joined
+from understudy.config.options import OptimizerConfig
+from understudy.config.recipe import TrainRecipe
+from understudy.data import ArraySource, Source, resize_square
+from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, crop_and_resize
+from understudy.data.loader import BatchLoader, in_order
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.models import InputContract, build, load_network, read_weights
-from understudy.models.contract import prepared
-from understudy.objectives import CRD, DKD, HardTargets, SoftTargets, WeightedSum
+from understudy.models.contract import prepare_inputs
+from understudy.objectives import CRD, DKD, KD, CrossEntropy, WeightedSum
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import ensure, start
 from understudy.randomness import beta, mix, permutation
-from understudy.recipe import Optimizer, TrainRecipe
-from understudy.runs import Run
+from understudy.runs.run import Run
 from understudy.signals import Batch, Signals
 from understudy.training import Learner, Loop, Member
-from understudy.training.cohort import make_optimizer
+from understudy.training.optimizer import make_optimizer
 
 SEED = 7
 
 
 def stream(
-    source: Source, batch: int, updates: int, plan: ViewPlan = PLAIN, rank: int = 0, world: int = 1, mixup: float = 0.0,
-) -> Batches:  # fmt: skip
-    return Batches(source, plan, batch, SEED, CPU, rank, world, 0, updates, mixup)
+    source: Source, batch: int, updates: int, plan: Augmentation = NO_AUGMENTATION, rank: int = 0, world: int = 1,
+    mixup: float = 0.0,
+) -> BatchLoader:  # fmt: skip
+    return BatchLoader(source, plan, batch, SEED, CPU, rank, world, 0, updates, mixup)
 
 
-def plain(source: ArraySource, plan: ViewPlan, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+def plain(source: ArraySource, plan: Augmentation, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, view seeds and inputs of places begin to end of the whole stream, one by one."""
     n = len(source)
     rows = [int(permutation(n, SEED, 1, p // n)[p % n]) for p in range(begin, end)]
     ids = source.ids[rows]
     views = torch.tensor([int(mix(SEED, 2, p // n, int(i))) for p, i in zip(range(begin, end), ids, strict=True)])
-    pixels = [vary(source.inputs, torch.tensor([r]), v[None], plan)[0] for r, v in zip(rows, views, strict=True)]
+    pixels = [augment(source.inputs, torch.tensor([r]), v[None], plan)[0] for r, v in zip(rows, views, strict=True)]
     return ids, views, torch.stack(pixels).float() / 255
 
 
@@ -81,7 +85,7 @@ def test_ranks_together_are_one(world: int, updates: int | None, mixup: float) -
     """Also where a sample is mixed with one of another rank."""
 
     def made(rank: int, world: int) -> list[Batch]:
-        batches = Batches(arrays(23), MOVING, 10, SEED, CPU, rank, world, 0, updates, mixup)
+        batches = BatchLoader(arrays(23), MOVING, 10, SEED, CPU, rank, world, 0, updates, mixup)
         return list(batches.stream(0, 9))
 
     whole, ranks = made(0, 1), [made(rank, world) for rank in range(world)]
@@ -149,7 +153,7 @@ def test_a_partner_that_cannot_be_read_leaves_a_sample_unmixed(tmp_path: Path) -
     ids = source.ids[permutation(14, SEED, 1, 0)]
     alone = {int(i) for i, j in zip(ids, ids[order], strict=True) if lost in (j,) or i == j} - {lost}
     assert {int(i) for i in mixed.ids[same]} == alone
-    halves = [next(stream(source, 14, 1, PLAIN, r, 2, 1.0).stream(0, 1)) for r in (0, 1)]
+    halves = [next(stream(source, 14, 1, NO_AUGMENTATION, r, 2, 1.0).stream(0, 1)) for r in (0, 1)]
     for a, b in zip(joined(halves), joined([mixed]), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -165,7 +169,7 @@ def test_pairs_are_mixed_alike() -> None:
 def test_hard_targets_weigh_both_classes() -> None:
     logits, y, other = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, -1, 2]), torch.tensor([1, 1, 0, 2, 0, -1])
     ids = torch.arange(6)
-    found = HardTargets()(Signals(logits), None, Batch(ids, ids, logits, y, 0.3, other))
+    found = CrossEntropy()(Signals(logits), None, Batch(ids, ids, logits, y, 0.3, other))
     log = logits.log_softmax(1)
     expected = -sum(
         weight * float(log[k, int(labels[k])])
@@ -175,35 +179,35 @@ def test_hard_targets_weigh_both_classes() -> None:
 
 
 def test_who_can_learn_from_mixed_inputs() -> None:
-    assert WeightedSum({"a": (1.0, HardTargets()), "b": (1.0, SoftTargets())}).mixable
-    assert not WeightedSum({"a": (1.0, HardTargets()), "b": (1.0, DKD())}).mixable
-    assert not CRD(4, 4, 10).mixable
+    assert WeightedSum({"a": (1.0, CrossEntropy()), "b": (1.0, KD())}).supports_mixup
+    assert not WeightedSum({"a": (1.0, CrossEntropy()), "b": (1.0, DKD())}).supports_mixup
+    assert not CRD(4, 4, 10).supports_mixup
 
 
 def test_mixup_is_refused_where_an_objective_tells_samples_apart(tmp_path: Path) -> None:
-    teacher = api.train("digits", "mlp:16", epochs=1, run=tmp_path / "t").path
+    teacher = understudy.train("digits", "mlp:16", epochs=1, run=tmp_path / "t").path
     for method in ("crd", "dkd", "kd+crd"):
-        with pytest.raises(UnderstudyError, match=r"leave out --mixup, or learn by soft targets alone"):
-            api.distill("digits", teacher, "mlp:8", method=method, mixup=1.0, run=tmp_path / method)
+        with pytest.raises(UnderstudyError, match=r"leave out --mixup, or use kd alone"):
+            understudy.distill("digits", teacher, "mlp:8", method=method, mixup=1.0, run=tmp_path / method)
 
 
 def test_patient_and_consistent_distillation_needs_no_labels(tmp_path: Path) -> None:
-    teacher = api.train("digits", "mlp:32", epochs=3, lr=0.01, run=tmp_path / "t").path
+    teacher = understudy.train("digits", "mlp:32", epochs=3, lr=0.01, run=tmp_path / "t").path
     bare = torch.rand(300, 1, 8, 8)
     bare = ArraySource("bare", (), torch.arange(300), None, (1, 8, 8), inputs=bare)
-    fields = {"mixup": 1.0, "hard_weight": 0.0, "temperature": 1.0, "lr": 0.01}
-    run = api.distill("digits", teacher, "mlp:16", transfer_set=bare, run=tmp_path / "a", steps=30, **fields)
+    fields: dict[str, Any] = {"mixup": 1.0, "hard_weight": 0.0, "temperature": 1.0, "lr": 0.01}
+    run = understudy.distill("digits", teacher, "mlp:16", transfer_set=bare, run=tmp_path / "a", steps=30, **fields)
     assert list(run.models) == ["distilled-0"]
     agreed = [row["agreement"] for row in run.epochs()]
     assert agreed[-1] > agreed[0]
-    both = api.distill("digits", teacher, "mlp:16", run=tmp_path / "b", epochs=1, **fields)
+    both = understudy.distill("digits", teacher, "mlp:16", run=tmp_path / "b", epochs=1, **fields)
     assert sorted(both.models) == ["alone-0", "distilled-0"]
 
 
 # --- the loop ---------------------------------------------------------------------------------------------
 
-RULE = Optimizer(
-    optimizer="sgd", lr=0.1, schedule="step", warmup_steps=3, milestone_steps=(6, 9), weight_decay=1e-3,
+RULE = OptimizerConfig(
+    name="sgd", lr=0.1, schedule="step", warmup_steps=3, milestone_steps=(6, 9), weight_decay=1e-3,
     decay_to="initial",
 )  # fmt: skip
 RECIPE = TrainRecipe(
@@ -228,21 +232,21 @@ def test_accumulation_equals_the_big_batch(micro: int) -> None:
     def trained(micro: int | None) -> Tensor:
         recipe = TrainRecipe(data="x", model="y", steps=8, batch_size=48, mixup=0.5, micro_batch=micro, optimizer=RULE)
         network = build(groupnorm_net(), contract).double()
-        member = Member("model-0", "model", 1, Learner(network, HardTargets()), RULE, False)
+        member = Member("model-0", "model", 1, Learner(network, CrossEntropy()), RULE, False)
         batches = stream(source, 48, 8, MOVING, mixup=0.5)
         assert Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run() == 8
         return nn.utils.parameters_to_vector(network.parameters()).detach()
 
     whole = trained(None)
-    began = nn.utils.parameters_to_vector(groupnorm_net().parameters()).detach()
-    assert float((whole - began).abs().max()) > 0.01
+    init_from = nn.utils.parameters_to_vector(groupnorm_net().parameters()).detach()
+    assert float((whole - init_from).abs().max()) > 0.01
     torch.testing.assert_close(trained(micro), whole, rtol=0, atol=1e-6)
 
 
 def test_a_run_by_steps_stopped_anywhere_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = api.run_recipe(RECIPE, run=tmp_path / "whole")
+    whole = start(pipeline_of(RECIPE), tmp_path / "whole")
     steps = [row["step"] for row in whole.epochs() if row["part"] == "train"]
     assert steps == [7, 13], "a pass and what is left"
     real = Loop._update
@@ -258,9 +262,10 @@ def test_a_run_by_steps_stopped_anywhere_ends_with_the_same_bytes(
     for step in (2, 7, 12):
         monkeypatch.setattr(Loop, "_update", stop_at(step))
         with pytest.raises(Interrupted, match=f"stopped at step {step};"):
-            api.ensure_run(RECIPE, tmp_path / "parts")
+            ensure(pipeline_of(RECIPE), tmp_path / "parts")
     monkeypatch.undo()
-    parts = api.resume(tmp_path / "parts")
+    parts = understudy.resume(tmp_path / "parts")
+    assert isinstance(parts, Run)
     assert parts.models["model-0"].read_bytes() == whole.models["model-0"].read_bytes()
     assert [row["step"] for row in parts.epochs() if row["part"] == "train"] == steps
     assert [row["loss"] for row in parts.epochs() if row["part"] == "train"] == [
@@ -270,8 +275,8 @@ def test_a_run_by_steps_stopped_anywhere_ends_with_the_same_bytes(
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"accelerator": "cpu", "precision": "32", "micro_batch": 64})
-    one = api.run_recipe(recipe, run=tmp_path / "one")
-    two = api.run_recipe(recipe.model_copy(update={"devices": 2}), run=tmp_path / "two")
+    one = start(pipeline_of(recipe), tmp_path / "one")
+    two = start(pipeline_of(recipe.model_copy(update={"devices": 2})), tmp_path / "two")
     a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
@@ -282,8 +287,8 @@ def test_weights_decay_to_where_they_began(kind: Literal["sgd", "adamw"]) -> Non
     """Against the update written by hand; biases are left alone."""
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
-    began = layer.weight.detach().clone()
-    recipe = Optimizer(optimizer=kind, lr=0.1, momentum=0.0, weight_decay=0.5, decay_to="initial")
+    init_from = layer.weight.detach().clone()
+    recipe = OptimizerConfig(name=kind, lr=0.1, momentum=0.0, weight_decay=0.5, decay_to="initial")
     optimizer = make_optimizer(layer, recipe)
     plain = make_optimizer(twin := nn.Linear(3, 2), recipe.model_copy(update={"weight_decay": 0.0}))
     twin.load_state_dict(layer.state_dict())
@@ -294,19 +299,19 @@ def test_weights_decay_to_where_they_began(kind: Literal["sgd", "adamw"]) -> Non
             (net(torch.ones(1, 3)) ** 2).sum().backward()
             one.step()
         with torch.no_grad():
-            twin.weight.sub_(0.1 * 0.5 * (before - began))
+            twin.weight.sub_(0.1 * 0.5 * (before - init_from))
         torch.testing.assert_close(layer.weight, twin.weight)
         torch.testing.assert_close(layer.bias, twin.bias)
-    assert not torch.equal(layer.weight, began)
+    assert not torch.equal(layer.weight, init_from)
 
 
-# --- windows ----------------------------------------------------------------------------------------------
+# --- crops ------------------------------------------------------------------------------------------------
 
 
-def test_a_window_is_a_crop_of_the_whole_image_brought_to_a_square() -> None:
+def test_a_crop_is_of_the_whole_image_resized_to_a_square() -> None:
     pool = torch.randint(0, 256, (5, 3, 9, 14), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     rows, seeds = torch.arange(200) % 5, mix(3, torch.arange(200))
-    found = vary(pool, rows, seeds, ViewPlan(window=8, resize=10))
+    found = augment(pool, rows, seeds, Augmentation(crop_size=8, resize=10))
     assert found.shape == (200, 3, 8, 8)
     squares = nn.functional.interpolate(pool.float(), (10, 10), mode="bicubic", antialias=True).clamp(0, 255)
     places = set()
@@ -314,63 +319,63 @@ def test_a_window_is_a_crop_of_the_whole_image_brought_to_a_square() -> None:
         crops = {(y, x): squares[row, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)}
         places |= {key for key, crop in crops.items() if torch.allclose(crop, view, atol=1e-3)}
     assert len(places) == 9, "every place occurs"
-    flipped = vary(pool, rows, seeds, ViewPlan(window=8, resize=10, flip=True))
+    flipped = augment(pool, rows, seeds, Augmentation(crop_size=8, resize=10, flip=True))
     mirrored = (flipped == found.flip(3)).flatten(1).all(1)
     assert bool((mirrored | (flipped == found).flatten(1).all(1)).all())
     assert 0.3 < float(mirrored.float().mean()) < 0.7
 
 
-def test_a_record_s_window_is_that_of_an_array() -> None:
+def test_a_record_s_crop_is_that_of_an_array() -> None:
     pixels = torch.randint(0, 256, (3, 60, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     seeds = mix(5, torch.arange(40))
-    arrays = vary(pixels[None], torch.zeros(40, dtype=torch.int64), seeds, ViewPlan(window=24, resize=30))
+    arrays = augment(pixels[None], torch.zeros(40, dtype=torch.int64), seeds, Augmentation(crop_size=24, resize=30))
     for seed, expected in zip(seeds.tolist(), arrays, strict=True):
-        found = torch.frombuffer(bytearray(place(image, 24, seed, 1.0, 30).tobytes()), dtype=torch.uint8)
+        found = torch.frombuffer(bytearray(crop_and_resize(image, 24, seed, 1.0, 30).tobytes()), dtype=torch.uint8)
         assert float((found.view(24, 24, 3).permute(2, 0, 1) - expected).abs().max()) < 1, "but for rounding"
-    whole = place(image, 24, None, 1.0, 30)
+    whole = crop_and_resize(image, 24, None, 1.0, 30)
     assert whole.tobytes() == image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0).tobytes()
     contract = InputContract((3, 24, 24), (0.5,) * 3, (0.5,) * 3, ("a",))
-    read = prepared(pixels[None].float() / 255, contract, "a network")[0].clamp(0, 1) * 255
+    read = prepare_inputs(pixels[None].float() / 255, contract, "a network")[0].clamp(0, 1) * 255
     decoded = torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.uint8).view(24, 24, 3).permute(2, 0, 1)
-    assert float((decoded - read).abs().max()) < 1, "a network brings whole images to its size as decoders do"
+    assert float((decoded - read).abs().max()) < 1, "a network resizes whole images as decoders do"
 
 
-def test_images_are_tested_whole_at_the_size_of_the_window(tmp_path: Path) -> None:
-    source = squashed(folder(tmp_path), 16)
+def test_images_are_tested_whole_at_the_size_of_the_crop(tmp_path: Path) -> None:
+    source = resize_square(folder(tmp_path), 16)
     found = joined(in_order(source, 5, CPU))[2]
     assert found.shape == (14, 3, 16, 16)
-    (batch,) = stream(source, 14, 1, ViewPlan(window=16, resize=20)).stream(0, 1)
+    (batch,) = stream(source, 14, 1, Augmentation(crop_size=16, resize=20)).stream(0, 1)
     assert isinstance(batch.inputs, Tensor)
     assert batch.inputs.shape == (14, 3, 16, 16)
 
 
-def test_a_network_trained_on_windows_reads_them(tmp_path: Path) -> None:
-    fields = {"steps": 4, "batch_size": 16, "resize": 20, "window": 16}
-    run = api.train("digits", "cnn:8", validation=0.1, run=tmp_path / "a", **fields)
+def test_a_network_trained_on_crops_reads_them(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"steps": 4, "batch_size": 16, "resize": 20, "crop_size": 16}
+    run = understudy.train("digits", "cnn:8", validation=0.1, run=tmp_path / "a", **fields)
     network = load_network(run.models["model-0"])
     assert network.contract.shape == (1, 16, 16)
-    assert network.contract.fit == "whole"
-    (note,) = [note for note in run.facts.notes if "prefers" in note]
+    assert network.contract.crop_mode == "squash"
+    (note,) = [note for note in run.facts.notes if "best validation accuracy" in note]
     assert all(f"at {size}" in note for size in (12, 16, 20, 24))
-    larger = api.train("digits", "cnn:8", test_size=24, run=tmp_path / "b", **fields)
+    larger = understudy.train("digits", "cnn:8", test_size=24, run=tmp_path / "b", **fields)
     assert load_network(larger.models["model-0"]).contract.shape == (1, 24, 24)
     assert larger.facts.rows[0].mean("accuracy") is not None
-    with pytest.raises(UnderstudyError, match="16x16 pixels only; leave out --test-size"):
-        api.train("digits", "mlp:8", test_size=24, run=tmp_path / "c", **fields)
+    with pytest.raises(UnderstudyError, match="takes images of 16x16 only; leave out --test-size"):
+        understudy.train("digits", "mlp:8", test_size=24, run=tmp_path / "c", **fields)
     assert not Run(tmp_path / "c").exists
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"resize": 20}, "resize needs a window"), ({"resize": 20, "window": 24}, "no larger one"),
-     ({"window": 8, "crop": 0.5}, "choose one"), ({"mixup": -1}, "mixup"), ({"steps": 0}, "steps")],
+    [({"resize": 20}, "resize=20 needs a crop_size"), ({"resize": 20, "crop_size": 24}, "of at most 20"),
+     ({"crop_size": 8, "crop_scale": 0.5}, "choose one"), ({"mixup": -1}, "mixup"), ({"steps": 0}, "steps")],
 )  # fmt: skip
-def test_fields_that_make_no_sense_are_refused(tmp_path: Path, fields: dict, words: str) -> None:
+def test_fields_that_make_no_sense_are_refused(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UnderstudyError, match=words):
-        api.train("digits", "cnn:8", run=tmp_path / "run", **fields)
+        understudy.train("digits", "cnn:8", run=tmp_path / "run", **fields)
 
 
-def test_vectors_have_no_windows(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="no window can be cut"):
-        api.train((torch.rand(40, 5), torch.arange(40) % 2), "mlp:8", window=4, steps=1, run=tmp_path / "run")
+def test_vectors_have_no_crops(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="cannot be cropped; leave out --crop-size"):
+        understudy.train((torch.rand(40, 5), torch.arange(40) % 2), "mlp:8", crop_size=4, steps=1, run=tmp_path / "run")

@@ -17,24 +17,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import understudy
-from understudy import api
-from understudy.cli import main
-from understudy.data import Source, Splits, group_of, in_proportion, open_source, read_subset, vtab_subsets
-from understudy.data.arrays import array_source
+from understudy.cli.app import main
+from understudy.data import Source, Splits, group_of, open_source, read_subset, stratified_sample, vtab_subsets
+from understudy.data.formats.arrays import array_source
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.few_shots import FewShots
-from understudy.reporting.draws import Drawn
-from understudy.reporting.suite import TaskRow, lines, render_suite
-from understudy.runs import Run
-from understudy.suiting import Suite, suite
+from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
+from understudy.reporting.suite import lines, render
+from understudy.runs import Run, RunCollection
 from understudy.training import Loop
 
-QUICK: dict[str, Any] = {"crop_size": 8, "steps": 6, "update_batch": 32, "from_scratch": True, "workers": 0}
-FLAGS = ["--crop-size", "8", "--steps", "6", "--update-batch", "32", "--from-scratch", "--workers", "0"]
+QUICK: dict[str, Any] = {"crop_size": 8, "steps": 6, "batch_size": 32, "from_scratch": True, "workers": 0}
+FLAGS = ["--crop-size", "8", "--steps", "6", "--batch-size", "32", "--from-scratch", "--workers", "0"]
 
 
 def painted(folder: Path, classes: tuple[str, ...], train: int = 8) -> Path:
-    """Grey images whose class is how bright they are."""
+    """Gray images whose class is how bright they are."""
     rng = np.random.default_rng(0)
     for part, count in (("train", train), ("test", 4)):
         for c, name in enumerate(classes):
@@ -73,17 +70,17 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_suite_is_its_transfers(tmp_path: Path, tasks: list[str]) -> None:
-    found = suite(tasks, "cnn:4", run=tmp_path / "a", **QUICK)
-    assert [(row.name, row.group, row.classes, row.tested) for row in found.rows] == [
-        ("resisc45", "specialised", 2, 8), ("shades", "", 3, 12), ("digits", "", 10, 359),
+    found = understudy.suite(tasks, "cnn:4", run=tmp_path / "a", **QUICK)
+    assert [(row.name, row.group, row.classes, row.examples) for row in found.facts.tasks] == [
+        ("resisc45", "specialized", 2, 8), ("shades", "", 3, 12), ("digits", "", 10, 359),
     ]  # fmt: skip
     alone = understudy.transfer(tasks[1], "cnn:4", run=tmp_path / "alone", **QUICK)
     own = Run(found.path / "shades")
     assert own.models["model-0"].read_bytes() == alone.models["model-0"].read_bytes()
-    assert found.rows[1].results[0].accuracies == (alone.facts.of("model")[0].mean("accuracy"),)
+    assert found.facts.tasks[1].results[0].accuracies == (alone.facts.of("model")[0].mean("accuracy"),)
     page = found.report.read_text()
     assert 'href="shades/report.html"' in page
-    assert not found.failed
+    assert not found.facts.failed
 
 
 def test_a_task_that_fails_does_not_stop_the_others(
@@ -96,8 +93,8 @@ def test_a_task_that_fails_does_not_stop_the_others(
     said = " ".join(capsys.readouterr().out.split())
     assert "mnist failed: mnist is not in" in said
     assert "mean of all (2 of 3)" in said
-    found = Suite(tmp_path / "a")
-    assert list(found.failed) == ["mnist"]
+    found = RunCollection(tmp_path / "a")
+    assert list(found.facts.failed) == ["mnist"]
     assert "mnist is not in" in found.report.read_text()
     assert not (found.path / "mnist").exists()
     assert steps[0] == 12
@@ -116,10 +113,10 @@ def test_a_task_that_fails_does_not_stop_the_others(
             header + b"\x01" + np.array(labels.shape, ">i4").tobytes() + labels.tobytes()
         )
     assert main(["resume", str(found.path)]) == 0
-    assert (steps[0], found.failed) == (18, {})
+    assert (steps[0], found.facts.failed) == (18, {})
     capsys.readouterr()
     assert main(["resume", str(found.path)]) == 2
-    assert "is finished; its report is" in " ".join(capsys.readouterr().err.split())
+    assert "is finished; its page is" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_fault_of_ours_costs_one_task_and_leaves_its_traceback(
@@ -133,10 +130,10 @@ def test_a_fault_of_ours_costs_one_task_and_leaves_its_traceback(
         return real(self)
 
     monkeypatch.setattr(Loop, "run", run)
-    found = suite(tasks[:2], "cnn:4", run=tmp_path / "a", **QUICK)
-    assert found.failed["resisc45"].startswith("RuntimeError: out of memory (see ")
+    found = understudy.suite(tasks[:2], "cnn:4", run=tmp_path / "a", **QUICK)
+    assert found.facts.failed["resisc45"].startswith("RuntimeError: out of memory (see ")
     assert "Traceback" in (found.path / "errors" / "resisc45.txt").read_text()
-    assert found.rows[1].results
+    assert found.facts.tasks[1].results
 
 
 @pytest.mark.parametrize("shots", [(), (2,)])
@@ -144,29 +141,30 @@ def test_stopped_by_a_signal_and_resumed(
     tmp_path: Path, tasks: list[str], steps: list[int], shots: tuple[int, ...]
 ) -> None:
     ways: dict[str, Any] = {**QUICK, "shots": shots, "draws": 2}
-    whole = suite(tasks[:2], "cnn:4", run=tmp_path / "whole", **ways)
+    whole = understudy.suite(tasks[:2], "cnn:4", run=tmp_path / "whole", **ways)
     total = steps[0]
     steps[:] = 0, total - 3
     parts = tmp_path / "parts"
-    with pytest.raises(Interrupted, match=f"go on with: understudy resume {parts}"):
-        suite(tasks[:2], "cnn:4", run=parts, **ways)
-    assert [bool(row.results) for row in Suite(parts).rows] == [True, False]
-    assert "not done yet" not in Suite(parts).failed.values()
+    with pytest.raises(Interrupted, match=f"continue with: understudy resume {parts}"):
+        understudy.suite(tasks[:2], "cnn:4", run=parts, **ways)
+    assert [bool(row.results) for row in RunCollection(parts).facts.tasks] == [True, False]
+    assert not RunCollection(parts).facts.failed
     assert main(["resume", str(parts)]) == 0
     assert steps[0] == total, "no step was made twice"
-    assert Suite(parts).rows == whole.rows
+    assert RunCollection(parts).facts.tasks == whole.facts.tasks
     for model in sorted(whole.path.rglob("*.safetensors")):
         if model.parent.name == "models":
             assert (parts / model.relative_to(whole.path)).read_bytes() == model.read_bytes()
-    suite(tasks[:2], "cnn:4", run=parts, **ways)
+    with pytest.raises(UnderstudyError, match="is finished; its page is"):
+        understudy.suite(tasks[:2], "cnn:4", run=parts, **ways)
     assert steps[0] == total, "the same again has nothing left to do"
 
 
 def test_shots_are_those_of_transfer(tmp_path: Path, tasks: list[str]) -> None:
-    found = suite([tasks[1]], "cnn:4", shots=[3, 1], draws=2, run=tmp_path / "a", **QUICK)
-    (row,) = found.rows
+    found = understudy.suite([tasks[1]], "cnn:4", shots=[3, 1], draws=2, run=tmp_path / "a", **QUICK)
+    (row,) = found.facts.tasks
     assert [(one.shots, one.examples, len(one.accuracies)) for one in row.results] == [(1, 3, 2), (3, 9, 2)]
-    assert row.results == tuple(one.drawn for one in FewShots(found.path / "shades").each)
+    assert row.results == RunCollection(found.path / "shades").facts.results
     page = found.report.read_text()
     assert "1-shot" in page
     assert f"{100 * min(row.results[0].accuracies):.2f} to {100 * max(row.results[0].accuracies):.2f}" in page
@@ -177,27 +175,38 @@ def test_data_in_hand(tmp_path: Path, tasks: list[str]) -> None:
     x, y = torch.randint(0, 255, (30, 3, 10, 10), dtype=torch.uint8), torch.arange(30) % 3
     source = array_source("noise", x, y)
     whole = Splits(source, source.subset(torch.arange(9)))
-    given: dict[str, object] = {
+    overrides: dict[str, Any] = {
         "noise": whole,
         "shades": tasks[1],
-        "vectors": (torch.rand(40, 5), torch.arange(40) % 2),
+        "digits": (torch.rand(40, 5), torch.arange(40) % 2),
     }
-    found = suite(given, "cnn:4", run=tmp_path / "a", **QUICK)
-    assert [row.name for row in found.rows if row.results] == ["noise", "shades"]
-    assert "holds vectors" in found.failed["vectors"], "no modality that the backbone can read"
+    found = understudy.suite(overrides, "cnn:4", run=tmp_path / "a", **QUICK)
+    assert [row.name for row in found.facts.tasks if row.results] == ["noise", "shades"]
+    assert "holds vectors" in found.facts.failed["digits"], "no modality that the backbone can read"
     assert main(["resume", str(found.path)]) == 1
-    assert "came from Python; call understudy.suite again" in found.failed["vectors"]
+    assert "is a Python object; call understudy.suite again" in found.facts.failed["digits"], "not the named set"
+
+
+def test_a_name_given_in_python_is_kept_when_resumed(tmp_path: Path, tasks: list[str], steps: list[int]) -> None:
+    steps[:] = 0, 3
+    with pytest.raises(Interrupted):
+        understudy.suite({"hues": tasks[1]}, "cnn:4", run=tmp_path / "a", **QUICK)
+    assert main(["resume", str(tmp_path / "a")]) == 0
+    assert [row.name for row in RunCollection(tmp_path / "a").facts.tasks if row.results] == ["hues"]
+    assert steps[0] == 6
 
 
 def test_a_backbone_that_reads_another_modality(tmp_path: Path, tasks: list[str]) -> None:
-    """One that was told to see colour differences is of no use on grey images; the task says so, the others go on."""
-    colours = painted(tmp_path / "colours", ("a", "b"))
-    for file in colours.rglob("*.png"):
+    """One that was told to see color differences is of no use on gray images; the task says so, the others go on."""
+    colors = painted(tmp_path / "colors", ("a", "b"))
+    for file in colors.rglob("*.png"):
         Image.open(file).convert("RGB").save(file)
-    backbone = api.train(colours, "cnn:4", sees="chrominance", epochs=1, batch_size=8, run=tmp_path / "backbone").path
-    found = suite([tasks[1], str(colours)], backbone, run=tmp_path / "a", **QUICK)
-    assert list(found.failed) == ["shades"]
-    assert "chrominance" in found.failed["shades"]
+    backbone = understudy.train(
+        colors, "cnn:4", modality="chrominance", epochs=1, batch_size=8, run=tmp_path / "backbone"
+    ).path
+    found = understudy.suite([tasks[1], str(colors)], backbone, run=tmp_path / "a", **QUICK)
+    assert list(found.facts.failed) == ["shades"]
+    assert "chrominance" in found.facts.failed["shades"]
 
 
 # --- VTAB -------------------------------------------------------------------------------------------------
@@ -207,7 +216,7 @@ def source_of(counts: list[int], name: str = "some", part: str = "train") -> Sou
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))]
     classes = [str(c) for c in range(len(counts))]
-    return array_source(name, torch.zeros(len(targets), 1, 2, 2, dtype=torch.uint8), targets, classes, part=part)
+    return array_source(name, torch.zeros(len(targets), 1, 2, 2, dtype=torch.uint8), targets, classes, split=part)
 
 
 @settings(max_examples=60, deadline=None)
@@ -216,7 +225,7 @@ def test_in_proportion(counts: list[int], data: st.DataObject) -> None:
     """Exactly as many as asked, within one of each class's share unless the share is below one; a function of ids."""
     source = source_of(counts)
     count = data.draw(st.integers(len(counts), sum(counts)))
-    rows = in_proportion(source, count, 7)
+    rows = stratified_sample(source, count, 7)
     assert rows.tolist() == sorted(set(rows.tolist()))
     assert source.targets is not None
     taken = source.targets[rows].bincount(minlength=len(counts)).tolist()
@@ -228,15 +237,15 @@ def test_in_proportion(counts: list[int], data: st.DataObject) -> None:
         assert all(abs(t - share) <= 1 for t, share in zip(taken, shares, strict=True))
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(1))
     again = source.subset(order)
-    assert set(again.ids[in_proportion(again, count, 7)].tolist()) == set(source.ids[rows].tolist())
+    assert set(again.ids[stratified_sample(again, count, 7)].tolist()) == set(source.ids[rows].tolist())
 
 
 def test_in_proportion_says_what_cannot_be() -> None:
     source = source_of([5, 5, 5])
     for count in (2, 16):
-        with pytest.raises(UnderstudyError, match=f"{count} samples were asked of some, which has 15 in 3 classes"):
-            in_proportion(source, count, 0)
-    assert len(in_proportion(source, 2, 0, every_class=False)) == 2
+        with pytest.raises(UnderstudyError, match=f"cannot draw {count} samples from some, which has 15 in 3 classes"):
+            stratified_sample(source, count, 0)
+    assert len(stratified_sample(source, 2, 0, every_class=False)) == 2
 
 
 def test_a_thousand_examples() -> None:
@@ -248,7 +257,7 @@ def test_a_thousand_examples() -> None:
     assert all(found["train800"].classes.values()), "a class of one sample has it in the training part"
     assert vtab_subsets(Splits(source), 0) == found
     assert set(vtab_subsets(Splits(source), 1)["train800"].ids) != train
-    with pytest.raises(UnderstudyError, match="has 999 examples where VTAB-1k takes 1,000"):
+    with pytest.raises(UnderstudyError, match="has 999 examples, fewer than the 1,000 of VTAB-1k"):
         vtab_subsets(Splits(source_of([500, 499])), 0)
 
 
@@ -267,12 +276,12 @@ def test_vtab_learns_from_all_thousand(tmp_path: Path, capsys: pytest.CaptureFix
 
     def part(n: int, which: str) -> Source:
         x = torch.randint(0, 255, (n, 1, 8, 8), dtype=torch.uint8, generator=noise)
-        return array_source("dtd", x, torch.arange(n) % 2, part=which)
+        return array_source("dtd", x, torch.arange(n) % 2, split=which)
 
     splits = Splits(part(900, "train"), part(50, "test"), part(300, "validation"))
-    found = suite({"dtd": splits}, "cnn:4", vtab=True, run=tmp_path / "a", **QUICK)
-    (row,) = found.rows
-    assert (row.group, row.results[0].examples, row.tested) == ("natural", 1000, 50)
+    found = understudy.suite({"dtd": splits}, "cnn:4", vtab=True, run=tmp_path / "a", **QUICK)
+    (row,) = found.facts.tasks
+    assert (row.group, row.results[0].examples, row.examples) == ("natural", 1000, 50)
     run = Run(found.path / "dtd")
     assert run.recipe.with_validation
     chosen = read_subset(Path(str(run.recipe.subset)))
@@ -290,9 +299,9 @@ def test_vtab_learns_from_all_thousand(tmp_path: Path, capsys: pytest.CaptureFix
 # --- the table --------------------------------------------------------------------------------------------
 
 
-def row(name: str, *accuracies: float, reason: str = "") -> TaskRow:
-    results = (Drawn(0, 1000, accuracies),) if accuracies else ()
-    return TaskRow(name, group_of(name), 10, 100, results, reason)
+def row(name: str, *accuracies: float, reason: str = "") -> TaskResult:
+    results = [ShotResult(shots=0, examples=1000, accuracies=accuracies)] if accuracies else []
+    return TaskResult(name=name, group=group_of(name), classes=10, examples=100, results=results, reason=reason)
 
 
 def test_the_table_in_the_paper_s_form() -> None:
@@ -301,7 +310,7 @@ def test_the_table_in_the_paper_s_form() -> None:
     found = lines(rows)
     assert [(line.kind, line.label) for line in found] == [
         ("group", "natural"), ("task", "svhn"), ("task", "dtd"), ("mean", "mean of natural (2)"),
-        ("group", "specialised"), ("task", "pcam"),
+        ("group", "specialized"), ("task", "pcam"),
         ("group", "structured"), ("task", "clevr-count"), ("mean", "mean of structured (1)"),
         ("group", "others"), ("task", "digits"), ("mean", "mean of others (1)"),
         ("mean", "mean of all (4 of 5)"),
@@ -314,7 +323,8 @@ def test_the_table_in_the_paper_s_form() -> None:
 
 def test_the_page_quotes_what_it_is_given() -> None:
     rows = [row("a<b>", 0.5), row("bad", reason="it is <not> there")]
-    page = render_suite("x", "timm:<net>", rows, False, ["understudy", "suite", "a<b>"])
+    facts = SuiteFacts(name="x", backbone="timm:<net>", command=["understudy", "suite", "a<b>"], tasks=rows)
+    page = render(facts, Path())
     assert "<b>" not in page
     assert "<not>" not in page
     assert "it is &lt;not&gt; there" in page
@@ -326,16 +336,18 @@ def test_the_page_quotes_what_it_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "say what to learn"),
-     (["digits"], "say what to begin from"),
+    [([], "DATA is missing; write understudy suite digits"),
+     (["digits"], "--backbone is missing; write --backbone timm:"),
      (["digits", "DIGITS", "--backbone", "cnn:4"], "both be the task digits"),
      (["digits", "digits", "--backbone", "cnn:4"], "the task digits is named twice"),
      (["digit", "--backbone", "cnn:4", "--from-scratch"], "no folder, file or named data set 'digit'; did you mean"),
      (["no/such/place", "--backbone", "cnn:4", "--from-scratch"], "'no/such/place'; check the path"),
      (["digits", "--backbone", "cnn:4"], "pass --from-scratch"),
      (["digits", "--backbone", "cnn:4", "--from-scratch", "--vtab", "--shots", "1"], "choose one"),
-     (["digits", "--backbone", "cnn:4", "--from-scratch", "--shots", "0"], "count from 1"),
-     (["digits", "--backbone", "cnn:4", "--from-scratch", "--shots", "few"], "'few' is none")],
+     (["digits", "--backbone", "cnn:4", "--from-scratch", "--shots", "0"],
+      "--shots: Input should be greater than or equal to 1"),
+     (["digits", "--backbone", "cnn:4", "--from-scratch", "--shots", "few"],
+      "--shots: Input should be a valid integer")],
 )  # fmt: skip
 def test_bad_command_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
@@ -347,27 +359,28 @@ def test_bad_command_lines(
 
 
 def test_a_folder_of_another_suite(tmp_path: Path, tasks: list[str]) -> None:
-    found = suite(tasks[:1], "cnn:4", run=tmp_path / "a", **QUICK)
-    with pytest.raises(UnderstudyError, match="holds a suite of other tasks or options"):
-        suite(tasks[:2], "cnn:4", run=found.path, **QUICK)
+    found = understudy.suite(tasks[:1], "cnn:4", run=tmp_path / "a", **QUICK)
+    with pytest.raises(UnderstudyError, match="holds results of other options; choose another"):
+        understudy.suite(tasks[:2], "cnn:4", run=found.path, **QUICK)
     with pytest.raises(UnderstudyError, match="holds a run; choose another"):
-        suite(tasks[:1], "cnn:4", run=found.path / "resisc45", **QUICK)
-    again = suite(tasks[:1], "cnn:4", run=found.path, overwrite=True, **{**QUICK, "steps": 2})
+        understudy.suite(tasks[:1], "cnn:4", run=found.path / "resisc45", **QUICK)
+    fewer: dict[str, Any] = {**QUICK, "steps": 2}
+    again = understudy.suite(tasks[:1], "cnn:4", run=found.path, overwrite=True, **fewer)
     assert Run(again.path / "resisc45").recipe.steps == 2
-    with pytest.raises(UnderstudyError, match="a subset is of one task"):
-        suite(tasks[:1], "cnn:4", subset="some.json", **QUICK)
+    with pytest.raises(UnderstudyError, match="subset cannot be set here"):
+        understudy.suite(tasks[:1], "cnn:4", subset="some.json", **QUICK)
     with pytest.raises(UnderstudyError, match="takes a list of tasks"):
-        suite("digits", "cnn:4", **QUICK)
-    with pytest.raises(UnderstudyError, match="at least one task"):
-        suite([], "cnn:4", **QUICK)
-    (again.path / "suite.json").write_text("{")
-    with pytest.raises(UnderstudyError, match=r"suite\.json cannot be read"):
-        suite(tasks[:1], "cnn:4", run=found.path, **QUICK)
+        understudy.suite("digits", "cnn:4", **QUICK)
+    with pytest.raises(UnderstudyError, match="DATA is missing"):
+        understudy.suite([], "cnn:4", **QUICK)
+    (again.path / "collection.json").write_text("{")
+    with pytest.raises(UnderstudyError, match=r"collection\.json cannot be read"):
+        understudy.suite(tasks[:1], "cnn:4", run=found.path, **QUICK)
 
 
 def test_the_record_says_all_that_was_asked(tmp_path: Path, tasks: list[str]) -> None:
-    found = suite(tasks[:1], "cnn:4", run=tmp_path / "a", seed=3, **QUICK)
-    record = json.loads((found.path / "suite.json").read_text())
-    assert record["asked"]["options"] == {**QUICK, "seed": 3}
-    assert record["asked"]["tasks"] == {"resisc45": tasks[0]}
+    found = understudy.suite(tasks[:1], "cnn:4", run=tmp_path / "a", seed=3, **QUICK)
+    record = json.loads((found.path / "collection.json").read_text())
+    assert record["config"] == {"kind": "suite", "data": [tasks[0]], "backbone": "cnn:4", "seed": 3} | QUICK
+    assert record["runs"] == ["resisc45"]
     assert Run(found.path / "resisc45").recipe.seed == 3

@@ -1,4 +1,4 @@
-"""The loop and the cohort: what one update does, and what must make no difference to it."""
+"""The loop and the cohort: what an update does, and what must not change it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from understudy import api
+import understudy
+from understudy.config.options import OptimizerConfig
+from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.yaml import recipe_from
 from understudy.data import ArraySource
-from understudy.data.batches import Batches
-from understudy.data.views import PLAIN
+from understudy.data.augment import NO_AUGMENTATION
+from understudy.data.loader import BatchLoader
 from understudy.errors import Diverged, UnderstudyError
-from understudy.evaluation import logits_of
-from understudy.material import Given, prepare_data
+from understudy.evaluation import predict_logits
 from understudy.models import InputContract, build, read_weights
-from understudy.objectives import HardTargets
-from understudy.preparing import prepare_members
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe
-from understudy.recipe_text import recipe_from
-from understudy.runs import Run
+from understudy.objectives import CrossEntropy
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import start
+from understudy.runs.run import Run
 from understudy.training import Learner, Loop, Member, launch
-from understudy.training.schedules import learning_rate
+from understudy.training.lr_schedule import learning_rate
 
 CPU = torch.device("cpu")
-SGD = Optimizer(optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear", warmup=0.0)
+SGD = OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, schedule="linear", warmup=0.0)
 
 
 def blobs(count: int = 203) -> ArraySource:
-    """Points around three centres."""
+    """Points around three centers."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(count) % 3
     inputs = torch.randn((count, 5), generator=generator) * 0.5 + torch.eye(3, 5)[targets] * 2
@@ -43,13 +44,13 @@ def contract(source: ArraySource) -> InputContract:
     return InputContract(source.shape, (0.0,) * 5, (1.0,) * 5, source.classes)
 
 
-def fitted(optimizer: Optimizer = SGD, spec: str = "mlp:16x2?dropout=0.5", **fields: object) -> Member:
+def fitted(optimizer: OptimizerConfig = SGD, spec: str = "mlp:16x2?dropout=0.5", **fields: object) -> Member:
     source = blobs()
     values = {"data": "blobs", "model": spec, "epochs": 3, "batch_size": 50, "optimizer": optimizer}
     recipe = TrainRecipe.model_validate(values | fields)
     network = build(spec, contract(source), seed=1)
-    member = Member("model-0", "model", 1, Learner(network, HardTargets()), optimizer, False)
-    batches = Batches(source, PLAIN, recipe.batch_size, recipe.seed, CPU)
+    member = Member("model-0", "model", 1, Learner(network, CrossEntropy()), optimizer, False)
+    batches = BatchLoader(source, NO_AUGMENTATION, recipe.batch_size, recipe.seed, CPU)
     Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
     return member
 
@@ -63,7 +64,7 @@ def test_the_loop_is_the_plain_loop() -> None:
     source = blobs()
     network = build("mlp:16x2", contract(source), seed=1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    batches = Batches(source, PLAIN, 50, 0, CPU)
+    batches = BatchLoader(source, NO_AUGMENTATION, 50, 0, CPU)
     total = 3 * 5
     for epoch in range(3):
         for step, batch in enumerate(batches.epoch(epoch)):
@@ -80,16 +81,16 @@ def test_the_loop_is_the_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_kernels_with_their_channels_last_learn_the_same(kind: Literal["sgd", "adamw"]) -> None:
-    """The loop lays kernels out for speed and fuses updates; a loop by hand does neither."""
+def test_channels_last_learns_the_same(kind: Literal["sgd", "adamw"]) -> None:
+    """The loop uses the channels-last format and fused updates; the loop by hand does neither."""
     targets = torch.arange(40) % 3
     images = torch.rand((40, 3, 8, 8), generator=torch.Generator().manual_seed(0)) + targets.view(-1, 1, 1, 1) / 3
     source = ArraySource("images", ("a", "b", "c"), torch.arange(40), targets, (3, 8, 8), inputs=images)
-    optimizer = Optimizer(optimizer=kind, lr=0.01, schedule="constant", warmup=0.0)
+    optimizer = OptimizerConfig(name=kind, lr=0.01, schedule="constant", warmup=0.0)
     recipe = TrainRecipe(data="images", model="cnn:6-8", epochs=3, batch_size=10, optimizer=optimizer)
     looped, plain = (build("cnn:6-8", InputContract((3, 8, 8), (0.5,) * 3, (1.0,) * 3, source.classes)) for _ in "ab")
-    batches = Batches(source, PLAIN, 10, 0, CPU)
-    member = Member("model-0", "model", 1, Learner(looped, HardTargets()), optimizer, False)
+    batches = BatchLoader(source, NO_AUGMENTATION, 10, 0, CPU)
+    member = Member("model-0", "model", 1, Learner(looped, CrossEntropy()), optimizer, False)
     Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last)
                for layer in looped.modules() if isinstance(layer, nn.Conv2d))  # fmt: skip
@@ -107,7 +108,7 @@ def test_kernels_with_their_channels_last_learn_the_same(kind: Literal["sgd", "a
 
 
 @pytest.mark.parametrize("micro", [7, 16, 50])
-def test_ragged_micro_batches_weigh_what_they_hold(micro: int) -> None:
+def test_ragged_micro_batches_are_weighted_by_their_size(micro: int) -> None:
     torch.testing.assert_close(weights(fitted(micro_batch=micro)), weights(fitted()), rtol=1e-4, atol=1e-5)
 
 
@@ -116,20 +117,20 @@ def test_max_norm_bounds_the_weights_into_each_hidden_unit() -> None:
     layers = [m for m in member.network.module.modules() if isinstance(m, nn.Linear)]
     for layer in layers[:-1]:
         assert float(layer.weight.detach().norm(dim=1).max()) <= 0.5 + 1e-5
-    assert float(layers[-1].weight.norm(dim=1).max()) > 0.5, "the output layer is left alone"
+    assert float(layers[-1].weight.detach().norm(dim=1).max()) > 0.5, "the output layer is left alone"
 
 
 def test_ema_is_the_average_of_the_weights() -> None:
-    """With a rate that vanishes after the first step the average tends to the weights; at once it lags behind."""
+    """The average lags behind the weights, and tends to them as the learning rate decays."""
     member = fitted(SGD.model_copy(update={"ema": 0.5}))
     raw = nn.utils.parameters_to_vector(member.learner.network.parameters()).detach()
     assert not torch.equal(weights(member), raw)
     assert float((weights(member) - raw).norm() / raw.norm()) < 0.05
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(tmp_path: Path) -> None:
+def test_a_nonfinite_loss_stops_the_run_and_suggests_what_to_try(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"model-0 became NaN or infinite at step \d+, .*try --lr"):
-        api.train("digits", "mlp:64x2", optimizer=dict(SGD, lr=1e9), epochs=5, run=tmp_path)
+        understudy.train("digits", "mlp:64x2", optimizer=dict(SGD, lr=1e9), epochs=5, run=tmp_path)
     assert not Run(tmp_path).finished
 
 
@@ -139,18 +140,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(tmp_path: 
      ("step", 90, 0.01), ("linear", 4, 5 / 11), ("cosine", 0, 1 / 11)],
 )  # fmt: skip
 def test_schedules(schedule: str, step: int, expected: float) -> None:
-    recipe = Optimizer.model_validate(
+    recipe = OptimizerConfig.model_validate(
         {"lr": 1.0, "schedule": schedule, "warmup": 0.1, "milestones": (0.5, 0.9), "gamma": 0.1}
     )
     assert math.isclose(learning_rate(recipe, step, 100), expected, abs_tol=1e-9)
 
 
 def test_members_do_not_touch_each_other(tmp_path: Path) -> None:
-    """A student distilled beside its baseline and other seeds is the student distilled by itself."""
-    teacher = api.train("digits", "mlp:32x1", epochs=2, run=tmp_path / "teacher").path
-    fields = {"epochs": 2, "batch_size": 200, "temperature": 3.0}
-    beside = api.distill("digits", teacher, "mlp:8x1?dropout=0.2", seeds=2, run=tmp_path / "a", **fields)
-    single = api.distill("digits", teacher, "mlp:8x1?dropout=0.2", baseline=False, run=tmp_path / "b", **fields)
+    """A student distilled next to its baseline and other seeds equals the student distilled alone."""
+    teacher = understudy.train("digits", "mlp:32x1", epochs=2, run=tmp_path / "teacher").path
+    fields: dict[str, Any] = {"epochs": 2, "batch_size": 200, "temperature": 3.0}
+    beside = understudy.distill("digits", teacher, "mlp:8x1?dropout=0.2", seeds=2, run=tmp_path / "a", **fields)
+    single = understudy.distill("digits", teacher, "mlp:8x1?dropout=0.2", baseline=False, run=tmp_path / "b", **fields)
     assert beside.models["distilled-0"].read_bytes() == single.models["distilled-0"].read_bytes()
     assert sorted(beside.models) == ["alone-0", "alone-1", "distilled-0", "distilled-1"]
 
@@ -166,16 +167,16 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
         accelerator="cpu",
         precision="32",
     )
-    one = api.run_recipe(recipe, run=tmp_path / "one")
-    two = api.run_recipe(recipe.model_copy(update={"devices": 2}), run=tmp_path / "two")
+    one = start(pipeline_of(recipe), tmp_path / "one")
+    two = start(pipeline_of(recipe.model_copy(update={"devices": 2})), tmp_path / "two")
     a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
 
 
-def test_two_processes_leave_out_a_last_sample_that_only_one_could_have(tmp_path: Path) -> None:
+def test_two_processes_skip_a_last_sample_that_only_one_could_have(tmp_path: Path) -> None:
     source = blobs(41)
-    run = api.train(source, "mlp:8", epochs=2, batch_size=20, devices=2, accelerator="cpu", run=tmp_path)
+    run = understudy.train(source, "mlp:8", epochs=2, batch_size=20, devices=2, accelerator="cpu", run=tmp_path)
     assert run.finished
     assert [row["step"] for row in run.epochs()] == [3, 6]
 
@@ -186,13 +187,13 @@ def _first_cannot_save(fabric: Fabric) -> None:
         raise UnderstudyError("the disk is full")
 
 
-def test_what_stops_the_first_process_alone_is_said_in_its_words() -> None:
+def test_an_error_of_the_first_process_is_raised_unchanged() -> None:
     with pytest.raises(UnderstudyError, match=r"^the disk is full$"):
         launch(Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn"), _first_cannot_save)
 
 
 def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) -> None:
-    run = api.train("digits", "mlp:16x1", epochs=40, lr=0.05, validation=0.2, patience=2, run=tmp_path)
+    run = understudy.train("digits", "mlp:16x1", epochs=40, lr=0.05, validation=0.2, patience=2, run=tmp_path)
     watched = [row for row in run.epochs() if row["part"] == "validation"]
     accuracies = [row["accuracy"] for row in watched]
     assert len(accuracies) < 40
@@ -201,7 +202,7 @@ def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) 
 
 
 def test_a_recipe_saved_and_read_again_is_the_same(tmp_path: Path) -> None:
-    from understudy.recipe_text import read_yaml, to_yaml
+    from understudy.config.yaml import read_yaml, to_yaml
 
     recipe = DistillRecipe(data="digits", teacher=("runs/t",), student="mlp:8", class_bias=("3=+3.5",))
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
@@ -211,13 +212,13 @@ def test_a_recipe_saved_and_read_again_is_the_same(tmp_path: Path) -> None:
 def test_teacher_and_data_must_have_the_same_classes(tmp_path: Path) -> None:
     teacher = build("mlp:8", InputContract((1, 8, 8), (0.5,), (0.5,), ("cat", "dog")))
     teacher.save(tmp_path / "teacher.safetensors")
-    with pytest.raises(UnderstudyError, match=r"knows 2 classes \(cat, dog\), the data has 10 \(0, 1"):
-        api.distill("digits", tmp_path / "teacher.safetensors", "mlp:8", run=tmp_path / "run")
+    with pytest.raises(UnderstudyError, match=r"predicts 2 classes \(cat, dog\), but the data has 10 \(0, 1"):
+        understudy.distill("digits", tmp_path / "teacher.safetensors", "mlp:8", run=tmp_path / "run")
 
 
 def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="a batch of 5000 is larger than the 1438 samples"):
-        api.train("digits", "mlp:8", batch_size=5000, run=tmp_path)
+    with pytest.raises(UnderstudyError, match="a batch size of 5000 exceeds the 1438 samples"):
+        understudy.train("digits", "mlp:8", batch_size=5000, run=tmp_path)
 
 
 @pytest.mark.parametrize(("spec", "precision", "full"), [
@@ -227,7 +228,7 @@ def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_depthwise_nets_keep_float32_unless_told_otherwise(spec: str, precision: str, full: bool) -> None:
     recipe = TrainRecipe(data="digits", model=spec, precision=precision, accelerator="cpu")  # type: ignore[arg-type]
-    (member,) = prepare_members(recipe, Given(), prepare_data(recipe, Given()))
+    (member,) = pipeline_of(recipe).members()
     network = member.network.eval()
     with torch.autocast("cpu", torch.bfloat16):
         said = network(torch.rand(2, 1, 8, 8)).logits
@@ -239,12 +240,12 @@ def test_a_calibrated_net_is_as_sure_as_it_is_right(tmp_path: Path) -> None:
     """On the part that was kept from it; what it answers is what it would have answered."""
     fields: dict[str, Any] = {"epochs": 2, "lr": 1e-3, "validation": 0.3, "precision": "32", "accelerator": "cpu"}
     plain, calibrated = (
-        api.train("digits", "mlp:32x1", run=tmp_path / str(calibrate), calibrate=calibrate, **fields)
+        understudy.train("digits", "mlp:32x1", run=tmp_path / str(calibrate), calibrate=calibrate, **fields)
         for calibrate in (False, True)
     )
-    held = prepare_data(plain.recipe, Given()).validation
+    held = pipeline_of(plain.recipe).data.validation
     assert held is not None
-    said = [logits_of(run.network("model-0"), held, device=torch.device("cpu")) for run in (plain, calibrated)]
+    said = [predict_logits(run.network("model-0"), held, device=torch.device("cpu")) for run in (plain, calibrated)]
     assert said[0].logits.argmax(1).equal(said[1].logits.argmax(1))
     accuracy = float((said[1].logits.argmax(1) == held.targets).float().mean())
     sure = [float(one.logits.softmax(1).amax(1).mean()) for one in said]
@@ -253,5 +254,5 @@ def test_a_calibrated_net_is_as_sure_as_it_is_right(tmp_path: Path) -> None:
 
 
 def test_calibration_is_of_the_softmax(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="calibrate is of the softmax"):
-        api.train("digits", "mlp:8", run=tmp_path, loss="sigmoid", calibrate=True)
+    with pytest.raises(UnderstudyError, match="calibrate needs the softmax loss"):
+        understudy.train("digits", "mlp:8", run=tmp_path, loss="sigmoid", calibrate=True)

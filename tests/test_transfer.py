@@ -15,34 +15,51 @@ from PIL import Image
 from torch import Tensor, nn
 
 import understudy
-from understudy import api, bit
-from understudy.cli import main
+from understudy import config as bit
+from understudy.cli.app import main
+from understudy.config.recipe import TrainRecipe
+from understudy.config.verbs import TransferConfig
 from understudy.data import draw_shots, open_source, read_subset, typical_size
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.few_shots import FewShots, few_shots, go_on
+from understudy.evaluation.facts import FewShotFacts, ShotResult
 from understudy.models import find_head, load_network
-from understudy.recipe import TrainRecipe
-from understudy.runs import Run
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import start
+from understudy.pipeline.run_data import Overrides
+from understudy.runs.collection import RunCollection
+from understudy.runs.run import Run
 from understudy.training import Loop
-from understudy.transferring import plan_transfer, pretrained, transfer
+from understudy.verbs.common import configure
+from understudy.verbs.few_shots import few_shots
+from understudy.verbs.task import pretrained
+from understudy.verbs.transfer import plan, transfer
 
-QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "update_batch": 16, "from_scratch": True, "workers": 0}
+QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "batch_size": 16, "from_scratch": True, "workers": 0}
 
 
-def fields(recipe: TrainRecipe) -> dict[str, object]:
-    return recipe.model_dump(exclude={"optimizer", "views"}) | dict(recipe.optimizer) | dict(recipe.views)
+def planned(data: object, backbone: str, **options: Any) -> tuple[TrainRecipe, tuple[str, ...]]:
+    """The recipe that the rule resolves to, and what the user is told."""
+    given = None if isinstance(data, (str, Path)) else data
+    made = plan(configure(TransferConfig, options, data=data, backbone=backbone), Overrides(data=given))
+    recipe = made.recipes["transfer"]
+    assert isinstance(recipe, TrainRecipe)
+    return recipe, made.notes
+
+
+def fields(recipe: TrainRecipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"optimizer", "augmentation"}) | dict(recipe.optimizer) | dict(recipe.augmentation)
 
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small net that knows five of the digits."""
-    run = tmp_path_factory.mktemp("upstream")
-    return api.train("digits", "cnn:8-16", epochs=6, lr=0.01, only_classes=("0", "1", "2", "3", "4"), run=run).path
+    run, few = tmp_path_factory.mktemp("upstream"), ("0", "1", "2", "3", "4")
+    return understudy.train("digits", "cnn:8-16", epochs=6, lr=0.01, only_classes=few, run=run).path
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Colour images of several sizes: class by colour."""
+    """Color images of several sizes: class by color."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 3)):
@@ -60,30 +77,30 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_recipe_is_the_rule_s() -> None:
     """The number of examples and the size of the images are found."""
-    plan = plan_transfer("digits", "cnn:8", from_scratch=True)
+    recipe, notes = planned("digits", "cnn:8", from_scratch=True)
     rule = bit.hyperrule(len(open_source("digits").train), (8, 8))
-    found = fields(plan.recipe)
-    assert found | rule.fields["optimizer"] | rule.fields["views"] == found
+    found = fields(recipe)
+    assert found | rule.fields["optimizer"] | rule.fields["augmentation"] == found
     assert (found["steps"], found["batch_size"], found["mixup"], found["zero_head"]) == (500, 512, 0.0, True)
     assert found["micro_batch"] == 128, "as many images of 128 pixels as are likely to fit"
-    assert "1,438 images of 8x8 pixels: 500 steps" in plan.told[0]
-    assert any("enlarged" in line for line in plan.told)
+    assert "1,438 images of 8x8 pixels: 500 steps" in notes[0]
+    assert any("enlarged" in line for line in notes)
 
 
 def test_ways_to_differ_from_the_rule() -> None:
-    plain = fields(plan_transfer("digits", "cnn:8", from_scratch=True).recipe)
+    plain = fields(planned("digits", "cnn:8", from_scratch=True)[0])
 
-    def differing(**ways: Any) -> dict[str, object]:
-        found = fields(plan_transfer("digits", "cnn:8", from_scratch=True, **ways).recipe)
+    def differing(**ways: Any) -> dict[str, Any]:
+        found = fields(planned("digits", "cnn:8", from_scratch=True, **ways)[0])
         return {name: value for name, value in found.items() if value != plain[name]}
 
-    assert differing(batch_size=32) == {"micro_batch": 32}, "the same updates, with less memory"
-    assert differing(update_batch=128) == {"batch_size": 128, "micro_batch": None, "lr": 0.003 / 4}
+    assert differing(micro_batch=32) == {"micro_batch": 32}, "the same updates, with less memory"
+    assert differing(batch_size=128) == {"batch_size": 128, "micro_batch": None, "lr": 0.003 / 4}
     assert differing(steps=50) == {"steps": 50, "warmup_steps": 10, "milestone_steps": (21, 31, 41)}
-    assert differing(crop_size=32) == {"resize": 40, "window": 32, "micro_batch": None}
-    assert differing(crop=False) == {"resize": 128}
+    assert differing(crop_size=32) == {"resize": 40, "crop_size": 32, "micro_batch": None}
+    assert differing(random_crop=False) == {"resize": 128}
     assert differing(flip=False) == {"flip": False}
-    assert differing(mixup=True) == {"mixup": 0.1}
+    assert differing(mixup=0.1) == {"mixup": 0.1}
     assert differing(decay_to="initial") == {"decay_to": "initial", "weight_decay": 1e-4}
     assert differing(decay_to="zero", weight_decay=0.01) == {"weight_decay": 0.01}
     assert differing(variant="paper") == {"milestone_steps": (150, 300, 450)}
@@ -92,35 +109,35 @@ def test_ways_to_differ_from_the_rule() -> None:
 
 def test_many_images_are_mixed() -> None:
     images, labels = torch.zeros(20_000, 1, 4, 4, dtype=torch.uint8), torch.arange(20_000) % 2
-    recipe = plan_transfer((images, labels), "cnn:4", from_scratch=True, crop_size=8).recipe
+    recipe, _ = planned((images, labels), "cnn:4", from_scratch=True, crop_size=8)
     assert (recipe.steps, recipe.mixup) == (10_000, 0.1)
-    assert plan_transfer((images, labels), "cnn:4", from_scratch=True, crop_size=8, mixup=False).recipe.mixup == 0
+    assert planned((images, labels), "cnn:4", from_scratch=True, crop_size=8, mixup=0)[0].mixup == 0
 
 
 def test_the_median_size_is_read_from_headers(photos: Path) -> None:
     assert typical_size(open_source(photos).train) == (26, 30)
-    recipe = plan_transfer(photos, "cnn:8", from_scratch=True).recipe
-    assert (recipe.views.resize, recipe.views.window) == (160, 128)
+    recipe, _ = planned(photos, "cnn:8", from_scratch=True)
+    assert (recipe.augmentation.resize, recipe.augmentation.crop_size) == (160, 128)
 
 
 def test_a_backbone_of_one_size_keeps_it() -> None:
-    plan = plan_transfer("digits", "timm:vit_tiny_patch16_224?depth=1", from_scratch=True)
-    assert (plan.recipe.views.resize, plan.recipe.views.window) == (280, 224)
-    assert any("224 pixels only" in line for line in plan.told)
+    recipe, notes = planned("digits", "timm:vit_tiny_patch16_224?depth=1", from_scratch=True)
+    assert (recipe.augmentation.resize, recipe.augmentation.crop_size) == (280, 224)
+    assert any("224 pixels only" in line for line in notes)
     with pytest.raises(UnderstudyError, match="224 pixels only; leave out --crop-size"):
-        plan_transfer("digits", "timm:vit_tiny_patch16_224?depth=1", from_scratch=True, crop_size=64)
+        planned("digits", "timm:vit_tiny_patch16_224?depth=1", from_scratch=True, crop_size=64)
 
 
-def test_batchnorm_is_told_of() -> None:
-    told = plan_transfer("digits", "cnn:8", from_scratch=True, batch_size=16).told
-    assert any("BatchNorm takes its statistics from the 16 images" in line for line in told)
+def test_batchnorm_is_pointed_out() -> None:
+    _, notes = planned("digits", "cnn:8", from_scratch=True, micro_batch=16)
+    assert any("BatchNorm's statistics are of the 16 images" in line for line in notes)
 
 
 # --- carried out ------------------------------------------------------------------------------------------
 
 
 def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
-    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=30, update_batch=128, lr=0.1)
+    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=30, batch_size=128, lr=0.1)
     assert run.recipe.kind == "train"
     assert run.finished
     network = load_network(run.models["model-0"])
@@ -130,7 +147,7 @@ def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
     assert accuracy is not None
     assert accuracy > 0.3
     assert any("BiT-HyperRule for 1,438 images" in note for note in run.facts.notes)
-    again = api.run_recipe(run.recipe, run=tmp_path / "b")  # type: ignore[arg-type]
+    again = start(pipeline_of(run.recipe), tmp_path / "b")  # type: ignore[arg-type]
     assert again.models["model-0"].read_bytes() == run.models["model-0"].read_bytes(), "its recipe says it all"
 
 
@@ -144,7 +161,8 @@ def test_heads_begin_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return real(self)
 
     monkeypatch.setattr(Loop, "run", run)
-    transfer("digits", "cnn:8", run=tmp_path, **{**QUICK, "steps": 1})
+    once: dict[str, Any] = QUICK | {"steps": 1}
+    transfer("digits", "cnn:8", run=tmp_path, **once)
     assert len(heads) == 2
     assert not any(bool(x.any()) for x in heads)
 
@@ -153,11 +171,11 @@ def test_a_module_and_a_folder_of_photos(tmp_path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.append(nn.Linear(8, 3))
-    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=40, update_batch=18, lr=0.1, workers=0)
+    run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=40, batch_size=18, lr=0.1, workers=0)
     assert run.facts.rows[0].mean("accuracy") == 1.0
-    with pytest.raises(UnderstudyError, match="answers 3 classes, and digits has 10"):
-        transfer("digits", net, run=tmp_path / "b", crop_size=16, sees="rgb")
-    with pytest.raises(UnderstudyError, match="cannot read images of 1x16x16"):
+    with pytest.raises(UnderstudyError, match="has 3 outputs, and digits 10 classes"):
+        transfer("digits", net, run=tmp_path / "b", crop_size=16, modality="rgb")
+    with pytest.raises(UnderstudyError, match="cannot take images of 1x16x16"):
         transfer("digits", net, run=tmp_path / "b", crop_size=16)
     named = transfer(photos, "cnn:8", run=tmp_path / "c", **QUICK)
     evaluated = understudy.evaluate(named.path, photos)
@@ -189,12 +207,12 @@ def test_a_manifest_can_be_loaded_by_others(tmp_path: Path, photos: Path) -> Non
     subset.write(tmp_path / "two.json")
     assert read_subset(tmp_path / "two.json") == subset
     assert json.loads((tmp_path / "two.json").read_text())["classes"]["red"][0]["name"].startswith("train/red/")
-    run = api.train(
+    run = understudy.train(
         photos, "cnn:4", subset=str(tmp_path / "two.json"), epochs=1, batch_size=6, workers=0, run=tmp_path / "a"
     )
     assert run.facts.data is not None
     assert run.facts.data.train_examples == 6
-    student = api.distill(
+    student = understudy.distill(
         photos,
         run.path,
         "cnn:4",
@@ -206,8 +224,8 @@ def test_a_manifest_can_be_loaded_by_others(tmp_path: Path, photos: Path) -> Non
     )
     assert student.facts.data is not None
     assert student.facts.data.train_examples == 6
-    with pytest.raises(UnderstudyError, match="are not in the training part of digits"):
-        api.train("digits", "cnn:4", subset=str(tmp_path / "two.json"), steps=1, run=tmp_path / "c")
+    with pytest.raises(UnderstudyError, match="are not in the training split of digits"):
+        understudy.train("digits", "cnn:4", subset=str(tmp_path / "two.json"), steps=1, run=tmp_path / "c")
 
 
 @pytest.mark.parametrize(
@@ -215,26 +233,33 @@ def test_a_manifest_can_be_loaded_by_others(tmp_path: Path, photos: Path) -> Non
 )
 def test_what_is_no_manifest_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "no.json").write_text(text)
-    with pytest.raises(UnderstudyError, match="is no manifest of a subset"):
-        api.train("digits", "cnn:4", subset=str(tmp_path / "no.json"), run=tmp_path / "run")
+    with pytest.raises(UnderstudyError, match="is not a subset manifest"):
+        understudy.train("digits", "cnn:4", subset=str(tmp_path / "no.json"), run=tmp_path / "run")
     with pytest.raises(UnderstudyError, match="cannot be read"):
-        api.train("digits", "cnn:4", subset=str(tmp_path / "none.json"), run=tmp_path / "run")
+        understudy.train("digits", "cnn:4", subset=str(tmp_path / "none.json"), run=tmp_path / "run")
+
+
+def shots_of(found: RunCollection) -> list[ShotResult]:
+    facts = found.facts
+    assert isinstance(facts, FewShotFacts)
+    return facts.results
 
 
 def test_draws_give_medians_and_are_resumed_one_by_one(
     tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways: dict[str, Any] = {"crop_size": 8, "steps": 6, "update_batch": 32, "draws": 2}
+    ways: dict[str, Any] = {"crop_size": 8, "steps": 6, "batch_size": 32, "draws": 2}
     whole = few_shots("digits", upstream, [1, 3], run=tmp_path / "whole", **ways)
-    one, three = whole.each
-    assert (one.shots, one.examples, len(one.runs)) == (1, 10, 2)
-    assert (three.shots, three.examples, len(three.runs)) == (3, 30, 2)
-    drawn = three.drawn
-    assert drawn.median is not None
-    assert drawn.median == pytest.approx(sum(drawn.accuracies) / 2)
-    assert drawn.spread == (min(drawn.accuracies), max(drawn.accuracies))
-    assert len({read_subset(Path(str(run.recipe.subset))).ids[0] for run in three.runs}) > 1
-    assert f"{100 * drawn.median:.2f}" in whole.report.read_text()
+    assert list(whole.runs) == [f"shots-{count}-draw-{draw}" for count in (1, 3) for draw in (0, 1)]
+    one, three = shots_of(whole)
+    assert (one.shots, one.examples, len(one.accuracies)) == (1, 10, 2)
+    assert (three.shots, three.examples, len(three.accuracies)) == (3, 30, 2)
+    assert three.median is not None
+    assert three.median == pytest.approx(sum(three.accuracies) / 2)
+    assert three.spread == (min(three.accuracies), max(three.accuracies))
+    drawn = [whole.runs[f"shots-3-draw-{draw}"].recipe.subset for draw in (0, 1)]
+    assert len({read_subset(Path(str(file))).ids[0] for file in drawn}) > 1
+    assert f"{100 * three.median:.2f}" in whole.report.read_text()
     real, calls = Loop._update, 0
 
     def update(self: Loop, batch: object, samples: int) -> None:
@@ -246,22 +271,46 @@ def test_draws_give_medians_and_are_resumed_one_by_one(
 
     monkeypatch.setattr(Loop, "_update", update)
     parts = tmp_path / "parts"
-    with pytest.raises(Interrupted, match=f"go on with: understudy resume {parts}"):
+    with pytest.raises(Interrupted, match=f"continue with: understudy resume {parts}"):
         few_shots("digits", upstream, [3, 1], run=parts, **ways)
-    assert sum(run.finished for one in FewShots(parts).each for run in one.runs) == 1
+    found = RunCollection(parts)
+    assert sum(run.finished for run in found.runs.values()) == 1
+    first, second = (parts / "subsets" / f"shots-1-draw-{draw}.json" for draw in (0, 1))
+    drawn_first = first.read_text()
+    first.write_text(second.read_text())
+    with pytest.raises(UnderstudyError, match="draws of other samples"):
+        few_shots("digits", upstream, [1, 3], run=parts, **ways)
+    first.write_text(drawn_first)
     assert main(["resume", str(parts)]) == 0
     assert calls == 4 * 6, "no step was made twice"
-    for a, b in zip(FewShots(parts).each, whole.each, strict=True):
-        assert a.drawn == b.drawn
-        for x, y in zip(a.runs, b.runs, strict=True):
-            assert x.models["model-0"].read_bytes() == y.models["model-0"].read_bytes()
-    few_shots("digits", upstream, [1, 3], run=parts, **ways)
-    assert calls == 4 * 6, "the same command again has nothing left to do"
-    with pytest.raises(UnderstudyError, match="another recipe"):
-        few_shots("digits", upstream, [1, 3], run=parts, **{**ways, "steps": 5})
-    with pytest.raises(UnderstudyError, match="draws of other samples"):
-        few_shots("digits", upstream, [1, 3], run=parts, seed=1, **ways)
-    assert go_on(FewShots(parts)).report.exists()
+    assert shots_of(found) == shots_of(whole)
+    for a, b in zip(found.runs.values(), whole.runs.values(), strict=True):
+        assert a.models["model-0"].read_bytes() == b.models["model-0"].read_bytes()
+    with pytest.raises(UnderstudyError, match="is finished; its page is"):
+        few_shots("digits", upstream, [1, 3], run=parts, **ways)
+    for change in ({"steps": 5}, {"seed": 1}):
+        other: dict[str, Any] = ways | change
+        with pytest.raises(UnderstudyError, match="holds results of other options"):
+            few_shots("digits", upstream, [1, 3], run=parts, **other)
+    assert calls == 4 * 6
+
+
+def test_a_folder_that_can_be_resumed_has_all_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = Run.open, []
+
+    def second_fails(self: Run, *args: Any, **options: Any) -> None:
+        opened.append(self)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        real(self, *args, **options)
+
+    few: dict[str, Any] = QUICK | {"draws": 2, "run": tmp_path / "few"}
+    monkeypatch.setattr(Run, "open", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        few_shots("digits", "cnn:8", [1], **few)
+    monkeypatch.undo()
+    assert not RunCollection(tmp_path / "few").exists
+    assert few_shots("digits", "cnn:8", [1], **few).finished
 
 
 # --- the command line and bad input -----------------------------------------------------------------------
@@ -269,18 +318,18 @@ def test_draws_give_medians_and_are_resumed_one_by_one(
 
 def test_the_command(tmp_path: Path, upstream: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["transfer", "digits", "--backbone", str(upstream), "--crop-size", "8", "--steps", "4"]
-    words += ["--update-batch", "64", "--no-flip"]
+    words += ["--batch-size", "64", "--no-flip"]
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "# BiT-HyperRule for 1,438 images" in said
-    assert "window: 8" in said
-    assert main([*words, "--mixup", "--run", str(tmp_path / "a")]) == 0
+    assert "crop_size: 8" in said
+    assert main([*words, "--mixup", "0.1", "--run", str(tmp_path / "a")]) == 0
     assert (run := Run(tmp_path / "a")).finished
     assert run.recipe.mixup == 0.1
     assert main([*words, "--shots", "1,2", "--draws", "1", "--run", str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "median" in said
-    assert [one.shots for one in FewShots(tmp_path / "b").each] == [1, 2]
+    assert [one.shots for one in shots_of(RunCollection(tmp_path / "b"))] == [1, 2]
 
 
 def test_names_get_the_option_that_loads_their_weights() -> None:
@@ -300,32 +349,36 @@ def test_weights_that_cannot_be_fetched_are_said(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(UnderstudyError, match="no network to fetch them"):
-        plan_transfer("digits", "timm:resnet18")
-    with pytest.raises(UnderstudyError, match="no pre-trained weights of coatnet_0_224"):
-        plan_transfer("digits", "timm:coatnet_0_224")
+    with pytest.raises(UnderstudyError, match=r"are not on this machine and could not be downloaded \(OSError\)"):
+        planned("digits", "timm:resnet18")
+    with pytest.raises(UnderstudyError, match="no pre-trained weights for coatnet_0_224"):
+        planned("digits", "timm:coatnet_0_224")
 
 
 def test_a_class_without_an_example_is_named() -> None:
     source = open_source((torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 3)).train
     bare = source.subset((source.targets != 1).nonzero().flatten())  # type: ignore[union-attr, operator]
     with pytest.raises(UnderstudyError, match="no training example of class '1'"):
-        plan_transfer(bare, "cnn:8", from_scratch=True)
-    assert plan_transfer(bare, "cnn:8", from_scratch=True, omit_classes=("1",)).recipe.steps == 500
+        planned(bare, "cnn:8", from_scratch=True)
+    assert planned(bare, "cnn:8", from_scratch=True, omit_classes=("1",))[0].steps == 500
+
+
+_FRESH = ["digits", "--backbone", "cnn:8", "--from-scratch"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "say what to learn"), (["digits"], "say what to begin from"),
+    [([], "DATA is missing; write understudy transfer photos/"),
+     (["digits"], "--backbone is missing; write --backbone"),
      (["digits", "--backbone", "cnn:8"], "pass --from-scratch"),
      (["digits", "--backbone", "timm:resnot18"], "did you mean"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--shots", "500"], "fewer than 500 shots"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--shots", "a,b"], "'a' is none"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--shots", "0"], "count from 1"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--shots", "1", "--validation", "0.1"], "leave out"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--steps", "0"], "at least one step"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--update-batch", "0"], "0 a step"),
-     (["digits", "--backbone", "cnn:8", "--from-scratch", "--crop-size", "0"], "at least one pixel")],
+     ([*_FRESH, "--shots", "500"], "fewer than 500 shots"),
+     ([*_FRESH, "--shots", "a,b"], "--shots: Input should be a valid integer, not 'a'"),
+     ([*_FRESH, "--shots", "0"], "--shots: Input should be greater than or equal to 1"),
+     ([*_FRESH, "--shots", "1", "--validation", "0.1"], "leave out"),
+     ([*_FRESH, "--steps", "0"], "--steps: Input should be greater than or equal to 1, not 0"),
+     ([*_FRESH, "--batch-size", "0"], "--batch-size: Input should be greater than or equal to 1, not 0"),
+     ([*_FRESH, "--crop-size", "0"], "--crop-size: Input should be greater than or equal to 1, not 0")],
 )  # fmt: skip
 def test_bad_command_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
@@ -338,4 +391,4 @@ def test_bad_command_lines(
 
 def test_vectors_are_not_for_the_rule() -> None:
     with pytest.raises(UnderstudyError, match="holds vectors"):
-        plan_transfer((torch.rand(40, 5), torch.arange(40) % 2), "mlp:8", from_scratch=True)
+        planned((torch.rand(40, 5), torch.arange(40) % 2), "mlp:8", from_scratch=True)

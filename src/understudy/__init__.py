@@ -5,26 +5,59 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from understudy.api import compare, distill, evaluate, predict, resume, train
-    from understudy.compressing import compress
-    from understudy.data import open_source
-    from understudy.exporting import export
-    from understudy.few_shots import few_shots
-    from understudy.models import build
-    from understudy.pretraining import pretrain
-    from understudy.probing import probe
-    from understudy.specialising import specialists
-    from understudy.suiting import suite
-    from understudy.transferring import transfer
+from understudy.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from understudy.data import open_source
+    from understudy.models import build
+    from understudy.runs import Run, RunCollection
+    from understudy.verbs.compress import compress
+    from understudy.verbs.distill import compare, distill
+    from understudy.verbs.evaluate import evaluate
+    from understudy.verbs.export import export
+    from understudy.verbs.few_shots import few_shots
+    from understudy.verbs.predict import predict
+    from understudy.verbs.pretrain import pretrain
+    from understudy.verbs.probe import probe
+    from understudy.verbs.registry import dry_run, run_config
+    from understudy.verbs.resume import resume
+    from understudy.verbs.specialists import specialists
+    from understudy.verbs.suite import suite
+    from understudy.verbs.train import train
+    from understudy.verbs.transfer import transfer
+
+_MODULES = {
+    "Run": "runs",
+    "RunCollection": "runs",
+    "build": "models",
+    "compare": "verbs.distill",
+    "compress": "verbs.compress",
+    "distill": "verbs.distill",
+    "dry_run": "verbs.registry",
+    "evaluate": "verbs.evaluate",
+    "export": "verbs.export",
+    "few_shots": "verbs.few_shots",
+    "open_source": "data",
+    "predict": "verbs.predict",
+    "pretrain": "verbs.pretrain",
+    "probe": "verbs.probe",
+    "resume": "verbs.resume",
+    "run_config": "verbs.registry",
+    "specialists": "verbs.specialists",
+    "suite": "verbs.suite",
+    "train": "verbs.train",
+    "transfer": "verbs.transfer",
+}
+
 __all__ = [
+    "Run",
+    "RunCollection",
     "__version__",
     "build",
     "compare",
     "compress",
     "distill",
+    "dry_run",
     "evaluate",
     "export",
     "few_shots",
@@ -33,32 +66,19 @@ __all__ = [
     "pretrain",
     "probe",
     "resume",
+    "run_config",
     "specialists",
     "suite",
     "train",
     "transfer",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("train", "distill", "compare", "evaluate", "predict", "resume"), "understudy.api"),
-    "compress": "understudy.compressing",
-    "open_source": "understudy.data",
-    "export": "understudy.exporting",
-    "build": "understudy.models",
-    "probe": "understudy.probing",
-    "specialists": "understudy.specialising",
-    "pretrain": "understudy.pretraining",
-    "few_shots": "understudy.few_shots",
-    "suite": "understudy.suiting",
-    "transfer": "understudy.transferring",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Bring in what imports torch only when it is asked for."""
-    if name not in _HOMES:
+    """Import what needs torch only when it is used."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

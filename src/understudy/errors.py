@@ -1,4 +1,4 @@
-"""The errors a user can mend, and the one signal that a run was asked to stop."""
+"""Errors that a user can fix, and the one that says that a run was stopped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UnderstudyError(ValueError):
-    """A mistake the caller can mend. Its text is one sentence that says what to do about it."""
+    """A mistake that the caller can fix. Its text is one sentence that says how."""
 
 
 class UnderstudyWarning(UserWarning):
-    """Something the user should know that does not stop the work."""
+    """Something that the user should know."""
 
 
 class Diverged(UnderstudyError):
@@ -19,10 +19,10 @@ class Diverged(UnderstudyError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM), wrote a checkpoint and can go on later."""
+    """A run was stopped by a signal (Ctrl-C, SIGTERM), wrote a checkpoint and can be resumed."""
 
     def __init__(self, run: str, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped at step {step:,}; go on with: understudy resume {run}")
+        super().__init__(f"stopped at step {step:,}; continue with: understudy resume {run}")
         self.run, self.step, self.signal_number = run, step, signal_number
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int, int]]:
@@ -30,7 +30,11 @@ class Interrupted(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known word, or the list of them when none is close and it is short."""
+    """`"; did you mean 'x'?"` for the closest known word; else the known words, if they are few.
+
+    >>> nearest("mlpp", ["mlp", "cnn"])
+    "; did you mean 'mlp'?"
+    """
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     if close:

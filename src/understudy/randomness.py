@@ -1,8 +1,8 @@
 """Counter randomness: every random number is a pure function of the keys that name it.
 
 Nothing here has a state, so nothing has to be saved, and neither workers, ranks, the order of the work nor
-the place where a run was resumed can change a draw. Keys are mixed by the finaliser of SplitMix64 (Steele,
-Lea, Flood 2014), per-unit bits by a 32-bit avalanche hash; both run vectorised on any device.
+the place where a run was resumed can change a draw. Keys are mixed by the finalizer of SplitMix64 (Steele,
+Lea, Flood 2014), per-unit bits by a 32-bit avalanche hash; both run vectorized on any device.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _shift(x: Tensor, by: int, bits: int = 64) -> Tensor:
     return (x >> by) & ((1 << (bits - by)) - 1)
 
 
-def _finalise(x: Tensor) -> Tensor:
+def _finalize(x: Tensor) -> Tensor:
     x = (x ^ _shift(x, 30)) * _signed(_M1)
     x = (x ^ _shift(x, 27)) * _signed(_M2)
     return x ^ _shift(x, 31)
@@ -42,8 +42,8 @@ def name_key(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _finalise_int(x: int) -> int:
-    """`_finalise` of one number of 64 bits, many times faster than on a tensor of one."""
+def _finalize_int(x: int) -> int:
+    """`_finalize` of one number of 64 bits, many times faster than on a tensor of one."""
     x = ((x ^ (x >> 30)) * _M1) & _MASK
     x = ((x ^ (x >> 27)) * _M2) & _MASK
     return x ^ (x >> 31)
@@ -59,14 +59,14 @@ def mix(*keys: int | Tensor) -> Tensor:
             state = state.to(key.device)
         else:
             key = _signed(key)
-        state = _finalise((state ^ key) + _signed(_GOLDEN))
+        state = _finalize((state ^ key) + _signed(_GOLDEN))
     return state
 
 
 def _mixed(keys: Iterable[int]) -> int:
     state = 0
     for key in keys:
-        state = _finalise_int(((state ^ (key & _MASK)) + _GOLDEN) & _MASK)
+        state = _finalize_int(((state ^ (key & _MASK)) + _GOLDEN) & _MASK)
     return state
 
 

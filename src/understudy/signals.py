@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-ASPECTS = {"rgb": 3, "grey": 1, "luminance": 1, "chrominance": 2}
+ASPECTS = {"rgb": 3, "gray": 1, "luminance": 1, "chrominance": 2}
 """What can be seen of an image, and in how many channels: itself, its luma, and L and (a, b) of CIE Lab."""
 
 

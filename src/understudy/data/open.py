@@ -1,4 +1,4 @@
-"""`open_source`: whatever a user calls their data, as sources."""
+"""`open_source`: open a dataset by name, path or object."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from understudy.data.arrays import array_source, open_dataset, open_modalities
-from understudy.data.frames import FRAMES, open_frames
-from understudy.data.gather import Listed, gather
-from understudy.data.hub import open_hub
-from understudy.data.named import open_named
-from understudy.data.named_sets import NAMED
-from understudy.data.nyu import open_nyu
-from understudy.data.pairs import pair_up
-from understudy.data.records import printable
-from understudy.data.shards import is_pattern, list_shards, tars_in
+from understudy.data.formats.arrays import array_source, open_dataset, open_modalities
+from understudy.data.formats.build import build_splits
+from understudy.data.formats.catalog import NAMED
+from understudy.data.formats.csv import index_csv
+from understudy.data.formats.folder import index_folder
+from understudy.data.formats.frames import FRAMES, open_frames
+from understudy.data.formats.hub import open_hub
+from understudy.data.formats.index import DatasetIndex
+from understudy.data.formats.nyu import open_nyu
+from understudy.data.formats.pairs import add_pairs
+from understudy.data.formats.parquet import index_parquet, parquet_files
+from understudy.data.formats.records import escape_name
+from understudy.data.formats.shards import index_shards, is_pattern, tar_files
+from understudy.data.formats.torchvision import open_named
 from understudy.data.source import Source, Splits
-from understudy.data.table import list_csv, list_parquet, parquet_files
-from understudy.data.tree import list_tree
 from understudy.errors import UnderstudyError, nearest
+
+_FILES = {
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), index_shards),  # compressed ones are refused there
+    **{".zip": index_folder, ".csv": index_csv, ".tsv": index_csv, ".parquet": index_parquet},
+}
 
 
 def open_source(
@@ -36,44 +43,43 @@ def open_source(
     seed: int = 0,
     pairs: Mapping[str, str] | None = None,
 ) -> Splits:
-    """Open a data set.
+    """Open a dataset.
 
     Args:
-        data: one of
-            a name from `NAMED` ("digits", "mnist", "cifar100", ...; write "./mnist" for a folder so called);
-            a folder of class folders, of train/ and test/ (or val/) with class folders, or of unlabelled
-            images; a .zip of such; a .csv with the columns path, label and optionally split; a .parquet
-            file, or a folder of them, in the Hugging Face layout; a .tar, a folder of them or a pattern such as
-            shards-{000..127}.tar, in the WebDataset layout; "hf:name" or "hf:name:configuration";
-            the NYU-Depth v2 labelled file (.mat); a folder of frames (see `understudy.data.frames`);
-            a map-style `torch.utils.data.Dataset`; a pair (inputs, targets) of tensors or arrays; a dict of
-            paired arrays, one a modality, with or without "targets";
-            a `Source` or `Splits`, which is passed through.
-        root: where named sets lie or are downloaded to; $UNDERSTUDY_DATA, else ./data, by default.
-        download: whether a named set or one of the hub may be fetched.
-        size: the side of the square that images are brought to; by default 224 where their sizes differ.
-        seed: of the division of a set that has no test part of its own, about 80 to 20 within each class.
-        pairs: for files, the same samples in other modalities, by name: a folder, zip or table (see `pair_up`).
+        data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder or .zip in the
+            layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, or of unlabeled images;
+            a .csv with columns path, label and optionally split; a .parquet file or a folder of them as written by
+            Hugging Face Datasets; a .tar, a folder of them or a range such as shards-{000..127}.tar in the WebDataset
+            format; "hf:name" or "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat);
+            a folder of frame sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`;
+            a tuple (inputs, targets) of tensors or arrays; a dict of paired arrays by modality, optionally with
+            "targets"; or a `Source` or `Splits`, returned as it is.
+        root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.
+        download: allow downloading a built-in dataset or one on the Hub.
+        size: side in pixels of the square that images are resized to; 224 by default if their sizes differ.
+        seed: seed of the 80/20 split of a dataset without a test split.
+        pairs: for files, the same samples in other modalities: modality -> folder, zip or table (see `add_pairs`).
 
-    Ids are positions for arrays, named sets and parquet, hashes of the file's own relative path for folders, zips
-    and CSVs, and of the shard's name and the sample's key for tars, so that adding a file changes no other's id, nor
-    the part it falls to.
+    Ids are positions in the split for arrays, built-in datasets and parquet files, hashes of the relative path for
+    folders, zips and CSVs, and hashes of shard name and key for tars, so that adding a file changes neither the ids nor
+    the split of any other.
 
-    Raises:
-        UnderstudyError: for anything that cannot be opened, saying what would mend it.
+    >>> splits = open_source("digits")
+    >>> len(splits.train), len(splits.test), splits.train.shape, splits.train.classes[:3]
+    (1438, 359, (1, 8, 8), ('0', '1', '2'))
     """
     if size is not None and size < 1:
         raise UnderstudyError(f"the image size must be at least 1 pixel, not {size}")
     if isinstance(data, str | os.PathLike):
         opened = _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
-        if isinstance(opened, Listed):
-            return gather(pair_up(opened, pairs) if pairs else opened, size)
+        if isinstance(opened, DatasetIndex):
+            return build_splits(add_pairs(opened, pairs) if pairs else opened, size)
     else:
         opened = _open_object(data, size)
     if pairs:
         raise UnderstudyError(
-            f"{opened.train.name} is no folder, zip or table, so --pair {next(iter(pairs))} cannot be matched with it "
-            "by name; give files, or in Python a dict of arrays"
+            f"--pair {next(iter(pairs))} needs a folder, zip or table, and {opened.train.name} is not one; give files, "
+            "or in Python a dict of arrays"
         )
     return opened
 
@@ -87,18 +93,18 @@ def _open_object(data: object, size: int | None) -> Splits:
         case Dataset():
             return open_dataset(data, size=size)
         case (Tensor() | np.ndarray(), Tensor() | np.ndarray() | list()):
-            return Splits(array_source("the pair of arrays", data[0], data[1]))
+            return Splits(array_source("array data", data[0], data[1]))
         case dict():
             return open_modalities(data)
     raise UnderstudyError(
-        f"data cannot be opened from a {type(data).__name__}; give a name, a path, a map-style torch Dataset, "
-        "a pair of arrays (inputs, targets) or a dict of them"
+        f"cannot open data from {type(data).__name__!r}; give a name, a path, a map-style torch Dataset, "
+        "a tuple of arrays (inputs, targets) or a dict of arrays"
     )
 
 
 def _open_named_or_path(
     data: str | os.PathLike[Any], *, root: Path | None, download: bool, size: int | None, seed: int
-) -> Splits | Listed:
+) -> Splits | DatasetIndex:
     if isinstance(data, str) and data.startswith("hf:"):
         return open_hub(data, download=download, size=size, seed=seed)
     if isinstance(data, str) and data.lower() in NAMED:
@@ -106,25 +112,20 @@ def _open_named_or_path(
     path = Path(os.fsdecode(data)).expanduser()
     if (path / FRAMES).is_file():
         return open_frames(path)
-    if is_pattern(path) or (path.is_dir() and tars_in(path)):
-        return list_shards(path, seed=seed)
+    if is_pattern(path) or (path.is_dir() and tar_files(path)):
+        return index_shards(path, seed=seed)
     if path.is_dir():
-        return list_parquet(path, seed=seed) if parquet_files(path) else list_tree(path, seed=seed)
+        return index_parquet(path, seed=seed) if parquet_files(path) else index_folder(path, seed=seed)
     if path.is_file():
-        if path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
-            return list_shards(path, seed=seed)
-        match path.suffix.lower():
-            case ".zip":
-                return list_tree(path, seed=seed)
-            case ".csv" | ".tsv":
-                return list_csv(path, seed=seed)
-            case ".parquet":
-                return list_parquet(path, seed=seed)
-            case ".mat":
-                return open_nyu(path, size=size, seed=seed)
+        if path.suffix.lower() == ".mat":
+            return open_nyu(path, size=size, seed=seed)
+        for suffix, index in _FILES.items():
+            if path.name.lower().endswith(suffix):
+                return index(path, seed=seed)
         raise UnderstudyError(
-            f"{printable(str(path))} is no kind of data set; give a folder, or a .zip, .csv, .parquet or .tar file"
+            f"{escape_name(str(path))} is not a supported dataset; give a folder, or a .zip, .csv, .parquet or .tar "
+            "file"
         )
-    word = printable(os.fsdecode(data))
-    hint = nearest(word, NAMED) if word.isprintable() and os.sep not in word else "; check the path"
-    raise UnderstudyError(f"there is no folder, file or named data set {word!r}{hint}")
+    name = escape_name(os.fsdecode(data))
+    hint = nearest(name, NAMED) if name.isprintable() and os.sep not in name else "; check the path"
+    raise UnderstudyError(f"no folder, file or built-in dataset {name!r}{hint}")

@@ -1,7 +1,7 @@
-"""Which rows of a source to use: by class, by a fraction, or for a validation part.
+"""Row selection by class, by fraction, and for held-out splits.
 
-All are pure functions of the source's ids and targets: the same samples come out wherever and however often
-they are asked for, and row numbers always rise.
+All functions are pure in the source's ids and targets: the same samples are selected regardless of their order or of
+what else is in the source. Row indices are returned in ascending order.
 """
 
 from __future__ import annotations
@@ -11,90 +11,134 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from understudy.data.source import Source
+from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError, nearest
-from understudy.randomness import mix, name_key
+from understudy.randomness import mix, name_key, uniform
+
+TEST_FRACTION = 0.2
+"""Held out from datasets without a test split."""
 
 
 def only_classes(source: Source, names: Sequence[str | int]) -> Tensor:
-    """Row numbers (int64) of these classes' samples; a class is its name or its index."""
+    """Row indices (int64) of the samples of these classes, given by name or index.
+
+    >>> source = Source("pets", ("cat", "dog", "fox"), torch.arange(4), torch.tensor([0, 1, 2, 0]), (1,))
+    >>> only_classes(source, ["cat", 2])
+    tensor([0, 2, 3])
+    """
     return torch.nonzero(_belongs(source, names)).flatten()
 
 
 def omit_classes(source: Source, names: Sequence[str | int]) -> Tensor:
-    """Row numbers (int64) of all samples but these classes'; a class is its name or its index."""
+    """Row indices (int64) of all samples except those of these classes, given by name or index.
+
+    >>> source = Source("pets", ("cat", "dog", "fox"), torch.arange(4), torch.tensor([0, 1, 2, 0]), (1,))
+    >>> omit_classes(source, ["cat"])
+    tensor([1, 2])
+    """
     return torch.nonzero(~_belongs(source, names)).flatten()
 
 
 def fraction(source: Source, f: float, seed: int) -> Tensor:
-    """Row numbers (int64) of a share `f` in (0, 1] of each class, at least one sample of every class.
+    """Row indices (int64) of a fraction `f` in (0, 1] of each class, at least one sample per class.
 
-    A smaller fraction is part of every larger one with the same seed.
+    With the same seed, a smaller fraction is a subset of a larger one.
+
+    >>> source = Source("toy", ("a", "b"), torch.arange(100), torch.arange(100) % 2, (1,))
+    >>> source.targets[fraction(source, 0.1, seed=0)].bincount()
+    tensor([5, 5])
     """
     if not 0 < f <= 1:
-        raise UnderstudyError(f"a fraction of {source.name} must be above 0 and at most 1, not {f}")
+        raise UnderstudyError(f"the fraction of {source.name} must be above 0 and at most 1, not {f}")
     rank, counts = _ranks(source, seed, "fraction")
     return torch.nonzero(rank < (counts * f).round().clamp(min=1)).flatten()
 
 
 def shots(source: Source, count: int, seed: int) -> Tensor:
-    """Row numbers (int64) of `count` samples of each class; fewer are part of more with the same seed.
-
-    Raises:
-        UnderstudyError: a class has fewer, or the source no labels.
-    """
+    """Row indices (int64) of `count` samples per class; with the same seed, fewer shots are a subset of more."""
     if source.targets is None:
-        raise UnderstudyError(f"{source.name} has no labels to draw {count} samples of each class by")
+        raise UnderstudyError(f"{source.name} has no labels, so {count} shots per class cannot be drawn; label it")
     counts = source.targets.bincount(minlength=len(source.classes))
-    for name, held in zip(source.classes, counts.tolist(), strict=True):
-        if held < count:
+    for name, available in zip(source.classes, counts.tolist(), strict=True):
+        if available < count:
             raise UnderstudyError(
-                f"{source.name} has {held} training samples of class {name!r}, fewer than {count} shots; ask for fewer"
+                f"{source.name} has {available} training samples of class {name!r}, fewer than {count} shots; "
+                "ask for fewer"
             )
     rank, _ = _ranks(source, seed, "shots")
     return torch.nonzero(rank < count).flatten()
 
 
-def in_proportion(source: Source, count: int, seed: int, *, every_class: bool = True) -> Tensor:
-    """Row numbers (int64) of exactly `count` samples, as many of each class as its share of them comes to.
+def stratified_sample(source: Source, count: int, seed: int, *, every_class: bool = True) -> Tensor:
+    """Row indices (int64) of exactly `count` samples, with the class proportions of the source.
 
-    Args:
-        every_class: whether each class has at least one.
+    With `every_class`, at least one sample of each class is drawn.
 
-    Raises:
-        UnderstudyError: there are fewer samples, or more classes that each need one.
+    >>> source = Source("toy", ("a", "b"), torch.arange(100), (torch.arange(100) < 30).long(), (1,))
+    >>> source.targets[stratified_sample(source, 10, seed=0)].bincount()
+    tensor([7, 3])
     """
     rank, _ = _ranks(source, seed, "in proportion")
     targets = torch.zeros_like(source.ids) if source.targets is None else source.targets
-    held = targets.bincount()
-    needed = int((held > 0).sum()) if every_class else 1
+    available = targets.bincount()
+    needed = int((available > 0).sum()) if every_class else 1
     if not needed <= count <= len(source):
         raise UnderstudyError(
-            f"{count:,} samples were asked of {source.name}, which has {len(source):,} in {needed:,} classes; ask for "
-            "no more than there are, and one of each class at least"
+            f"cannot draw {count:,} samples from {source.name}, which has {len(source):,} in {needed:,} classes; ask "
+            "for at least one per class and no more than there are"
         )
-    share = held * (count / len(source))
-    taken = (held > 0).long() if every_class else torch.zeros_like(held)
-    while int(taken.sum()) < count:  # the class that is furthest below its share is given one more
-        taken[torch.where(taken < held, share - taken, -torch.inf).argmax()] += 1
-    return torch.nonzero(rank < taken[targets]).flatten()
+    quota = available * (count / len(source))
+    drawn = (available > 0).long() if every_class else torch.zeros_like(available)
+    while int(drawn.sum()) < count:  # largest remainder: the class furthest below its quota gets the next sample
+        drawn[torch.where(drawn < available, quota - drawn, -torch.inf).argmax()] += 1
+    return torch.nonzero(rank < drawn[targets]).flatten()
 
 
 def stratified_split(source: Source, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers (int64) (kept, held out): a share in (0, 1) of each class is held out, by its ids' hashes.
+    """Row indices (int64) of the samples to keep and to hold out: a share in (0, 1) of each class is held out.
 
-    Of a class with two samples or more at least one goes to either side; a class of one is kept.
+    A class of at least two samples has at least one on either side; a class of one is kept.
+
+    >>> source = Source("toy", ("a", "b"), torch.arange(100), torch.arange(100) % 2, (1,))
+    >>> kept, held_out = stratified_split(source, 0.2, seed=0)
+    >>> source.targets[kept].bincount(), source.targets[held_out].bincount()
+    (tensor([40, 40]), tensor([10, 10]))
     """
     if not 0 < share < 1:
-        raise UnderstudyError(f"the share of {source.name} to hold out must be between 0 and 1, not {share}")
+        raise UnderstudyError(f"the held-out share of {source.name} must be between 0 and 1, not {share}")
     rank, counts = _ranks(source, seed, "split")
-    held = rank < torch.minimum((counts * share).round().clamp(min=1), counts - 1)
-    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+    held_out = rank < torch.minimum((counts * share).round().clamp(min=1), counts - 1)
+    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
+
+
+def hold_out_test(source: Source, seed: int) -> Splits:
+    """Split into train and test by `stratified_split`."""
+    kept, held_out = stratified_split(source, TEST_FRACTION, seed)
+    return Splits(source.subset(kept), source.subset(held_out))
+
+
+def hash_split(ids: Tensor, targets: Tensor, seed: int) -> Tensor:
+    """(N,) bool mask of the test split, about a fifth of the samples.
+
+    Each sample is assigned by the hash of its own id, so adding or removing samples moves no others. The one
+    exception: a class that would have no training sample keeps the one with the highest hash.
+
+    >>> ids, targets = torch.arange(1000), torch.arange(1000) % 2
+    >>> round(hash_split(ids, targets, seed=0).float().mean().item(), 1)
+    0.2
+    """
+    draw = uniform(ids, seed ^ name_key("test part"))
+    test = draw < TEST_FRACTION
+    for c in torch.unique(targets[test]).tolist():
+        rows = torch.nonzero(targets == c).flatten()
+        if bool(test[rows].all()):
+            test[rows[draw[rows].argmax()]] = False
+    return test
 
 
 def _belongs(source: Source, names: Sequence[str | int]) -> Tensor:
     if source.targets is None:
-        raise UnderstudyError(f"{source.name} has no labels, so no classes of it can be chosen or omitted")
+        raise UnderstudyError(f"{source.name} has no labels, so its classes cannot be selected or omitted; label it")
     indices = torch.tensor([_index(source, name) for name in names], dtype=torch.int64)
     return torch.isin(source.targets, indices.to(source.targets.device))
 
@@ -108,7 +152,7 @@ def _index(source: Source, name: str | int) -> int:
 
 
 def _ranks(source: Source, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Each sample's place in its class by its id's hash, and its class's number of samples, both (N,)."""
+    """Rank of each sample within its class by the hash of its id, and the size of its class, both (N,)."""
     hashes = mix(name_key(purpose), seed, source.ids)
     targets = torch.zeros_like(source.ids) if source.targets is None else source.targets
     order = torch.argsort(hashes, stable=True)

@@ -1,4 +1,4 @@
-"""Subsets as manifests: JSON files that name samples, so that others can learn from the same ones."""
+"""Subset manifests: JSON files that list samples by id, so that an experiment can be repeated on the same ones."""
 
 from __future__ import annotations
 
@@ -18,20 +18,16 @@ from understudy.randomness import seed_of
 
 @dataclass(frozen=True)
 class Subset:
-    """Some samples of a set.
+    """A selection of samples.
 
-    Attributes:
-        data: the set's name.
-        shots: how many of each class; 0 where classes differ.
-        seed, draw: which of the draws this is; fewer shots of one draw are part of more.
-        classes: class name -> its samples: {"id": stable id} and, where the set is of records, "name".
+    (seed, draw) is the key of the random draw; with the same key, fewer shots are a subset of more.
     """
 
     data: str
-    shots: int
+    shots: int  # per class; 0 if classes differ
     seed: int
     draw: int
-    classes: dict[str, list[dict[str, int | str]]]
+    classes: dict[str, list[dict[str, int | str]]]  # samples, each {"id": stable id} and, for records, "name"
 
     @property
     def ids(self) -> list[int]:
@@ -41,30 +37,32 @@ class Subset:
         write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def rows(self, source: Source) -> Tensor:
-        """Row numbers (int64, rising) of the samples in a source; UnderstudyError where it lacks one."""
+        """Row indices (int64, ascending) of the samples in a source, which must have them all."""
         ids = torch.tensor(self.ids, dtype=torch.int64)
         missing = ids[~torch.isin(ids, source.ids)].tolist()
         if missing:
-            lost = next(s for samples in self.classes.values() for s in samples if s["id"] == missing[0])
+            first = next(s for samples in self.classes.values() for s in samples if s["id"] == missing[0])
             raise UnderstudyError(
                 f"{len(missing):,} of the {len(ids):,} samples of the subset of {self.data} are not in the training "
-                f"part of {source.name}, {lost.get('name', missing[0])!r} first; give the data that it was drawn from"
+                f"split of {source.name}, e.g. {first.get('name', missing[0])!r}; use the data it was drawn from"
             )
         return torch.nonzero(torch.isin(source.ids, ids)).flatten()
 
 
 def draw_shots(source: Source, count: int, seed: int, draw: int) -> Subset:
-    """A balanced subset of `count` samples a class; draws differ, and each is a function of (seed, draw, ids).
+    """Draw a balanced subset of `count` samples per class, as a pure function of (seed, draw, ids).
 
-    Raises:
-        UnderstudyError: a class has fewer samples, or the source no labels.
+    >>> source = Source("toy", ("a", "b"), torch.arange(100), torch.arange(100) % 2, (1,))
+    >>> subset = draw_shots(source, 3, seed=0, draw=0)
+    >>> {name: len(samples) for name, samples in subset.classes.items()}
+    {'a': 3, 'b': 3}
     """
     rows = shots(source, count, seed_of(seed, draw))
-    return Subset(source.name, count, seed, draw, listed(source, source.ids[rows]))
+    return Subset(source.name, count, seed, draw, manifest_classes(source, source.ids[rows]))
 
 
-def listed(source: Source, ids: Tensor) -> dict[str, list[dict[str, int | str]]]:
-    """Samples of a labelled source as a manifest lists them, class by class."""
+def manifest_classes(source: Source, ids: Tensor) -> dict[str, list[dict[str, int | str]]]:
+    """The `classes` of a manifest for some samples of a labeled source."""
     assert source.targets is not None
     classes: dict[str, list[dict[str, int | str]]] = {name: [] for name in source.classes}
     for row in torch.nonzero(torch.isin(source.ids, ids)).flatten().tolist():
@@ -76,23 +74,18 @@ def listed(source: Source, ids: Tensor) -> dict[str, list[dict[str, int | str]]]
 
 
 def read_subset(path: Path) -> Subset:
-    """A manifest from its file.
-
-    Raises:
-        UnderstudyError: there is none, or it is something else.
-    """
+    """Read a subset manifest."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        subset = Subset(**values)
-        if not subset.ids or not all(
-            isinstance(sample["id"], int) for own in subset.classes.values() for sample in own
-        ):
+        subset = Subset(**json.loads(path.read_text(encoding="utf-8")))
+        samples = [sample for samples in subset.classes.values() for sample in samples]
+        if not samples or not all(isinstance(sample["id"], int) for sample in samples):
             raise ValueError("it lists no samples")
-    except OSError as fault:
-        raise UnderstudyError(f"the subset {path} cannot be read ({fault.strerror or fault})") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnderstudyError(f"the subset manifest {path} cannot be read ({reason}); check the path") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnderstudyError(
-            f"{path} is no manifest of a subset ({fault}); transfer --shots writes such files: data, shots, seed, "
-            "draw, and the classes with the ids of their samples"
+            f"{path} is not a subset manifest ({error}); transfer --shots writes such files, with data, shots, seed, "
+            "draw, and the sample ids of each class"
         ) from None
     return subset

@@ -1,4 +1,4 @@
-"""VTAB: which of its groups a task is of, and the thousand examples that VTAB-1k learns from.
+"""VTAB: task groups, and the 1,000 training examples of VTAB-1k.
 
 Zhai et al., "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark", 2019.
 """
@@ -8,63 +8,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
-from understudy.data.select import in_proportion
-from understudy.data.source import Splits, lengthened
-from understudy.data.subset import Subset, listed
+from understudy.data.select import stratified_sample
+from understudy.data.source import Source, Splits, concatenated
+from understudy.data.subset import Subset, manifest_classes
 from understudy.errors import UnderstudyError
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "natural": ("caltech101", "cifar100", "dtd", "flowers102", "pets", "svhn", "sun397"),
-    "specialised": ("pcam", "eurosat", "resisc45", "diabetic-retinopathy"),
+    "specialized": ("pcam", "eurosat", "resisc45", "diabetic-retinopathy"),
     "structured": (
         *("clevr-count", "clevr-distance", "dmlab", "kitti-distance", "dsprites-location", "dsprites-orientation"),
         *("smallnorb-azimuth", "smallnorb-elevation"),
     ),
 }
-"""The nineteen tasks by the names that named sets have, or that a folder of the rest is to have."""
+"""The 19 tasks: names of built-in datasets, or the folder names expected for the others."""
 
 TRAIN, VALIDATION = 800, 200
 
 
 def group_of(task: str) -> str:
-    """The group of VTAB that a task is of; empty where it is none of VTAB's."""
+    """VTAB group of a task; empty if it is not a VTAB task."""
     return next((group for group, tasks in GROUPS.items() if task in tasks), "")
 
 
 def vtab_subsets(splits: Splits, seed: int) -> dict[str, Subset]:
-    """VTAB-1k's examples of a task: "train800", "val200" and both together, "train800val200".
+    """The VTAB-1k subsets of a task: "train800", "val200", and their union "train800val200".
 
-    The 200 come from the set's own validation part where it has one, else they are a fifth of the thousand. Each is
-    drawn by (seed, id), its classes in proportion and each with at least one of the 800; VTAB's own lists follow the
-    order of TensorFlow Datasets' files, which torchvision's lack.
-
-    Raises:
-        UnderstudyError: a part without labels, or with too few examples or too many classes.
+    The 200 are drawn from the dataset's own validation split if it has one, and from its training split otherwise.
+    Draws are stratified, with at least one training example per class. They are keyed by (seed, id) and therefore
+    differ from VTAB's own lists, which follow the file order of TensorFlow Datasets.
     """
-    own = splits.validation is not None
-    asked = [(splits.train, TRAIN), (splits.validation, VALIDATION)] if own else [(splits.train, TRAIN + VALIDATION)]
-    for part, count in asked:
-        assert part is not None
-        if len(part) < count:
-            raise UnderstudyError(
-                f"{part.name} has {len(part):,} examples where VTAB-1k takes {count:,}; leave out --vtab"
-            )
-    whole = splits.train if splits.validation is None else lengthened(splits.train, splits.validation)
-    if splits.validation is not None:
-        train = splits.train.subset(in_proportion(splits.train, TRAIN, seed)).ids
-        held = splits.validation.subset(in_proportion(splits.validation, VALIDATION, seed, every_class=False)).ids
+    train, validation = splits.train, splits.validation
+    if validation is not None:
+        _check_size(train, TRAIN)
+        _check_size(validation, VALIDATION)
+        whole = concatenated(train, validation)
+        train_ids = train.ids[stratified_sample(train, TRAIN, seed)]
+        val_ids = validation.ids[stratified_sample(validation, VALIDATION, seed, every_class=False)]
     else:
-        thousand = splits.train.subset(in_proportion(splits.train, TRAIN + VALIDATION, seed))
-        rows = in_proportion(thousand, TRAIN, seed)
-        train = thousand.subset(rows).ids
-        held = thousand.subset(_others(rows, len(thousand))).ids
-    parts = {"train800": train, "val200": held, "train800val200": torch.cat([train, held])}
-    return {name: Subset(whole.name, 0, seed, 0, listed(whole, ids)) for name, ids in parts.items()}
+        _check_size(train, TRAIN + VALIDATION)
+        whole = train
+        thousand = train.subset(stratified_sample(train, TRAIN + VALIDATION, seed))
+        train_ids = thousand.ids[stratified_sample(thousand, TRAIN, seed)]
+        val_ids = thousand.ids[~torch.isin(thousand.ids, train_ids)]
+    parts = {"train800": train_ids, "val200": val_ids, "train800val200": torch.cat([train_ids, val_ids])}
+    return {name: Subset(whole.name, 0, seed, 0, manifest_classes(whole, ids)) for name, ids in parts.items()}
 
 
-def _others(rows: Tensor, n: int) -> Tensor:
-    left = torch.ones(n, dtype=torch.bool)
-    left[rows] = False
-    return left.nonzero().flatten()
+def _check_size(source: Source, count: int) -> None:
+    if len(source) < count:
+        raise UnderstudyError(
+            f"{source.name} has {len(source):,} examples, fewer than the {count:,} of VTAB-1k; leave out --vtab"
+        )

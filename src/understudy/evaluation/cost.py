@@ -1,4 +1,4 @@
-"""What a network costs to run: its parameters, arithmetic, bytes and time for one image."""
+"""The inference cost of a network: parameters, FLOPs, file size and latency per image."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from understudy.evaluation.logits import evaluating
-from understudy.models import Network, fold
+from understudy.models import Network, eval_mode, fold
 
 _WARM_UP, _LIMIT = 0.1, 0.5  # seconds
 
 
 def parameters(network: Network) -> int:
-    """How many numbers are learnt; a shared tensor counts once."""
+    """Number of parameters; shared tensors count once.
+
+    >>> from understudy.models import InputContract, build
+    >>> network = build("mlp:30", InputContract((1, 8, 8), (0.5,), (0.5,), tuple("0123456789")))
+    >>> parameters(network) == (64 + 1) * 30 + (30 + 1) * 10
+    True
+    """
     return sum(x.numel() for x in network.parameters())
 
 
 def flops(network: Network) -> int:
-    """Floating point operations for one image; a multiply-add counts as 2.
+    """Floating point operations per image, of matrix products, convolutions and attention; a multiply-add counts as 2.
 
-    Matrix products, convolutions and attention are counted, by torch's own counter; element-wise work is not.
+    >>> from understudy.models import InputContract, build
+    >>> network = build("mlp:30", InputContract((1, 8, 8), (0.5,), (0.5,), tuple("0123456789")))
+    >>> flops(network) == 2 * (64 * 30 + 30 * 10)
+    True
     """
     sample = torch.zeros(1, *network.contract.source_shape, device=network.mean.device)
-    # The plain attention kernel is made of matrix products, which are counted on every device.
+    # the math kernel of attention consists of matrix products, which are counted on any device
     counter = FlopCounterMode(display=False)
-    # Where gradients may be asked for, folded convolutions are plain ones, which the counter knows.
-    with evaluating(network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # with gradients enabled, packed convolutions are plain ones, which the counter supports
+    with eval_mode(network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(sample)
     return counter.get_total_flops()
 
 
 def latency(network: Network, repeats: int = 200, threads: int | None = None) -> tuple[float, float]:
-    """Time for one image, in the folded inference form, on the device where the network lies.
+    """(median, interquartile range) of the time per image in milliseconds, of the folded network on its device.
 
-    Args:
-        repeats: most passes to time; about half a second of them are, and never fewer than three.
-        threads: of the CPU; torch's present number where None.
-
-    Returns:
-        (median, interquartile range), both in milliseconds.
+    At least three and at most `repeats` runs are timed, for about half a second.
     """
     folded = fold(network)
     folded.watch(())
@@ -55,20 +58,20 @@ def latency(network: Network, repeats: int = 200, threads: int | None = None) ->
     torch.set_num_threads(threads or before)
     try:
         with torch.inference_mode():
-            return timed(lambda: folded(sample), device, repeats)
+            return time_ms(lambda: folded(sample), device, repeats)
     finally:
         torch.set_num_threads(before)
 
 
-def timed(run: Callable[[], object], device: torch.device, repeats: int = 200) -> tuple[float, float]:
-    """(median, interquartile range) of a run's time in milliseconds, over about half a second of runs after some."""
+def time_ms(run: Callable[[], object], device: torch.device, repeats: int = 200) -> tuple[float, float]:
+    """(median, interquartile range) of a call's time in milliseconds, over half a second of calls after a warm-up."""
     _times(run, device, repeats, _WARM_UP)
     lower, median, upper = quantiles(_times(run, device, repeats, _LIMIT), n=4, method="inclusive")
     return median, upper - lower
 
 
 def _times(run: Callable[[], object], device: torch.device, repeats: int, limit: float) -> list[float]:
-    """Milliseconds of each of up to `repeats` runs that start within `limit` seconds, at least three."""
+    """Milliseconds of each of up to `repeats` calls that start within `limit` seconds, at least three."""
     times: list[float] = []
     end = time.perf_counter() + limit
     while len(times) < 3 or (len(times) < repeats and time.perf_counter() < end):
@@ -81,16 +84,16 @@ def _times(run: Callable[[], object], device: torch.device, repeats: int, limit:
 
 
 def file_size(network: Network) -> int:
-    """Bytes of the safetensors file that the network saves."""
+    """Bytes of the saved safetensors file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         network.save(path)
         return path.stat().st_size
 
 
-def cost(network: Network, *, threads: int | None = None) -> dict[str, float]:
-    """`parameters`, `flops` an image, `bytes` of the file, `latency_ms` and `latency_spread_ms` an image."""
-    median, spread = latency(network, threads=threads)
+def cost(network: Network) -> dict[str, float]:
+    """`parameters`, `flops` and `latency_ms` per image, `latency_spread_ms`, and `bytes` of the file."""
+    median, spread = latency(network)
     return {
         "parameters": parameters(network),
         "flops": flops(network),
@@ -100,7 +103,7 @@ def cost(network: Network, *, threads: int | None = None) -> dict[str, float]:
     }
 
 
-def cost_of_all(networks: Sequence[Network], *, threads: int | None = None) -> dict[str, float]:
-    """The cost of an ensemble, whose members run one after another: the sum of theirs."""
-    costs = [cost(network, threads=threads) for network in networks]
-    return {name: sum(one[name] for one in costs) for name in costs[0]}
+def ensemble_cost(networks: Sequence[Network]) -> dict[str, float]:
+    """The cost of an ensemble whose members run sequentially: the sum of theirs."""
+    costs = [cost(network) for network in networks]
+    return {name: sum(member[name] for member in costs) for name in costs[0]}

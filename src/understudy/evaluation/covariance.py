@@ -1,101 +1,69 @@
-"""The covariance of a network's predictions over a set, in one pass and at no more memory than one matrix."""
+"""Streaming covariance in float64: one pass over any number of batches."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from understudy.data.batches import in_order
-from understudy.data.source import Source
-from understudy.errors import UnderstudyError
-from understudy.evaluation.logits import evaluating
-from understudy.signals import Batch, Signals
-
 
 class Covariance:
-    """Mean and covariance of vectors that come in batches, in float64.
+    """The (cross-)covariance of paired vectors x (D,) and y (E,) that arrive in batches.
 
-    Batches are merged by the sums of squares about their own means (Chan, Golub and LeVeque 1983), so nothing large
-    is ever subtracted from something large.
+    Batches are merged by their deviations from their own means (Chan, Golub and LeVeque 1983), so vectors far from zero
+    lose no precision. Memory is (D, E).
 
-    Attributes:
-        count: vectors so far.
-        mean: (C,).
-        scatter: (C, C), `sum (x - mean)(x - mean)'`.
+    >>> x = torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, 5.0]])
+    >>> Covariance().update(x[:2]).update(x[2:]).scatter
+    tensor([[ 2.,  5.],
+            [ 5., 14.]], dtype=torch.float64)
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
-        self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
-        self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+    mean_x: Tensor  # (D,)
+    mean_y: Tensor  # (E,)
+    scatter: Tensor  # (D, E), the sum of (x - mean_x)(y - mean_y)^T
 
-    def add(self, vectors: Tensor) -> None:
-        """Take in (B, C) of any float type."""
-        if len(vectors) == 0:
-            return
-        x = vectors.to(self.mean)
-        own = Covariance(len(self.mean), self.mean.device)
-        own.count, own.mean = len(x), x.mean(0)
-        centred = x - own.mean
-        own.scatter = centred.T @ centred
-        self.merge(own)
+    def __init__(self) -> None:
+        self.count = 0  # of pairs
 
-    def merge(self, other: Covariance) -> None:
-        """Take in what another has seen."""
-        both = self.count + other.count
-        if not both:
-            return
-        gap = other.mean - self.mean
+    def update(self, x: Tensor, y: Tensor | None = None) -> Covariance:
+        """Add the rows of x, (B, D), and y, (B, E); without y the covariance is of x with itself."""
+        if not len(x):
+            return self
+        batch = Covariance()
+        x = x.double()
+        y = x if y is None else y.double()
+        batch.count, batch.mean_x, batch.mean_y = len(x), x.mean(0), y.mean(0)
+        batch.scatter = (x - batch.mean_x).T @ (y - batch.mean_y)
+        return self.merge(batch)
+
+    def merge(self, other: Covariance) -> Covariance:
+        """Add the pairs of another covariance."""
+        if not other.count:
+            return self
+        if not self.count:
+            self.count, self.mean_x, self.mean_y = other.count, other.mean_x, other.mean_y
+            self.scatter = other.scatter.clone()
+            return self
+        total = self.count + other.count
+        share = other.count / total
+        step_x, step_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         self.scatter += other.scatter
-        self.scatter += torch.outer(gap, gap) * (self.count * (other.count / both))
-        self.mean += gap * (other.count / both)
-        self.count = both
+        self.scatter += torch.outer(step_x, step_y) * (self.count * share)
+        self.mean_x, self.mean_y = self.mean_x + step_x * share, self.mean_y + step_y * share
+        self.count = total
+        return self
 
     @property
     def matrix(self) -> Tensor:
-        """(C, C) covariance, over the number of vectors."""
-        return self.scatter / max(self.count, 1)
+        """(D, E) covariance, normalized by the number of pairs."""
+        return self.scatter / self.count
 
     @property
-    def together(self) -> Tensor:
-        """(C, C) `E[x x']`: of probabilities, how often two independent draws for one sample are classes i and j."""
-        return self.matrix + torch.outer(self.mean, self.mean)
+    def second_moment(self) -> Tensor:
+        """(D, E) `E[x y^T]`: of probabilities, the chance that two independent draws for a sample are classes i and j.
 
-
-def covariance_of(
-    model: Callable[[Batch], Signals],
-    source: Source,
-    *,
-    device: torch.device,
-    temperature: float = 1.0,
-    batch_size: int = 500,
-    workers: int = 0,
-    set_aside: dict[str, str] | None = None,
-) -> Covariance:
-    """The covariance of a model's probabilities over a source, unvaried; no labels are read.
-
-    Args:
-        temperature: of the softmax.
-        device, batch_size, workers, set_aside: as for `logits_of`.
-
-    Raises:
-        UnderstudyError: a prediction is not finite, or no sample could be read.
-    """
-    found: Covariance | None = None
-    with torch.inference_mode(), evaluating(model):
-        for batch in in_order(source, batch_size, device, workers, set_aside):
-            logits = model(batch).logits.float()
-            if device.type == "mps":  # which has no float64
-                logits = logits.cpu()
-            found = found or Covariance(logits.shape[1], logits.device)
-            found.add((logits.double() / temperature).softmax(1))
-    if found is None or not found.count:
-        raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
-    if not bool(found.scatter.isfinite().all()):
-        raise UnderstudyError(
-            f"the covariance of the predictions on {source.name} is not finite: the network puts out NaN or infinite "
-            "logits; train it again, at a lower --lr"
-        )
-    return found
+        >>> Covariance().update(torch.tensor([[0.5, 0.5], [1.0, 0.0]])).second_moment
+        tensor([[0.6250, 0.1250],
+                [0.1250, 0.1250]], dtype=torch.float64)
+        """
+        return self.matrix + torch.outer(self.mean_x, self.mean_y)

@@ -1,49 +1,41 @@
-"""A few test images with what each model believes of them: soft targets, seen."""
+"""Test images with the soft targets of the teacher and the predictions of the students."""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from understudy.data.batches import in_order
+from understudy.data.loader import in_order
 from understudy.data.source import Source
+from understudy.evaluation.facts import Picture, Role
 from understudy.evaluation.logits import Predictions
+from understudy.files import write_whole
 
-_ROLES = ("teacher", "alone", "distilled")
+_ROLES: tuple[Role, ...] = ("teacher", "alone", "distilled")
 
 
 def gallery(
-    source: Source,
-    predictions: Mapping[str, Predictions],
-    classes: Sequence[str],
-    temperature: float,
-    count: int = 12,
-) -> list[dict[str, Any]]:
-    """The images that say most about what a teacher passes on; always the same for the same predictions.
+    source: Source, predictions: Mapping[str, Predictions], temperature: float, folder: Path, count: int = 12
+) -> list[Picture]:
+    """Choose the images that show best what a teacher passes on, and write them to `folder`/gallery/0.png, 1.png, ...
 
-    Half are those that the teacher gets right with the least certainty (highest entropy at temperature 1),
-    half those that the student gets wrong alone and right distilled; where one kind is short, the other fills
-    in.
+    Half of them are those that the teacher classifies correctly with the least certainty (the highest entropy at
+    temperature 1), half those that the student classifies wrongly when trained alone and correctly when distilled. If
+    one kind runs short, the other fills in. The choice is deterministic. Earlier images in the folder are removed.
 
     Args:
-        source: the images the predictions were made for.
-        predictions: by role, "teacher" and, where there are such, "alone" and "distilled".
-        classes: names in the order of the logits.
-        temperature: of the distributions shown.
-        count: most images to show.
-
-    Returns:
-        For each image `image_png_base64`, `label` (a class's name, None where unlabelled), `temperature`, and
-        by role `teacher`, `alone`, `distilled`: C probabilities, or None for a role that is not there. Empty
-        for vectors.
+        predictions: By role: "teacher" and, if there are any, "alone" and "distilled".
+        temperature: Of the distributions in the pictures.
     """
-    if len(source.shape) != 3 or "teacher" not in predictions:
+    for stale in (folder / "gallery").glob("*.png"):
+        stale.unlink()
+    if len(source.shape) != 3 or source.shape[0] not in (1, 3) or "teacher" not in predictions:
         return []
     ids = predictions["teacher"].ids
     for other in predictions.values():
@@ -54,49 +46,48 @@ def gallery(
         return []
     shown = {role: (one.select(chosen).logits / temperature).softmax(1) for role, one in predictions.items()}
     rows = torch.cat([(source.ids == i).nonzero().flatten() for i in chosen])
-    entries = []
-    for batch in in_order(source.subset(rows), len(rows), torch.device("cpu")):
+    pictures = []
+    images = replace(source.subset(rows), pairs={})  # of several modalities, the first
+    for batch in in_order(images, len(rows), torch.device("cpu")):
         assert isinstance(batch.inputs, Tensor)
         targets = [None] * len(batch) if batch.targets is None else batch.targets.tolist()
         for i, image, target in zip(batch.ids, batch.inputs, targets, strict=True):
             at = int((chosen == i).nonzero())
-            entries.append(
-                {
-                    "image_png_base64": _png(image),
-                    "label": None if target is None else classes[target],
-                    "temperature": temperature,
-                    **{role: shown[role][at].tolist() if role in shown else None for role in _ROLES},
-                }
+            path = f"gallery/{len(pictures)}.png"
+            write_whole(folder / path, _png(image))
+            pictures.append(
+                Picture(
+                    image=path,
+                    label="" if target is None else source.classes[target],
+                    temperature=temperature,
+                    **{role: shown[role][at].tolist() for role in _ROLES if role in shown},
+                )
             )
-    return entries
+    return pictures
 
 
 def _choose(predictions: Mapping[str, Predictions], count: int) -> Tensor:
-    """Row numbers, at most `count`: telling ones, rescued ones, each by the teacher's falling entropy."""
+    """At most `count` row numbers: uncertain ones, then rescued ones, each by decreasing entropy of the teacher."""
     teacher = predictions["teacher"]
     entropy = torch.special.entr(teacher.logits.softmax(1)).sum(1)
     order = entropy.argsort(descending=True, stable=True)
-    right = {role: _right(one) for role, one in predictions.items()}
+    right = {
+        role: one.logits.argmax(1) == (one.logits.argmax(1) if one.targets is None else one.targets)
+        for role, one in predictions.items()
+    }
     rescued = order[:0]
     if "alone" in right and "distilled" in right and teacher.targets is not None:
         rescued = order[(~right["alone"] & right["distilled"])[order]]
-    telling = order[right["teacher"][order]]
-    telling = telling[~torch.isin(telling, rescued[: count // 2])]
-    rescued = rescued[: max(count // 2, count - len(telling))]
-    telling = telling[~torch.isin(telling, rescued)][: count - len(rescued)]
-    return torch.cat([telling, rescued])
+    uncertain = order[right["teacher"][order]]
+    uncertain = uncertain[~torch.isin(uncertain, rescued[: count // 2])]
+    rescued = rescued[: max(count // 2, count - len(uncertain))]
+    uncertain = uncertain[~torch.isin(uncertain, rescued)][: count - len(rescued)]
+    return torch.cat([uncertain, rescued])
 
 
-def _right(predictions: Predictions) -> Tensor:
-    """(N,) bool: whether the largest logit is the target's; true of everything where there are no targets."""
-    if predictions.targets is None:
-        return torch.ones(len(predictions), dtype=torch.bool)
-    return predictions.logits.argmax(1) == predictions.targets
-
-
-def _png(image: Tensor) -> str:
-    """A (C, H, W) image in [0, 1], C being 1 or 3, as base64 of a PNG of the same size."""
+def _png(image: Tensor) -> bytes:
+    """A (C, H, W) image in [0, 1] with 1 or 3 channels as a PNG file of the same size."""
     pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()

@@ -1,73 +1,63 @@
-"""What a model answers for every sample of a source, kept on the CPU so that metrics need no second pass."""
+"""Predictions of a model for a whole source, kept on the CPU so that metrics need no second pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.data.batches import in_order
-from understudy.data.source import Source
+from understudy.data.loader import in_order
+from understudy.data.source import Source, resize_square
 from understudy.errors import UnderstudyError
-from understudy.models import Network
+from understudy.evaluation.metrics import accuracy
+from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Logits of a whole source, in its order, on the CPU.
+    """Logits for a whole source, in its order, on the CPU."""
 
-    Attributes:
-        ids: (N,) int64, the samples' stable ids.
-        logits: (N, C) float32, before the softmax.
-        targets: (N,) int64, or None where unlabelled.
-    """
-
-    ids: Tensor
-    logits: Tensor
-    targets: Tensor | None
+    ids: Tensor  # (N,) int64
+    logits: Tensor  # (N, C) float32, before the softmax
+    targets: Tensor | None  # (N,) int64; None without labels
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def select(self, ids: Tensor) -> Predictions:
-        """The predictions of these samples, (M,) int64 ids that must all be here, in that order."""
+        """The predictions for these samples in this order, given (M,) int64 ids that must all be present."""
         order = self.ids.argsort()
         rows = order[torch.searchsorted(self.ids[order], ids).clamp_max(len(self) - 1)]
-        assert torch.equal(self.ids[rows], ids), "an id without a prediction"
+        assert torch.equal(self.ids[rows], ids), "no prediction for some id"
         return Predictions(ids, self.logits[rows], None if self.targets is None else self.targets[rows])
 
 
-def logits_of(
+def predict_logits(
     model: Callable[[Batch], Signals],
     source: Source,
     *,
     device: torch.device,
     batch_size: int | None = None,
     workers: int = 0,
-    set_aside: dict[str, str] | None = None,
+    skipped: dict[str, str] | None = None,
 ) -> Predictions:
-    """Run a model over a source, unvaried and in order; a module runs in eval mode and gets its mode back.
+    """Run a model over a source, in order, without augmentation; a module runs in eval mode, which is then undone.
 
     Args:
-        device: where the model lies.
-        batch_size: samples at a time; where unset 500, or fewer where images are large.
-        workers: processes that decode the records of a source that is not in memory.
-        set_aside: record name -> reason, filled in for records that could not be decoded; those have no row.
-
-    Raises:
-        UnderstudyError: not one sample could be read.
+        batch_size: Defaults to 500, or less for large images.
+        workers: Processes that decode a source that is not in memory.
+        skipped: Record name -> reason, filled in for records that could not be decoded and have no prediction.
     """
     ids: list[Tensor] = []
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    with torch.inference_mode(), evaluating(model):
-        size = batch_size or at_once(source, *([model] if isinstance(model, Network) else []))
-        for batch in in_order(source, size, device, workers, set_aside):
+    with torch.inference_mode(), eval_mode(model):
+        size = batch_size or default_batch_size(source, *([model] if isinstance(model, Network) else []))
+        for batch in in_order(source, size, device, workers, skipped):
             if len(batch) == 0:
                 continue
             ids.append(batch.ids.cpu())
@@ -76,24 +66,29 @@ def logits_of(
                 targets.append(batch.targets.cpu())
     if not ids:
         raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
-    # joined outside of inference mode, so that the results may be used anywhere
+    # concatenated outside of inference mode, so that the results can be used anywhere
     return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(targets) if targets else None)
 
 
-def at_once(source: Source, *networks: Network) -> int:
-    """How many samples to run together: 500 of up to 100 x 100 pixels, the fewer the larger networks read them."""
+def default_batch_size(source: Source, *networks: Network) -> int:
+    """500 for images of up to 100 x 100 pixels, decreasing with the largest image in the source or a network."""
     shapes = [source.shape, *(network.contract.shape for network in networks)]
     return max(1, min(500, 500 * 100**2 // max(math.prod(shape[1:]) for shape in shapes)))
 
 
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Eval mode for the time of a block; each submodule then gets its own mode back."""
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+def accuracy_by_size(network: Network, source: Source, side: int, *, device: torch.device) -> dict[int, float]:
+    """Accuracy on labeled images by resolution, whose best is rarely that of training (Touvron et al. 2019).
+
+    Images are squashed to `side` pixels and to about 0.75, 1.25 and 1.5 times as many, if the network accepts the size.
+    """
+    contract, results = network.contract, {}
     try:
-        for part, _ in modes:
-            part.training = False
-        yield
+        for size in sorted({side, *(4 * max(1, round(side * factor / 4)) for factor in (0.75, 1.25, 1.5))}):
+            if network.accepts_size(size):
+                network.set_input_size(size)
+                predictions = predict_logits(network, resize_square(source, size), device=device)
+                assert predictions.targets is not None
+                results[size] = accuracy(predictions.logits, predictions.targets)
     finally:
-        for part, mode in modes:
-            part.training = mode
+        network.contract = contract
+    return results

@@ -1,4 +1,4 @@
-"""How good predictions are: pure functions of logits (N, C) and targets (N,) int64."""
+"""Metrics: pure functions of logits (N, C) and targets (N,) int64."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of samples whose largest logit is the target's."""
+    """Fraction of samples whose largest logit is that of the target.
+
+    >>> accuracy(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    0.5
+    """
     return _mean(logits.argmax(1) == targets)
 
 
 def top_k(logits: Tensor, targets: Tensor, k: int = 5) -> float:
-    """Share of samples whose target is among the k largest logits."""
+    """Fraction of samples whose target is among the k largest logits.
+
+    >>> top_k(torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), torch.tensor([1, 0]), k=2)
+    0.5
+    """
     return _mean((logits.topk(k, dim=1).indices == targets[:, None]).any(1))
 
 
 def nll(logits: Tensor, targets: Tensor) -> float:
-    """Mean negative log-likelihood of the targets, in nats."""
+    """Mean negative log-likelihood of the targets, in nats.
+
+    >>> round(nll(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])), 4)
+    0.6931
+    """
     return F.cross_entropy(logits.double(), targets).item()
 
 
@@ -26,7 +38,10 @@ def ece(logits: Tensor, targets: Tensor, bins: int = 15) -> float:
     """Expected calibration error, in [0, 1] (Guo et al. 2017).
 
     The mean gap between confidence and accuracy over equal-width bins (lower, upper] of the confidence,
-    each bin weighted by its share of the samples.
+    weighted by the number of samples in each bin.
+
+    >>> round(ece(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1])), 2)
+    0.5
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     gaps = (predicted == targets).double() - confidence
@@ -37,24 +52,41 @@ def ece(logits: Tensor, targets: Tensor, bins: int = 15) -> float:
 
 
 def brier(logits: Tensor, targets: Tensor) -> float:
-    """Mean squared distance of the prediction from the one-hot target, in [0, 2] (Brier 1950)."""
-    wanted = F.one_hot(targets, logits.shape[1])
-    return (logits.double().softmax(1) - wanted).square().sum(1).mean().item()
+    """Mean squared distance between the probabilities and the one-hot target, in [0, 2] (Brier 1950).
+
+    >>> brier(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+    0.5
+    """
+    one_hot = F.one_hot(targets, logits.shape[1])
+    return (logits.double().softmax(1) - one_hot).square().sum(1).mean().item()
 
 
 def agreement(logits: Tensor, other_logits: Tensor) -> float:
-    """Share of samples for which two models choose the same class."""
+    """Fraction of samples for which two models predict the same class.
+
+    >>> agreement(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    0.5
+    """
     return _mean(logits.argmax(1) == other_logits.argmax(1))
 
 
 def confusion(logits: Tensor, targets: Tensor) -> Tensor:
-    """(C, C) int64 counts; rows are the true classes, columns the chosen ones."""
+    """(C, C) int64 counts; rows are true classes, columns predicted ones.
+
+    >>> confusion(torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
+    tensor([[1, 1],
+            [0, 1]])
+    """
     classes = logits.shape[1]
     return torch.bincount(targets * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
 
 
 def scores(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
-    """Every metric by name; `agreement` is None without a teacher, `top5` with fewer than six classes."""
+    """All metrics by name; `agreement` is None without a teacher, `top5` with fewer than six classes.
+
+    >>> scores(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1]))["errors"]
+    0
+    """
     return {
         "accuracy": accuracy(logits, targets),
         "errors": int((logits.argmax(1) != targets).sum()),
@@ -66,5 +98,5 @@ def scores(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None
     }
 
 
-def _mean(hits: Tensor) -> float:
-    return hits.double().mean().item()
+def _mean(correct: Tensor) -> float:
+    return correct.double().mean().item()

@@ -1,10 +1,11 @@
-"""Linear probes: how well a linear classifier reads classes from a frozen network's penultimate layer."""
+"""Linear probes: logistic regression on the penultimate layer of a frozen network."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,22 @@ import torch
 from torch import Tensor
 
 from understudy.data import Source, stratified_split
-from understudy.data.batches import in_order
 from understudy.errors import UnderstudyError
-from understudy.evaluation.logits import evaluating
-from understudy.models import Network
+from understudy.evaluation.logits import predict_logits
+from understudy.models import Network, eval_mode
+from understudy.signals import Batch, Signals
 
-HELD_OUT = 0.2  # of each class's training samples, for choosing the regularisation
-DECAYS = tuple(10.0**-power for power in range(7))  # from strong to weak
+HELD_OUT = 0.2  # fraction of the training samples of each class that selects the weight decay
+DECAYS = tuple(10.0**-power for power in range(7))  # strongest first
 _ITERATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What networks make of a source: their frozen penultimate layers, on the CPU.
+    """The penultimate layers of networks for a source, on the CPU."""
 
-    Attributes:
-        source: the samples that could be read, without their inputs; all have labels.
-        by_network: name -> (N, D) float32.
-    """
-
-    source: Source
-    by_network: dict[str, Tensor]
+    source: Source  # the samples that could be read, without inputs; all are labeled
+    by_network: dict[str, Tensor]  # (N, D) float32
 
     @property
     def targets(self) -> Tensor:
@@ -41,133 +37,136 @@ class Embeddings:
         return self.source.targets
 
 
-def embeddings_of(
-    networks: Mapping[str, Network],
-    source: Source,
-    *,
-    batch_size: int = 500,
-    set_aside: dict[str, str] | None = None,
+def extract_embeddings(
+    networks: Mapping[str, Network], source: Source, *, batch_size: int = 500, skipped: dict[str, str] | None = None
 ) -> Embeddings:
-    """Embed a labelled source by several networks in one pass, unvaried; the networks stay as they were.
+    """Embed a labeled source with networks on one device in one pass; their modes and taps are restored.
 
-    Each network reads the images in its own size, channels and scale. Their classes play no part.
-
-    Args:
-        networks: at least one, all on one device.
-        set_aside: record name -> reason, filled in for records that could not be decoded.
-
-    Raises:
-        UnderstudyError: no labels, no sample that could be read, or a network without a linear classifier.
+    The networks need a linear classifier, but its classes are not used. `skipped` is as for `predict_logits`.
     """
     if source.targets is None:
-        raise UnderstudyError(f"{source.name} has no labels for a linear probe to learn; give a labelled set")
-    ids: list[Tensor] = []
-    targets: list[Tensor] = []
+        raise UnderstudyError(f"{source.name} has no labels, which a linear probe needs; use a labeled set")
     parts: dict[str, list[Tensor]] = {name: [] for name in networks}
-    before = {name: network.signals for name, network in networks.items()}
+    watched = {name: network.signals for name, network in networks.items()}
     device = next(iter(networks.values())).mean.device
+
+    def embed(batch: Batch) -> Signals:
+        outputs: list[Signals] = []
+        for name, network in networks.items():
+            with eval_mode(network):
+                outputs.append(network(batch))
+            if outputs[-1].embedding is None:
+                raise UnderstudyError(f"{name} cannot be probed: its last linear layer is not used")
+            parts[name].append(outputs[-1].embedding.float().cpu())
+        return outputs[0]
+
     try:
         for name, network in networks.items():
-            _watch(name, network)
-        with torch.inference_mode():
-            for batch in in_order(source, batch_size, device, set_aside=set_aside):
-                if not len(batch):
-                    continue
-                assert batch.targets is not None
-                ids.append(batch.ids.cpu())
-                targets.append(batch.targets.cpu())
-                for name, network in networks.items():
-                    with evaluating(network):
-                        embedding = network(batch).embedding
-                    if embedding is None:
-                        raise UnderstudyError(f"{name} cannot be probed: its last linear layer is not part of its pass")
-                    parts[name].append(embedding.float().cpu())
+            try:
+                network.watch({"embedding"})
+            except UnderstudyError as error:
+                advice = "probe networks that end in a linear layer"
+                raise UnderstudyError(f"{name} cannot be probed: {error}; {advice}") from error
+        found = predict_logits(embed, source, device=device, batch_size=batch_size, skipped=skipped)
     finally:
         for name, network in networks.items():
-            network.watch(before[name])
-    if not ids:
-        raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
-    seen = Source(source.name, source.classes, torch.cat(ids), torch.cat(targets), source.shape)
-    return Embeddings(seen, {name: torch.cat(own) for name, own in parts.items()})
-
-
-def _watch(name: str, network: Network) -> None:
-    try:
-        network.watch({"embedding"})
-    except UnderstudyError as error:
-        raise UnderstudyError(f"{name} cannot be probed: {error}; probe networks that end in a linear layer") from error
+            network.watch(watched[name])
+    readable = Source(source.name, source.classes, found.ids, found.targets, source.shape)
+    return Embeddings(readable, {name: torch.cat(batches) for name, batches in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a linear probe reached.
+    """The result of a linear probe."""
 
-    Attributes:
-        accuracy: on the test part.
-        errors: on the test part.
-        validation_accuracy: on the part that chose the regularisation, before the last fit.
-        weight_decay: the chosen one; see `fit_logistic`.
-        width: D, of the representation.
-    """
-
-    accuracy: float
+    accuracy: float  # on the test set
     errors: int
-    validation_accuracy: float
-    weight_decay: float
-    width: int
+    validation_accuracy: float  # on the held-out training samples, with the selected weight decay
+    weight_decay: float  # the selected one; see `fit_logistic`
+    width: int  # D, the dimension of the representation
+
+
+@dataclass(frozen=True)
+class ProbedSet:
+    """The linear probes of several networks on one data set."""
+
+    data: str
+    classes: int
+    train: int  # number of samples
+    test: int
+    probes: dict[str, Probe]  # by network, as "alone-0" or "distilled-crd-0"
+    skipped: dict[str, int]  # reason -> number of records that could not be read
+
+    @property
+    def groups(self) -> dict[str, list[Probe]]:
+        """The seeds of each kind of network, as "alone" or "distilled-crd"."""
+        found: dict[str, list[Probe]] = {}
+        for name, probe in self.probes.items():
+            head, _, number = name.rpartition("-")
+            found.setdefault(head if number.isdecimal() else name, []).append(probe)
+        return found
+
+    def mean(self, group: str) -> float:
+        """Mean accuracy over seeds."""
+        return fmean(probe.accuracy for probe in self.groups[group])
+
+    def sd(self, group: str) -> float | None:
+        """Sample standard deviation of the accuracy over seeds; None below two."""
+        values = [probe.accuracy for probe in self.groups[group]]
+        return stdev(values) if len(values) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        means = {group: {"accuracy": self.mean(group), "sd": self.sd(group)} for group in self.groups}
+        return asdict(self) | {"means": means}
 
 
 def linear_probe(train: Embeddings, test: Embeddings, name: str) -> Probe:
-    """Probe one network's representation.
+    """Probe the representation of a network.
 
-    A fifth of each class's training samples, chosen by their ids' hashes, chooses the weight decay of `DECAYS` (the
-    stronger where two do alike); the classifier is then fitted anew on all training samples, and scored once on the
-    test part. Samples of a class that the training part lacks count as errors.
+    The weight decay, of `DECAYS`, is the best on a held-out fifth of the training samples of each class (the stronger
+    in a tie); the classifier is then refitted on all training samples and scored once on the test set. Test samples of
+    classes without training samples count as errors.
 
-    Raises:
-        UnderstudyError: one class only, too few samples for a validation part, or embeddings that are not finite.
+    >>> source = Source("toy", ("a", "b"), torch.arange(20), torch.arange(20) % 2, (1,))
+    >>> features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])[source.targets]
+    >>> embeddings = Embeddings(source, {"net": features})
+    >>> linear_probe(embeddings, embeddings, "net")
+    Probe(accuracy=1.0, errors=0, validation_accuracy=1.0, weight_decay=1.0, width=2)
     """
     labels = train.targets.unique().tolist()
     if len(labels) < 2:
         only = train.source.classes[labels[0]] if train.source.classes else labels[0]
-        raise UnderstudyError(f"{train.source.name} has one class only, {only}; a probe tells at least two apart")
+        raise UnderstudyError(f"{train.source.name} has a single class, {only}; a probe needs at least two")
     x, y = _array(train, name), train.targets.numpy()
     kept, held = (rows.numpy() for rows in hold_out(train.source))
-    best, chosen = -1.0, DECAYS[0]
-    fitted = None
+    best, best_decay = -1.0, DECAYS[0]
+    model = None
     for decay in DECAYS:
-        fitted = fit_logistic(x[kept], y[kept], decay, start=fitted)
-        right = float(fitted.score(x[held], y[held]))
-        if right > best:
-            best, chosen = right, decay
-    said = fit_logistic(x, y, chosen).predict(_array(test, name))
-    wrong = int((said != test.targets.numpy()).sum())
-    return Probe(1 - wrong / len(said), wrong, best, chosen, x.shape[1])
+        model = fit_logistic(x[kept], y[kept], decay, start=model)
+        accuracy = float(model.score(x[held], y[held]))
+        if accuracy > best:
+            best, best_decay = accuracy, decay
+    predicted = fit_logistic(x, y, best_decay).predict(_array(test, name))
+    errors = int((predicted != test.targets.numpy()).sum())
+    return Probe(1 - errors / len(predicted), errors, best, best_decay, x.shape[1])
 
 
 def hold_out(source: Source) -> tuple[Tensor, Tensor]:
-    """Row numbers (int64) (kept, held out): `HELD_OUT` of each class."""
+    """Row indices, int64, of (kept, held-out) samples: `HELD_OUT` of each class is held out."""
     kept, held = stratified_split(source, HELD_OUT, 0)
     if not len(held):
         raise UnderstudyError(
-            f"{source.name} has one sample a class, of which none can be held out; give two or more of a class"
+            f"{source.name} has one sample per class, so none can be held out; use a set with two or more"
         )
     return kept, held
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, decay: float, *, start: Any = None) -> Any:
-    """Multinomial logistic regression on standardised features, by L-BFGS.
+    """Multinomial logistic regression of y, (N,), on x, (N, D), which is standardized: a scikit-learn pipeline.
 
-    It minimises the mean cross-entropy plus `decay / 2 ||W||^2`; the intercept is free. The mean makes a decay
-    stand for the same strength whatever the number of samples.
-
-    Args:
-        x: (N, D), standardised by its own mean and deviation.
-        y: (N,) class indices.
-        start: a classifier of this function, fitted on the same data, to go on from.
-
-    Returns:
-        scikit-learn's pipeline, with `predict`, `predict_proba` and `score`.
+    L-BFGS minimizes the mean cross-entropy plus `decay / 2 ||W||^2`; the intercept is not regularized. Because of the
+    mean, the strength of a decay does not depend on the number of samples. `start` is a fit of the same data with
+    another decay, as a warm start.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -177,7 +176,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, decay: float, *, start: Any = Non
     model = start or make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS, warm_start=True))
     model.set_params(logisticregression__C=1 / (decay * len(x)))
     with warnings.catch_warnings():
-        # classes that can be told apart draw weak decays on for ever; a probe is judged by its accuracy
+        # with separable classes and weak decays L-BFGS hardly converges; the accuracy does
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x, y)
 
@@ -185,7 +184,6 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, decay: float, *, start: Any = Non
 def _array(embeddings: Embeddings, name: str) -> np.ndarray:
     x = embeddings.by_network[name].double().numpy()
     if not np.isfinite(x).all():
-        raise UnderstudyError(
-            f"{name} cannot be probed: its representation of {embeddings.source.name} is not finite; train it anew"
-        )
+        where = f"its embeddings of {embeddings.source.name}"
+        raise UnderstudyError(f"{name} cannot be probed: {where} are not finite; train it again")
     return x

@@ -1,10 +1,10 @@
-"""Everything that is said of a run's models on a source: the rows, confusions, pictures and maps of the page."""
+"""The scores, costs, confusions, example images and class correlations of a run's models on a source."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -13,33 +13,25 @@ from torch import Tensor
 
 from understudy.data.source import Source
 from understudy.errors import UnderstudyError
-from understudy.evaluation.cka import CrossCovariance, alignment, covariance
+from understudy.evaluation.cka import cka_from_covariances
 from understudy.evaluation.correlation import class_correlation, correlation_difference, correlation_maps, mean_logits
-from understudy.evaluation.cost import cost, cost_of_all
+from understudy.evaluation.cost import cost, ensemble_cost
+from understudy.evaluation.covariance import Covariance
 from understudy.evaluation.gallery import gallery
-from understudy.evaluation.logits import Predictions, at_once, evaluating, logits_of
+from understudy.evaluation.logits import Predictions, default_batch_size, predict_logits
 from understudy.evaluation.metrics import confusion, scores
-from understudy.models import Network
+from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
 
 _TITLES = {"alone": "student alone", "distilled": "distilled", "model": "model"}
-_KEPT = 2**28  # numbers of a network's embeddings, 1 GiB: of more there is no CKA
+_MAX_EMBEDDINGS = 2**28  # numbers that are kept, 1 GiB; CKA is not computed beyond
 
 
 class Panel(Protocol):
-    """One teacher, or several that answer together."""
+    """A teacher, or several whose outputs are combined."""
 
     def watch(self, signals: Iterable[str]) -> object: ...
     def __call__(self, batch: Batch) -> Signals: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a model answered: (N, C) logits, of an ensemble its members' mean; (N, D) embeddings, or None."""
-
-    said: Predictions
-    logits: Tensor
-    embeddings: Tensor | None
 
 
 def score_models(
@@ -50,74 +42,79 @@ def score_models(
     temperature: float | None,
     train_ms: Mapping[str, float] = MappingProxyType({}),
     device: torch.device | str = "cpu",
+    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """What is said of some models and their teacher on a source, as `RunFacts` reads it.
+    """Evaluate models and their teacher on a source: the results in `RunFacts`, as JSON values.
 
     Args:
-        models: by role, method where there are several, and number, as "distilled-0" or "distilled-crd-0".
-        teacher: answers for all of its networks, `teachers`, together.
-        temperature: of the soft targets that the gallery shows; None for no gallery.
-        train_ms: what training took for one image, by the names of `models` and "teacher".
-        device: where `teacher` lies and the models answer. Latency is of the CPU, where `models` and `teachers` lie.
+        models: By role, method if there are several, and number, as in "distilled-0" or "distilled-crd-0".
+        teacher: The combined outputs of all `teachers`.
+        temperature: Of the soft targets shown in the gallery; None for no gallery.
+        train_ms: Training time per image, by the keys of `models` and "teacher".
+        device: Of `teacher`, and where the models are run. Latency is measured on the CPU, where `models` are.
+        folder: Where the gallery's images are written; None for no gallery.
     """
     device = torch.device(device)
-    taught, alike, layer = None, None, None
+    targets, correlation, layer = None, None, None
     if teacher is not None:
-        seen = _look(teacher, test, device, at_once(test, *teachers))
-        taught, alike = seen.said, class_correlation(seen.logits)
-        layer = None if seen.embeddings is None else (seen.embeddings, covariance(seen.embeddings, seen.embeddings))
-    said: dict[str, Predictions] = {}
+        targets, logits, embeddings = _run(teacher, test, device, default_batch_size(test, *teachers))
+        correlation = class_correlation(logits)
+        layer = None if embeddings is None else (embeddings, Covariance().update(embeddings))
+    predictions: dict[str, Predictions] = {}
     cka: dict[str, float | None] = {}
     for name, network in models.items():
-        seen = _look(network.to(device), test, device, at_once(test, network), layers=layer is not None)
+        size = default_batch_size(test, network)
+        predictions[name], _, embeddings = _run(network.to(device), test, device, size, layers=layer is not None)
         network.to("cpu")
-        said[name], cka[name] = seen.said, _cka(seen.embeddings, layer)
-    hint = None if taught is None else taught.logits
+        cka[name] = _cka(embeddings, layer)
+    teacher_logits = None if targets is None else targets.logits
     rows: list[dict[str, Any]] = []
-    if taught is not None:
+    if targets is not None:
         spec = teachers[0].spec if len({t.spec for t in teachers}) == 1 else "several"
         title = f"{len(teachers)} x {spec}" if len(teachers) > 1 else spec
-        rows.append(
-            _row("teacher", "teacher", title, [(0, taught, None, train_ms.get("teacher"))]) | cost_of_all(teachers)
-        )
-    mean: dict[str, Any] = {}
+        row = _row("teacher", "teacher", title, [(0, targets, None, train_ms.get("teacher"))])
+        rows.append(row | ensemble_cost(teachers))
+    confusions: dict[str, Any] = {}
     first: dict[str, Predictions] = {}
-    learnt: list[tuple[str, str, list[Tensor]]] = []
-    groups = dict.fromkeys(name.rpartition("-")[0] for name in said)
-    for group in sorted(groups, key=lambda group: not group.startswith("alone")):  # else in the order given
+    correlations: list[tuple[str, str, list[Tensor]]] = []
+    groups = dict.fromkeys(name.rpartition("-")[0] for name in predictions)
+    for group in sorted(groups, key=lambda group: not group.startswith("alone")):  # otherwise in the given order
         role, _, method = group.partition("-")
-        own = {name: answer for name, answer in said.items() if name.rpartition("-")[0] == group}
-        network = models[next(iter(own))]
-        seeds = [(int(name.rpartition("-")[2]), answer, hint, train_ms.get(name)) for name, answer in own.items()]
+        members = {name: one for name, one in predictions.items() if name.rpartition("-")[0] == group}
+        network = models[next(iter(members))]
+        seeds = [
+            (int(name.rpartition("-")[2]), one, teacher_logits, train_ms.get(name)) for name, one in members.items()
+        ]
         rows.append(_row(method or _TITLES[role], role, network.spec, seeds) | cost(network))
-        if alike is not None:
-            learnt.append((rows[-1]["name"], role, [class_correlation(answer.logits) for answer in own.values()]))
-            for seed, found in zip(rows[-1]["seeds"], learnt[-1][2], strict=True):
-                seed["correlation_difference"] = correlation_difference(found, alike)
-            for name, seed in zip(own, rows[-1]["seeds"], strict=True):
+        if correlation is not None:
+            correlations.append((rows[-1]["name"], role, [class_correlation(one.logits) for one in members.values()]))
+            for name, seed, own in zip(members, rows[-1]["seeds"], correlations[-1][2], strict=True):
+                seed["correlation_difference"] = correlation_difference(own, correlation)
                 seed["cka"] = cka.get(name)
         if role not in first:
-            first[role] = next(iter(own.values()))
-            tables = [confusion(answer.logits, answer.targets) for answer in own.values() if answer.targets is not None]
-            mean[role] = torch.stack(tables).double().mean(0).tolist()
+            first[role] = next(iter(members.values()))
+            tables = [confusion(one.logits, one.targets) for one in members.values() if one.targets is not None]
+            confusions[role] = torch.stack(tables).double().mean(0).tolist()
     first.pop("model", None)
     pictures = []
-    if taught is not None and temperature is not None:
-        pictures = gallery(test, {"teacher": taught} | first, test.classes, temperature)
+    if targets is not None and temperature is not None and folder is not None:
+        pictures = gallery(test, {"teacher": targets} | first, temperature, folder)
     return {
         "data": {"name": test.name, "split": "test", "examples": len(test), "classes": list(test.classes)},
         "rows": rows,
-        "confusions": {"classes": list(test.classes)} | mean,
-        "gallery": pictures,
-        "correlations": None if alike is None else correlation_maps(alike, learnt, test.classes),
+        "confusions": {"classes": list(test.classes)} | confusions,
+        "gallery": [picture.model_dump() for picture in pictures],
+        "correlations": None if correlation is None else correlation_maps(correlation, correlations, test.classes),
     }
 
 
-def _look(model: Network | Panel, test: Source, device: torch.device, size: int, *, layers: bool = True) -> _Seen:
-    """What a model says of a source and, where they can be kept, its penultimate layer's embeddings, in one pass."""
+def _run(
+    model: Network | Panel, test: Source, device: torch.device, size: int, *, layers: bool = True
+) -> tuple[Predictions, Tensor, Tensor | None]:
+    """Predictions, logits (N, C) (of an ensemble the mean), and penultimate layers (N, D) if they fit, in one pass."""
     logits: list[Tensor] = []
     embeddings: list[Tensor] = []
-    room = _KEPT
+    room = _MAX_EMBEDDINGS
 
     def answer(batch: Batch) -> Signals:
         nonlocal room
@@ -133,26 +130,32 @@ def _look(model: Network | Panel, test: Source, device: torch.device, size: int,
         if layers:
             model.watch({"embedding"})
     except UnderstudyError:
-        model.watch(before)  # a net without a classifier, whose layers are not compared
+        model.watch(before)  # a network without a classifier has no penultimate layer
     try:
-        with evaluating(model):
-            said = logits_of(answer, test, device=device, batch_size=size)
+        with eval_mode(model):
+            predictions = predict_logits(answer, test, device=device, batch_size=size)
     finally:
         model.watch(before)
-    return _Seen(said, torch.cat(logits), torch.cat(embeddings) if embeddings and room >= 0 else None)
+    return predictions, torch.cat(logits), torch.cat(embeddings) if embeddings and room >= 0 else None
 
 
-def _cka(embeddings: Tensor | None, layer: tuple[Tensor, CrossCovariance] | None) -> float | None:
-    """The linear CKA with the teacher's embeddings, which come with their own covariance; None without a number."""
+def _cka(embeddings: Tensor | None, layer: tuple[Tensor, Covariance] | None) -> float | None:
+    """The linear CKA with the teacher's embeddings, given with their covariance; None if it is undefined."""
     if embeddings is None or layer is None:
         return None
-    found = alignment(covariance(embeddings, layer[0]), covariance(embeddings, embeddings), layer[1])
+    cross, own = Covariance().update(embeddings, layer[0]), Covariance().update(embeddings)
+    found = cka_from_covariances(cross, own, layer[1])
     return found if isfinite(found) else None
 
 
-def _row(name: str, role: str, spec: str, seeds: list[tuple[int, Predictions, Any, float | None]]) -> dict[str, Any]:
+def _row(
+    name: str, role: str, spec: str, seeds: Sequence[tuple[int, Predictions, Tensor | None, float | None]]
+) -> dict[str, Any]:
+    """Scores per seed, from the seed, predictions, teacher's logits and training time per image."""
     measured = []
-    for seed, said, hint, train_ms in seeds:
-        assert said.targets is not None
-        measured.append({"seed": seed, "train_ms": train_ms} | scores(said.logits, said.targets, hint))
+    for seed, predictions, teacher_logits, train_ms in seeds:
+        assert predictions.targets is not None
+        measured.append(
+            {"seed": seed, "train_ms": train_ms} | scores(predictions.logits, predictions.targets, teacher_logits)
+        )
     return {"name": name, "role": role, "model": spec or "module", "seeds": measured}

@@ -12,7 +12,7 @@ from understudy.randomness import mix, unit_bits
 
 
 class _Mask(torch.autograd.Function):
-    """`x * mask * scale`, keeping one byte a unit for the backward."""
+    """`x * mask * scale`, saving one byte per unit for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -28,31 +28,31 @@ class _Mask(torch.autograd.Function):
 
 
 class CounterDropout(nn.Dropout):
-    """`nn.Dropout` that draws each sample's mask from that sample's own seed.
+    """`nn.Dropout` with a separate random seed for each sample.
 
-    A `Network` sets `rows`, (B,) int64 seeds, before each training forward. The mask then depends neither on
-    the other rows of the batch nor on any generator's state, so micro-batches, ranks and resumed runs drop
-    the same units; it is also several times faster on a CPU than drawing in sequence. With `rows` unset it is
-    `nn.Dropout`.
+    A `Network` sets `seeds`, (B,) int64, before each training forward pass. The mask of a sample then depends
+    neither on the rest of the batch nor on the state of a generator, so micro-batches, ranks and resumed runs drop
+    the same units. On a CPU it is also several times faster than sequential sampling. Without `seeds` it is
+    plain `nn.Dropout`.
     """
 
-    rows: Tensor | None = None
+    seeds: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return input
-        if self.rows is None:
+        if self.seeds is None:
             return F.dropout(input, self.p, training=True)
-        drop = round(self.p * 65536)
-        if drop == 65536:
+        threshold = round(self.p * 65536)
+        if threshold == 65536:
             return input * 0.0
-        # a layer may see several windows or tokens of each sample as rows of its own
-        bits = unit_bits(self.rows, input.numel() // max(len(self.rows), 1)).reshape(input.shape)
-        return _Mask.apply(input, bits >= drop - 32768, 65536 / (65536 - drop))
+        # the first dimension may be a multiple of the batch, as with windows or tokens folded into it
+        bits = unit_bits(self.seeds, input.numel() // max(len(self.seeds), 1)).reshape(input.shape)
+        return _Mask.apply(input, bits >= threshold - 32768, 65536 / (65536 - threshold))
 
 
-def count_dropouts(module: nn.Module) -> list[CounterDropout]:
-    """Replace every plain `nn.Dropout` inside by a `CounterDropout`; all of them, in module order."""
+def replace_dropouts(module: nn.Module) -> list[CounterDropout]:
+    """Replace each plain `nn.Dropout` in a module by a `CounterDropout`; returns all of these in module order."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -60,10 +60,7 @@ def count_dropouts(module: nn.Module) -> list[CounterDropout]:
     return [layer for layer in module.modules() if isinstance(layer, CounterDropout)]
 
 
-def seed_dropouts(layers: list[CounterDropout], noise: int, view: Tensor | None) -> None:
-    """Give each layer its rows' seeds for the next forward: a function of the member's seed, the view, the layer.
-
-    Without a view the layers become plain dropout again.
-    """
+def seed_dropouts(layers: list[CounterDropout], seed: int, view: Tensor | None) -> None:
+    """Seed each layer for the next forward pass by `seed`, its number and the view (B,) int64; None: plain dropout."""
     for index, layer in enumerate(layers):
-        layer.rows = None if view is None else mix(noise, index, view)
+        layer.seeds = None if view is None else mix(seed, index, view)

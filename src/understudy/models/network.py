@@ -1,4 +1,4 @@
-"""A module together with what it must be fed and what it can tell: the unit that is trained, taught and saved."""
+"""A module with its input contract, taps and weights file: the unit that is trained, distilled and saved."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
-from understudy.models.contract import InputContract, prepared
-from understudy.models.dropout import count_dropouts, seed_dropouts
+from understudy.models.contract import InputContract, prepare_inputs
+from understudy.models.dropout import replace_dropouts, seed_dropouts
 from understudy.models.stages import channels_first, find_head, stages
 from understudy.signals import Batch, Shapes, Signals
 
 
 class Network(nn.Module):
-    """A module with its input contract and its taps: `network(batch) -> Signals`.
+    """A module with its input contract and taps: `network(batch) -> Signals`.
 
-    Choosing a modality, resizing, channel conversion and normalising happen here, never in the data, so a teacher and
-    a student read the same view of the same sample, each in its own modality, resolution and scale.
-
-    Args:
-        module: maps (B, *contract.shape) to logits (B, len(contract.classes)).
-        contract: what the module must be fed.
-        spec: the text that `build` made the module from; "" for a module made by hand.
+    Selecting a modality, resizing, channel conversion and normalization happen here, not in the data, so that a teacher
+    and a student get the same view of a sample, each in its own modality, resolution and normalization. The module maps
+    (B, *contract.shape) to logits (B, len(contract.classes)); `spec` is its model name, "" if it was made in Python.
     """
 
     mean: Tensor
@@ -42,15 +38,15 @@ class Network(nn.Module):
     def __init__(self, module: nn.Module, contract: InputContract, spec: str = "") -> None:
         super().__init__()
         self.module, self.contract, self.spec = module, contract, spec
-        self.began = ""  # what its weights are from, in words
+        self.init_from = ""  # describes where the initial weights come from
         self.frozen = False
         self.full_precision = False  # float32 under autocast too
-        self.dropouts = count_dropouts(module)
-        self.noise = 0  # the member's seed for its dropout masks
+        self.dropouts = replace_dropouts(module)
+        self.dropout_seed = 0
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
-        place = next((weights.device for weights in module.parameters()), None)  # a module from Python lies anywhere
-        self.register_buffer("mean", torch.tensor(contract.mean, device=place).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(contract.std, device=place).view(shape), persistent=False)
+        device = next((weights.device for weights in module.parameters()), None)
+        self.register_buffer("mean", torch.tensor(contract.mean, device=device).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(contract.std, device=device).view(shape), persistent=False)
         self.register_buffer("class_bias", None)
         self.signals: frozenset[str] = frozenset()
         self._watched: dict[str, Tensor] = {}
@@ -61,7 +57,7 @@ class Network(nn.Module):
         return self.contract.classes
 
     def freeze(self) -> Network:
-        """Train the classifier alone from now on: all below it is as in eval mode, and does not change."""
+        """Freeze everything below the classifier: no gradients, and eval mode even in training."""
         self.frozen = True
         self.module.requires_grad_(False).get_submodule(find_head(self.module)).requires_grad_(True)
         return self
@@ -72,7 +68,11 @@ class Network(nn.Module):
         return self
 
     def watch(self, signals: Iterable[str]) -> Network:
-        """Fill these signals in from now on: "embedding", or module paths to tap; "logits" always are."""
+        """Set which signals a forward pass returns besides the logits, replacing those set before.
+
+        They are "embedding", the input of the classifier, and paths of layers, as in `named_modules()`, whose outputs
+        become `Signals.features`.
+        """
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._watched = [], {}
@@ -81,23 +81,23 @@ class Network(nn.Module):
         for name in sorted(self.signals):
             if name == "embedding":
                 head = modules[find_head(self.module)]
-                self._hooks.append(head.register_forward_pre_hook(self._keep_input))
+                self._hooks.append(head.register_forward_pre_hook(self._keep_embedding))
             elif name in modules:
-                self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
+                self._hooks.append(modules[name].register_forward_hook(self._output_keeper(name)))
             else:
                 raise UnderstudyError(f"{self.spec or 'the module'} has no layer {name!r}{_layers_like(name, modules)}")
         return self
 
-    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _keep_embedding(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._watched["embedding"] = args[0].flatten(1)
 
-    def _keeper(self, name: str) -> Any:
-        last = getattr(self.module, "output_fmt", "") == "NHWC"  # timm's word for it
+    def _output_keeper(self, name: str) -> Any:
+        declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm
 
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-            # a copy, as many nets go on in place (`relu_`, `out += shortcut`) and would write over what was tapped
+            # a copy, as the next layer may work in place (`relu_`, `out += shortcut`)
             self._watched[name] = (
-                channels_first(output.clone(), self.contract.shape, declared_last=last)
+                channels_first(output.clone(), self.contract.shape, declared_last=declared_last)
                 if isinstance(output, Tensor)
                 else output
             )
@@ -105,18 +105,14 @@ class Network(nn.Module):
         return keep
 
     def shapes(self, taps: Sequence[str] | None = None) -> Shapes:
-        """The shapes of its signals, measured by one forward pass that leaves no trace.
+        """The shapes of the network's signals, measured in a forward pass that changes nothing.
 
-        Args:
-            taps: paths of layers; None takes the ends of the net's stages (see `stages`).
-
-        Returns:
-            `features` are in the order in which the taps ran, from the input to the output.
+        `features` are in the order in which the layers ran. Default taps are the ends of the stages (see `stages`).
         """
-        with at_rest(self), torch.inference_mode():
+        with eval_mode(self), torch.inference_mode():
             blank = torch.zeros(1, *self.contract.source_shape, dtype=self.mean.dtype, device=self.mean.device)
             if taps is None:
-                taps = stages(self.module, self.prepare(blank))
+                taps = stages(self.module, self.preprocess(blank))
             watched = self.signals
             try:
                 signals = self.watch({"embedding", *taps})(blank)
@@ -125,82 +121,103 @@ class Network(nn.Module):
         assert signals.embedding is not None
         for tap in taps:
             if not isinstance(signals.features.get(tap), Tensor):
-                raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} puts out no tensor to tap")
+                raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} outputs no tensor; tap another")
         features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
 
-    def reads(self, side: int) -> bool:
-        """Whether it can read images of `side` pixels a side, tried with a blank one where they are not its own."""
-        own = self.contract
-        if own.shape[1:] == (side, side):
+    def accepts_size(self, size: int) -> bool:
+        """Whether the network runs on images of size x size pixels; other sizes than its own are tried."""
+        contract = self.contract
+        if contract.shape[1:] == (size, size):
             return True
-        self.contract = replace(own, shape=(own.shape[0], side, side))
+        self.contract = replace(contract, shape=(contract.shape[0], size, size))
         try:
             self.shapes(())
-        except (RuntimeError, AssertionError):  # what nets of fixed size raise, each in its own way
+        except (RuntimeError, AssertionError):  # raised by networks of a fixed input size
             return False
         finally:
-            self.contract = own
+            self.contract = contract
         return True
 
-    def feed(self, side: int) -> Network:
-        """Read whole images brought to `side` pixels a side from now on; to its own size, if it can read no other.
+    def set_input_size(self, size: int) -> Network:
+        """Take images squashed to size x size pixels, or to the current size if the network accepts no other.
 
-        They are brought there as the views that it learns from are.
+        As training views are, they are resized without a center crop, by bicubic interpolation.
         """
-        own = self.contract
-        shape = (own.shape[0], side, side) if self.reads(side) else own.shape
-        self.contract = replace(own, shape=shape, fit="whole", interpolation="bicubic")
+        contract = self.contract
+        shape = (contract.shape[0], size, size) if self.accepts_size(size) else contract.shape
+        self.contract = replace(contract, shape=shape, crop_mode="squash", interpolation="bicubic")
         return self
 
-    def prepare(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """A batch's inputs as the module wants them: modality, channels, size, scale."""
-        return (prepared(inputs, self.contract, self.spec or "the network") - self.mean) / self.std
+    def preprocess(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """A batch's inputs as the module expects them: modality, channels, size and normalization."""
+        return (prepare_inputs(inputs, self.contract, self.spec or "the network") - self.mean) / self.std
 
     def forward(self, batch: Batch | Tensor) -> Signals:
         inputs = batch.inputs if isinstance(batch, Batch) else batch
         if self.training and self.dropouts:
-            seed_dropouts(self.dropouts, self.noise, batch.view if isinstance(batch, Batch) else None)
+            seed_dropouts(self.dropouts, self.dropout_seed, batch.view if isinstance(batch, Batch) else None)
         with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
-            logits = self.module(self.prepare(inputs))
+            logits = self.module(self.preprocess(inputs))
         if self.class_bias is not None:
             logits = logits + self.class_bias
         watched, self._watched = self._watched, {}
         return Signals(logits, watched.pop("embedding", None), watched)
 
     def save(self, path: Path) -> None:
-        """Write weights, contract and spec as one safetensors file, whole or not at all."""
-        facts = {"spec": self.spec, "contract": asdict(self.contract)}
+        """Write weights, contract and spec to a safetensors file, atomically."""
+        metadata = {"spec": self.spec, "contract": asdict(self.contract)}
         tensors = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        write_whole(path, save(tensors, {"understudy": json.dumps(facts)}))
+        write_whole(path, save(tensors, {"understudy": json.dumps(metadata)}))
 
-    def scale_logits(self, by: float) -> None:
-        """Multiply the logits from now on, by the weights of the head."""
+    def scale_logits(self, factor: float) -> None:
+        """Multiply the logits by a factor, through the weights of the classifier."""
         with torch.no_grad():
             for weights in self.module.get_submodule(find_head(self.module)).parameters():
-                weights.mul_(by)
+                weights.mul_(factor)
         if self.class_bias is not None:
-            self.class_bias = self.class_bias * by
+            self.class_bias = self.class_bias * factor
 
     def set_class_bias(self, bias: Tensor) -> None:
-        """Add (C,) to the logits from now on; saved with the weights."""
+        """Add (C,) to the logits, on top of any class bias set before; it is saved with the weights."""
         assert bias.shape == (len(self.classes),), bias.shape
         previous = 0.0 if self.class_bias is None else self.class_bias
         self.class_bias = bias.to(self.mean) + previous
 
 
-def laid_out(module: nn.Module, device: torch.device | str) -> None:
-    """Move a module to a device, in place, with its kernels' channels last where convolutions run faster so.
+def to_channels_last(module: nn.Module, device: torch.device | str) -> None:
+    """Move a module to a device, in place, in channels-last memory format where convolutions are faster with it.
 
-    What convolutions put out then has its channels last too, whatever their inputs have. No value or file changes.
+    Outputs of convolutions are then channels-last too, whatever their inputs are. No value changes, nor any file.
     """
     last = torch.device(device).type in ("cpu", "cuda")
-    layout = torch.channels_last if last else torch.preserve_format
-    module.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this one
+    memory_format = torch.channels_last if last else torch.preserve_format
+    module.to(device, memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
+
+
+@contextmanager
+def eval_mode(model: object) -> Iterator[None]:
+    """Put a module, if it is one, in eval mode within the block, and restore the mode of each submodule after it.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+    >>> with eval_mode(net):
+    ...     net[0].training
+    False
+    >>> [layer.training for layer in net]
+    [True, False]
+    """
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _layers_like(name: str, paths: Iterable[str]) -> str:
-    """The nearest of some layers' paths, and those that there are: of a large net, the outer ones."""
+    """The closest of the given layer paths, or a list of them: of a large network, the outer ones."""
     known = [path for path in paths if path]
     outer = [path for path in known if path.count(".") < 2]
     close = nearest(name, known) if difflib.get_close_matches(name, known, n=1) else ""
@@ -209,58 +226,51 @@ def _layers_like(name: str, paths: Iterable[str]) -> str:
     )
 
 
-@contextmanager
-def at_rest(network: Network) -> Iterator[None]:
-    """In eval mode inside; outside, every layer has the mode it had, also where some were frozen on purpose."""
-    modes = {layer: layer.training for layer in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
-
-
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our own facts (spec, contract; {} in files of others) of a weights file. Nothing is unpickled."""
+    """The tensors of a weights file and the metadata that `Network.save` wrote, {} in other files.
+
+    Pickled objects are never run.
+    """
     if path.suffix == ".npz":
-        raise UnderstudyError(
-            f"{path} is an archive of arrays; Big Transfer's official weights are loaded as bit:{path}"
-        )
+        raise UnderstudyError(f"{path} is a NumPy archive; official weights of Big Transfer are loaded as bit:{path}")
     try:
         if path.suffix in (".pth", ".pt", ".bin"):
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
             if not all(isinstance(x, Tensor) for x in state.values()):
-                raise UnderstudyError(f"{path} holds more than tensors; save its state_dict() alone")
+                raise UnderstudyError(f"{path} holds more than tensors; save only its state_dict()")
             return state, {}
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("understudy", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {}).get("understudy", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
         raise UnderstudyError(f"there is no weights file {path}") from None
     except UnderstudyError:
         raise
     except SafetensorError as error:
-        raise UnderstudyError(f"{path} is not a whole safetensors file ({error})") from None
-    except Exception as error:  # torch raises several types for pickles that hold code, and for damage
+        raise UnderstudyError(f"{path} is not a complete safetensors file ({error})") from None
+    except Exception as error:  # torch raises several types for pickled code and for damaged files
         raise UnderstudyError(
-            f"{path} was not read: it is damaged, or holds pickled objects, which are never run; "
+            f"{path} could not be loaded: it is damaged or holds pickled objects, which are never run; "
             f"save its state_dict() as safetensors ({type(error).__name__})"
         ) from None
 
 
-def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Load a state dict strictly; the error names the first keys that do not fit."""
-    own = module.state_dict()
-    odd = [f"{name} is missing" for name in own if name not in state]
-    odd += [f"{name} is not the model's" for name in state if name not in own]
-    odd += [
-        f"{name} is {tuple(state[name].shape)}, the model's {tuple(x.shape)}"
-        for name, x in own.items()
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict strictly; an error names `source` and the first keys that differ."""
+    check_match(module.state_dict(), state, source)
+    module.load_state_dict(state)
+
+
+def check_match(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise unless `state` has exactly the keys and shapes of `expected`."""
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unexpected" for name in state if name not in expected]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(x.shape)}"
+        for name, x in expected.items()
         if name in state and state[name].shape != x.shape
     ]
-    if odd:
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise UnderstudyError(f"{where} does not fit the model: {'; '.join(odd[:3])}{more}")
-    module.load_state_dict(state)
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UnderstudyError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")

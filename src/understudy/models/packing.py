@@ -1,4 +1,4 @@
-"""Convolutions whose weights lie ready for the CPU's kernels, where no gradient is asked for."""
+"""Convolutions that cache their weights in the layout of the CPU kernels for inference."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Weights so few that, for one image, PyTorch's other kernels are done before oneDNN has begun.
+# Below this many weights, PyTorch's native kernels are faster than oneDNN for a single image.
 _SMALL = 2**14
 
 
 class PackedConv2d(nn.Conv2d):
-    """A convolution for inference: of float32 on the CPU it keeps its weights in oneDNN's order too.
+    """A convolution that, for float32 inference on the CPU, caches its weights in oneDNN's blocked layout.
 
-    PyTorch brings a convolution's weights into that order in every pass, which for small batches takes about as long
-    as the rest, or does without oneDNN. Here it is done in the first pass, and again when the shape of the inputs, by
-    which the best order goes, or the weights have changed.
-    For a single image, small layers do without it. Wherever gradients, autocast, another device or type, or an
-    exporter are at work, it is a plain `nn.Conv2d`. The packed weights are neither saved nor copied.
+    PyTorch reorders the weights in every forward pass, which for small batches takes about as long as the convolution
+    itself, or falls back to slower kernels. Here the weights are packed in the first pass, and again whenever they or
+    the input shape, on which the best layout depends, have changed. Small layers are not packed for a single image.
+    With gradients, autocast, another device or dtype, or under an exporter, it is a plain `nn.Conv2d`. Packed weights
+    are neither saved nor copied.
     """
 
     _packed: Tensor | None = None
     _packed_from: tuple[object, ...] = ()
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> PackedConv2d:
-        """A layer that shares a plain convolution's weights."""
-        made = cls(
+    def from_conv(cls, conv: nn.Conv2d) -> PackedConv2d:
+        """A layer that shares the weights of a plain convolution."""
+        packed = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]  # tuples of two
-            conv.groups, bias=False, device="meta",  # no memory, and no random numbers drawn
+            conv.groups, bias=False, device="meta",  # allocates nothing and draws no random numbers
         )  # fmt: skip
-        made.weight, made.bias = conv.weight, conv.bias
-        return made.train(conv.training)
+        packed.weight, packed.bias = conv.weight, conv.bias
+        return packed.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self._applies(input):
@@ -48,7 +48,7 @@ class PackedConv2d(nn.Conv2d):
 
     def _applies(self, input: Tensor) -> bool:
         return (
-            not torch.compiler.is_compiling()  # first: an exporter would take what follows for a fact of all inputs
+            not torch.compiler.is_compiling()  # first: an exporter would specialize on the conditions below
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
             and not torch.is_grad_enabled()
             and input.dtype == self.weight.dtype == torch.float32
@@ -63,7 +63,7 @@ class PackedConv2d(nn.Conv2d):
 
 
 def packable(layer: nn.Module) -> bool:
-    """Whether a layer is a plain convolution, and this PyTorch has the kernels (which have no public name)."""
+    """Whether a layer is a plain convolution and this PyTorch has the (private) oneDNN operators."""
     return (
         type(layer) is nn.Conv2d
         and layer.padding_mode == "zeros"

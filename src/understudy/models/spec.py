@@ -1,4 +1,4 @@
-"""A model's name taken apart, and constructors called with its options."""
+"""Parsed model names, and constructor calls with their options."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from understudy.errors import UnderstudyError, nearest
-from understudy.models.contract import InputContract
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A model's name taken apart: `family:name?key=value&key=value`."""
+    """A parsed model name: `family:name?key=value&key=value`."""
 
     family: str
     name: str
@@ -27,22 +26,17 @@ class Spec:
         return f"{self.family}:{self.name}"
 
 
-def call(make: Callable[..., M], spec: Spec, *args: Any, **options: Any) -> M:
-    """Call a model's constructor; an option it does not take is the user's mistake."""
-    parameters = inspect.signature(make).parameters.values()
-    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-        known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+def call(constructor: Callable[..., M], spec: Spec, *args: Any, **options: Any) -> M:
+    """Call a model's constructor; an option that it does not accept is a user error."""
+    parameters = inspect.signature(constructor).parameters.values()
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+        known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         for name in options:
-            if known and name not in {one.name for one in parameters}:
+            if known and name not in {parameter.name for parameter in parameters}:
                 raise UnderstudyError(f"{spec} has no option {name!r}{nearest(name, known)}")
     try:
-        return make(*args, **options)
+        return constructor(*args, **options)
     except UnderstudyError:
         raise
     except (TypeError, ValueError) as error:
-        raise UnderstudyError(f"{spec} does not take these options: {error}") from error
-
-
-def needs_images(spec: Spec, contract: InputContract) -> None:
-    if len(contract.shape) != 3:
-        raise UnderstudyError(f"{spec} reads images; the data is vectors of {contract.shape[0]}")
+        raise UnderstudyError(f"{spec} does not accept these options: {error}") from error

@@ -1,38 +1,36 @@
-"""What to minimise: each objective a module with a functional twin, usable in any training loop."""
+"""Distillation objectives: losses as modules and as functions, usable in any training loop."""
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
-from understudy.objectives.attention import AttentionTransfer, attention_loss
-from understudy.objectives.base import Needs, Objective, PerTeacher, Setting, WeightedSum, kept_alike
-from understudy.objectives.correlation import CorrelationCongruence, correlation_loss
-from understudy.objectives.crd import CRD
-from understudy.objectives.crd_loss import crd_loss, mutual_information_bound
+from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
+from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
+from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
+from understudy.objectives.correlation_congruence import CorrelationCongruence, correlation_loss
+from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
+from understudy.objectives.cross_entropy import CrossEntropy, cross_entropy_loss
 from understudy.objectives.dist import DIST, dist_loss
 from understudy.objectives.dkd import DKD, dkd_loss
 from understudy.objectives.factor_transfer import FactorTransfer, Paraphraser, factor_loss
+from understudy.objectives.features import TapPair
 from understudy.objectives.fitnet import FitNet, hint_loss
 from understudy.objectives.fsp import FlowOfSolution, fsp_loss
-from understudy.objectives.hard_targets import HardTargets, hard_target_loss
+from understudy.objectives.kd import KD, PartialKD, ensemble_log_probs, kd_loss, partial_kd_loss
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
+from understudy.objectives.logit_standardization import LogitStandardization, standardize_logits
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
-from understudy.objectives.rest_targets import RestTargets, rest_target_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
-from understudy.objectives.sigmoid_targets import SigmoidTargets, sigmoid_loss
-from understudy.objectives.similarity import SimilarityPreserving, similarity_loss
+from understudy.objectives.similarity_preserving import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
-from understudy.objectives.soft_targets import SoftTargets, ensemble_log_probs, soft_target_loss
-from understudy.objectives.standardised import LogitStandardised, standardised, standardised_logits
-from understudy.objectives.taps import TapPair
 from understudy.objectives.vid import VariationalInformation, vid_loss
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "hard": HardTargets,
-    "sigmoid": SigmoidTargets,
-    "soft": SoftTargets,
+    "ce": CrossEntropy,
+    "bce": BinaryCrossEntropy,
+    "kd": KD,
     "logits": LogitMatching,
     "dkd": DKD,
     "dist": DIST,
-    "standardised": LogitStandardised,
+    "standardized": LogitStandardization,
     "simkd": SimKD,
     "fitnet": FitNet,
     "at": AttentionTransfer,
@@ -47,65 +45,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FlowOfSolution,
     "crd": CRD,
 }
-"""Every objective by the name that recipes and the command line use. A new one adds its line here."""
-
-ALIASES = {"kd": "soft"}
-"""Other names of objectives: the field says knowledge distillation for soft targets."""
+"""The objectives by their names in recipes and on the command line. Register new ones here."""
 
 __all__ = [
-    "ALIASES",
-    "CRD",
-    "DIST",
-    "DKD",
-    "OBJECTIVES",
-    "ActivationBoundaries",
-    "AttentionTransfer",
-    "CorrelationCongruence",
-    "FactorTransfer",
-    "FitNet",
-    "FlowOfSolution",
-    "HardTargets",
-    "LogitMatching",
-    "LogitStandardised",
-    "Needs",
-    "NeuronSelectivity",
-    "Objective",
-    "Paraphraser",
-    "PerTeacher",
-    "ProbabilisticTransfer",
-    "RelationalKD",
-    "RestTargets",
-    "Setting",
-    "SigmoidTargets",
-    "SimKD",
-    "SimilarityPreserving",
-    "SoftTargets",
-    "TapPair",
-    "VariationalInformation",
-    "WeightedSum",
-    "activation_boundary_loss",
-    "attention_loss",
-    "correlation_loss",
-    "crd_loss",
-    "dist_loss",
-    "dkd_loss",
-    "ensemble_log_probs",
-    "factor_loss",
-    "fsp_loss",
-    "hard_target_loss",
-    "hint_loss",
-    "kept_alike",
-    "logit_matching_loss",
-    "mutual_information_bound",
-    "nst_loss",
-    "pkt_loss",
-    "rest_target_loss",
-    "rkd_loss",
-    "sigmoid_loss",
-    "similarity_loss",
-    "simkd_loss",
-    "soft_target_loss",
-    "standardised",
-    "standardised_logits",
-    "vid_loss",
-]
+    "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
+    "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FitNet", "FlowOfSolution",
+    "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective", "Paraphraser", "PartialKD",
+    "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving", "TapPair",
+    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "binary_cross_entropy_loss",
+    "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss",
+    "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss", "kd_loss", "logit_matching_loss",
+    "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss",
+    "standardize_logits", "vid_loss",
+]  # fmt: skip

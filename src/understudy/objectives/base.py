@@ -1,4 +1,4 @@
-"""What every objective is, and their weighted sum."""
+"""The base class of all objectives, and weighted sums of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Needs:
-    """Which signals an objective reads: "logits", "embedding" or names of taps; and whether it needs labels."""
+    """The signals that an objective reads ("logits", "embedding" or names of taps), and whether it needs labels.
+
+    >>> needs = Needs(student=LOGITS, teacher=LOGITS) | Needs(student=frozenset({"layer2"}))
+    >>> sorted(needs.student), sorted(needs.teacher), needs.targets
+    (['layer2', 'logits'], ['logits'], False)
+    """
 
     student: frozenset[str] = LOGITS
     teacher: frozenset[str] = NOTHING
@@ -28,12 +33,10 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What an objective is fitted to: the shapes of both sides' signals, and the samples it will meet.
+class BuildContext:
+    """What an objective is built from: the shapes of the student's and teacher's signals, and the training samples.
 
-    Attributes:
-        ids: (M,) int64, the stable ids of the samples of the whole set.
-        targets: (M,) int64, their classes, -1 where one is unlabelled; None where all are.
+    `ids` (M,) int64 are the samples' stable ids; `targets` (M,) their classes, -1 if unlabeled; None if all are.
     """
 
     student: Shapes
@@ -43,57 +46,63 @@ class Setting:
 
 
 class Objective(nn.Module):
-    """A quantity to minimise: `forward(student, teacher, batch)` gives a float32 scalar, a mean over the batch.
+    """A loss: `forward(student, teacher, batch)` returns a float32 scalar, a mean over the batch.
 
-    A subclass sets `needs` (on the class, or on the instance where its arguments decide) and is built from
-    shapes alone, so that it works in any training loop. Parameters and buffers of its own are trained, saved
-    and synchronised with the student's.
+    A subclass sets `needs`, on the class or, where its arguments decide, on the instance. It is built from shapes
+    alone, so that it works in any training loop. Its parameters and buffers are trained, saved and synchronized
+    with the student's.
 
     Attributes:
-        weight: what the paper multiplies it by, beside hard targets of weight 1.
-        rowwise: whether it is a mean over the batch's rows, so that micro-batches add up to the batch; false
-            where it compares the samples of a batch with one another.
-        mixable: whether it is exact on mixed inputs, a batch's `weight` and `partners`; false where it reads ids or
-            labels in a way that knows of none.
-        alike: names of buffers that it keeps alike on every rank by itself, so that none need be sent around.
+        weight: the default weight, the paper's for a cross-entropy term of weight 1.
+        per_sample: whether the loss is a mean of per-sample losses, so that micro-batches add up to the batch.
+            False if it compares the samples of a batch with one another.
+        supports_mixup: whether the loss is exact on mixed inputs, whose batch has a `weight` and `partners`. False
+            if it uses ids or labels in a way that ignores the partners.
+        synced_buffers: names of buffers that the objective itself keeps equal on all ranks, so that data parallelism
+            need not broadcast them.
     """
 
     needs: Needs = Needs()
     summary: ClassVar[str] = ""
     weight: ClassVar[float] = 1.0
-    rowwise: bool = True
-    mixable: bool = True
-    alike: ClassVar[frozenset[str]] = frozenset()
+    per_sample: bool = True
+    supports_mixup: bool = True
+    synced_buffers: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
-    def suited(cls, setting: Setting, **options: Any) -> Self:
-        """One that fits the setting: its taps, projectors and banks. `options` are the constructor's own.
+    def from_shapes(cls, context: BuildContext, **options: Any) -> Self:
+        """Build the objective for these networks and samples: its taps, projectors and memory banks.
 
-        Raises:
-            ValueError: the setting has nothing that this objective could compare.
+        Options are the constructor's. Raises a ValueError if there is nothing that this objective can compare.
         """
         return cls(**options)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
+    def _combine(self, parts: Sequence[Objective]) -> None:
+        """Take over what the parts need, and support only what all of them do."""
+        self.needs = Needs(NOTHING)
+        for part in parts:
+            self.needs |= part.needs
+        self.per_sample = all(part.per_sample for part in parts)
+        self.supports_mixup = all(part.supports_mixup for part in parts)
+
 
 class WeightedSum(Objective):
-    """`sum_k weight_k * objective_k`, over any objectives.
+    """`sum_k weight_k * objective_k` of terms, name -> (weight, objective).
 
-    Args:
-        terms: name -> (weight, objective).
+    >>> from understudy.objectives import KD, CrossEntropy
+    >>> loss = WeightedSum({"kd": (0.9, KD(temperature=4.0)), "ce": (0.1, CrossEntropy())})
+    >>> loss.weights, loss.needs.targets
+    ({'kd': 0.9, 'ce': 0.1}, True)
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, Objective]]) -> None:
         super().__init__()
         self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = nn.ModuleDict({name: objective for name, (_, objective) in terms.items()})
-        self.needs = Needs(NOTHING)
-        for _, objective in terms.values():
-            self.needs |= objective.needs
-            self.rowwise = self.rowwise and objective.rowwise
-            self.mixable = self.mixable and objective.mixable
+        self._combine([objective for _, objective in terms.values()])
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         total = torch.zeros((), device=student.logits.device)
@@ -108,40 +117,37 @@ class WeightedSum(Objective):
 class PerTeacher(Objective):
     """`sum_i objective_i(student, teacher_i)` over an ensemble's teachers (Tian et al. 2020, section 3.4: CRD-EN).
 
-    Each teacher has an objective of its own, and so a projector and a bank of its own; they may differ in shapes.
-
-    Args:
-        objectives: one for each of the ensemble's members, in their order.
+    Each teacher has its own objective, hence its own projector and bank; the teachers' shapes may differ.
     """
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         super().__init__()
         self.each = nn.ModuleList(objectives)
-        self.needs = Needs(NOTHING)
-        for objective in objectives:
-            self.needs |= objective.needs
-            self.rowwise = self.rowwise and objective.rowwise
-            self.mixable = self.mixable and objective.mixable
+        self._combine(objectives)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        members = teacher_of(self, teacher).members
+        members = require_teacher(self, teacher).members
         if len(members) != len(self.each):
-            raise ValueError(f"this was made for {len(self.each)} teachers; the signals are of {len(members)}")
+            raise ValueError(f"this objective was built for {len(self.each)} teachers, but got {len(members)}")
         losses = [objective(student, member, batch) for objective, member in zip(self.each, members, strict=True)]
         return torch.stack(losses).sum()
 
 
-def kept_alike(module: nn.Module) -> list[str]:
-    """Names of the buffers in a module that its objectives keep right on every rank, so that none is to be sent around.
+def ddp_ignored_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers in `module` that its objectives synchronize themselves.
 
-    Give them to `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)` before wrapping.
+    Pass them to `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)` before wrapping.
+
+    >>> from understudy.objectives import CRD
+    >>> ddp_ignored_buffers(CRD(8, 8, bank_size=10))[:2]
+    ['bank_student', 'bank_teacher']
     """
-    parts = [(name, part) for name, part in module.named_modules() if isinstance(part, Objective)]
-    return [f"{name}.{buffer}".lstrip(".") for name, part in parts for buffer in sorted(part.alike)]
+    objectives = [(name, part) for name, part in module.named_modules() if isinstance(part, Objective)]
+    return [f"{name}.{buffer}".lstrip(".") for name, part in objectives for buffer in sorted(part.synced_buffers)]
 
 
-def teacher_of(objective: Objective, teacher: Signals | None) -> Signals:
-    """The teacher's signals, for an objective that cannot do without."""
+def require_teacher(objective: Objective, teacher: Signals | None) -> Signals:
+    """The teacher's signals; raises a ValueError if there are none."""
     if teacher is None:
-        raise ValueError(f"{type(objective).__name__} needs a teacher's signals; it was given None")
+        raise ValueError(f"{type(objective).__name__} needs a teacher's signals, but got None")
     return teacher

@@ -1,27 +1,26 @@
-"""Correlation in place of equality: relations between classes and between samples (DIST, Huang et al. 2022)."""
+"""DIST: correlations between classes and between samples instead of exact matches (Huang et al. 2022)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, teacher_of
-from understudy.objectives.soft_targets import teacher_log_probs, teacher_logits_of
+from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
 from understudy.signals import Batch, Signals
 
 
 def pearson(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
     """Pearson's correlation of each pair of rows, (N, D) and (N, D) -> (N,).
 
-    A constant row, whose correlation is undefined, counts as uncorrelated and has no gradient.
+    A constant row, whose correlation is undefined, counts as uncorrelated and gets no gradient.
+
+    >>> [round(r, 3) for r in pearson(torch.eye(2), torch.tensor([[1.0, -1.0], [5.0, 5.0]])).tolist()]
+    [1.0, 0.0]
     """
-    x, y = _unit(x, eps), _unit(y, eps)
+    x, y = (rows - rows.mean(1, keepdim=True) for rows in (x, y))
+    x, y = (rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(eps) for rows in (x, y))
     return (x * y).sum(1)
-
-
-def _unit(x: Tensor, eps: float) -> Tensor:
-    x = x - x.mean(1, keepdim=True)
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(eps)
 
 
 def dist_loss(
@@ -31,16 +30,16 @@ def dist_loss(
 
     With p and q (B, C) the teacher's and the student's distributions at tau and rho Pearson's correlation:
 
-    - `L_inter = 1 - mean_b rho(q[b, :], p[b, :])`: the relations between the classes of a sample;
-    - `L_intra = 1 - mean_c rho(q[:, c], p[:, c])`: the relations between the batch's samples in a class.
+    - `L_inter = 1 - mean_b rho(q[b, :], p[b, :])`: the relations between the classes of each sample;
+    - `L_intra = 1 - mean_c rho(q[:, c], p[:, c])`: the relations between the samples of the batch in each class.
 
-    Correlation is blind to scale and shift, so a weak student need not reach a strong teacher's confidence.
-    In float32, finite for any finite logits. In a batch of one row L_intra is a constant.
+    Correlation ignores scale and shift, so a weak student need not match a strong teacher's confidence. Computed in
+    float32; finite for any finite logits. In a batch of one row, L_intra is a constant. Teacher logits of (M, B, C) are
+    an ensemble's, whose distributions are averaged.
 
-    Args:
-        student_logits: (B, C).
-        teacher_logits: (B, C), or (M, B, C) for an ensemble of M teachers, whose distributions are averaged.
-        temperature: tau > 0.
+    >>> student = torch.tensor([[3.0, 1.0, 0.0], [0.0, 3.0, 1.0]])
+    >>> round(dist_loss(student, 0.5 * student).item(), 3)  # the same relations, less confident
+    0.004
     """
     p = teacher_log_probs(teacher_logits, temperature).exp()
     q = (student_logits.float() / temperature).softmax(-1)
@@ -50,28 +49,24 @@ def dist_loss(
 
 
 class DIST(Objective):
-    """See `dist_loss`. Needs no labels; compares the samples of a batch, so it depends on the batch's size.
+    """`dist_loss`. Needs no labels; compares the samples of a batch, so it depends on the batch size.
 
-    `weight` 2 beside hard targets of weight 1 makes the paper's beta = gamma = 2.
-
-    Args:
-        beta, gamma: weights of the relations between classes and between samples.
-        temperature: tau > 0; 1 for ImageNet, 4 is worth a trial where the teacher is very sure (CIFAR-100).
+    The default weight 2, for a cross-entropy term of weight 1, gives the paper's beta = gamma = 2. Temperature 1 is for
+    ImageNet; try 4 if the teacher is very confident (CIFAR-100).
     """
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
-    summary = "correlation of the probabilities, within samples and within classes (Huang et al. 2022)"
+    summary = "correlation of the probabilities, within samples and within classes (DIST, Huang et al. 2022)"
     weight = 2.0
-    rowwise = False
+    per_sample = False
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0; it is {temperature}")
+        check_temperature(temperature)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        logits = teacher_logits_of(teacher_of(self, teacher))
+        logits = teacher_logits_of(require_teacher(self, teacher))
         return dist_loss(student.logits, logits, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
 
     def extra_repr(self) -> str:

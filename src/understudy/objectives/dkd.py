@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target's share and the other classes apart (Zhao et al. 2022)."""
+"""Decoupled knowledge distillation: the target class and the other classes, weighted separately (Zhao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, teacher_of
-from understudy.objectives.soft_targets import teacher_log_probs, teacher_logits_of
+from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
 from understudy.signals import Batch, Signals
 
 
@@ -20,27 +20,23 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """`T^2 * (alpha * TCKD + beta * NCKD)` (Zhao et al. 2022, equation 7).
+    """`T^2 * (alpha * TCKD + beta * NCKD)` (Zhao et al. 2022, equation 7), a mean over the batch.
 
     With p and q the teacher's and the student's distributions at T, and y the target:
 
-    - TCKD = `KL((p_y, 1 - p_y) || (q_y, 1 - q_y))`, how sure the teacher is of the target;
-    - NCKD = `KL(p' || q')`, where `p'_i = p_i / (1 - p_y)` for every i but y: how it spreads the rest.
+    - TCKD = `KL((p_y, 1 - p_y) || (q_y, 1 - q_y))`: the teacher's confidence in the target;
+    - NCKD = `KL(p' || q')`, where `p'_i = p_i / (1 - p_y)` for all i but y: the distribution over the other classes.
 
-    `KL(p || q) = TCKD + (1 - p_y) * NCKD` (equation 6), so plain soft targets silence NCKD where the teacher is
-    sure. A row without a target (-1, or `targets` None) has nothing to decouple and costs the plain
-    `T^2 * KL(p || q)` of soft targets.
+    `KL(p || q) = TCKD + (1 - p_y) * NCKD` (equation 6), so plain KD suppresses NCKD where the teacher is confident.
+    An unlabeled row (-1, or `targets` None) has nothing to decouple and costs plain KD, `T^2 * KL(p || q)`.
 
-    In float32 and in log space; the others are gathered without the target's column rather than masked by a
-    large number, so it is finite for any finite logits.
+    Computed in float32 and in log space. The other classes are gathered rather than masked by a large number, so the
+    loss is finite for any finite logits. Student logits are (B, C), C at least 2; the teacher's (B, C), or (M, B, C)
+    for an ensemble of M teachers, whose distributions at T are averaged.
 
-    Args:
-        student_logits: (B, C), C at least 2.
-        teacher_logits: (B, C), or (M, B, C) for an ensemble of M teachers, whose distributions at T are averaged.
-        targets: (B,) int64 in [0, C), or -1; or None.
-
-    Returns:
-        A scalar, the mean over the batch.
+    >>> student, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[4.0, 0.0, 2.0]])
+    >>> round(dkd_loss(student, teacher, torch.tensor([0])).item(), 3)
+    9.041
     """
     log_p = teacher_log_probs(teacher_logits, temperature)
     log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
@@ -48,7 +44,7 @@ def dkd_loss(
         return temperature**2 * _kl(log_q, log_p).mean()
     labels = targets.clamp_min(0)[:, None]
     others = torch.arange(log_q.shape[1] - 1, device=log_q.device).expand(len(log_q), -1)
-    others = others + (others >= labels)  # the columns of every class but the target
+    others = others + (others >= labels)  # the columns of all classes but the target
     p_target, p_rest, p_others = _split(log_p, labels, others)
     q_target, q_rest, q_others = _split(log_q, labels, others)
     tckd = _kl(torch.cat([q_target, q_rest], 1), torch.cat([p_target, p_rest], 1))
@@ -57,7 +53,7 @@ def dkd_loss(
 
 
 def _split(log_probs: Tensor, labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logs of the target's share (B, 1), of all the others' (B, 1), and of the others among themselves (B, C-1)."""
+    """Log-probabilities: of the target (B, 1), of all others together (B, 1), and among the others (B, C - 1)."""
     rest = log_probs.gather(1, others)
     total = rest.logsumexp(1, keepdim=True)
     return log_probs.gather(1, labels), total, F.log_softmax(rest, dim=1)
@@ -69,31 +65,25 @@ def _kl(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 class DKD(Objective):
-    """See `dkd_loss`. Rows without a label are distilled by plain soft targets, so it can do without labels.
+    """`dkd_loss`. Unlabeled rows are distilled by plain KD, so labels are optional.
 
-    The released code raises the loss linearly over the first 20 epochs; a schedule of weights is the loop's.
-
-    Args:
-        alpha, beta: weights of TCKD and NCKD; the paper's beta is 8 for wide ResNet teachers, 6 for most VGGs and
-            WRNs, 2 for the narrow ResNets.
-        temperature: T > 0.
+    The released code ramps the loss up linearly over the first 20 epochs; this class does not. The paper's beta is 8
+    for wide ResNet teachers, 6 for most VGGs and WRNs, 2 for the narrow ResNets.
     """
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
-    summary = "soft targets, the target's share and the other classes weighted apart (Zhao et al. 2022)"
-    mixable = False  # it tells one class from all others
+    summary = "soft targets, with the target class and the others weighted separately (DKD, Zhao et al. 2022)"
+    supports_mixup = False  # it separates one class from all others
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0; it is {temperature}")
+        check_temperature(temperature)
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        logits = teacher_logits_of(teacher_of(self, teacher))
-        return dkd_loss(
-            student.logits, logits, batch.targets, alpha=self.alpha, beta=self.beta, temperature=self.temperature
-        )
+        logits = teacher_logits_of(require_teacher(self, teacher))
+        weights = {"alpha": self.alpha, "beta": self.beta}
+        return dkd_loss(student.logits, logits, batch.targets, **weights, temperature=self.temperature)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, beta={self.beta:g}, temperature={self.temperature:g}"

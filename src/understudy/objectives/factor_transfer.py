@@ -1,4 +1,4 @@
-"""Factor transfer: a translator of the student's layer meets a paraphrase of the teacher's (FT, Kim et al. 2018)."""
+"""Factor transfer: a translation of the student's layer matches a paraphrase of the teacher's (FT, Kim et al. 2018)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.objectives.base import Setting
-from understudy.objectives.numerics import full_precision, unit
-from understudy.objectives.taps import ChannelNorm, TapPair, Tapped, same_size, shapes_of
+from understudy.objectives.base import BuildContext
+from understudy.objectives.features import ChannelNorm, FeatureObjective, TapPair, match_size, shapes_of
+from understudy.objectives.precision import full_precision, unit
 
 
 @full_precision
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """`mean |F_T / ||F_T||_2 - F_S / ||F_S||_2|`, each sample's factor flattened (section 3; p = 1).
+    """`mean |F_T / ||F_T||_2 - F_S / ||F_S||_2|` of (B, K, H, W) factors, flattened per sample (section 3; p = 1).
 
-    The mean over the elements, instead of the paper's sum, does not grow with the layer.
+    The mean over elements replaces the paper's sum, so that the loss does not grow with the layer.
 
-    Args:
-        student, teacher: (B, K, H, W), the factors.
+    >>> import torch
+    >>> factor_loss(torch.ones(1, 4, 1, 1), -torch.ones(1, 4, 1, 1))
+    tensor(1.)
     """
     return F.l1_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))
 
 
 class Paraphraser(nn.Module):
-    """Convolutional autoencoder of a teacher's layer, (B, C, H, W); its code is the factor, (B, rate C, H, W).
+    """Convolutional autoencoder of a teacher's layer, (B, C, H, W); its code is the factor, (B, rate * C, H, W).
 
-    Args:
-        channels: C.
-        rate: the factor's channels per channel of the layer, k in the paper.
+    >>> import torch
+    >>> Paraphraser(channels=8, rate=0.5)(torch.zeros(2, 8, 4, 4)).shape
+    torch.Size([2, 4, 4, 4])
     """
 
     def __init__(self, channels: int, rate: float = 0.5) -> None:
         super().__init__()
         if not rate > 0:
-            raise ValueError(f"rate must be above 0; it is {rate}")
+            raise ValueError(f"rate must be positive; it is {rate}")
         self.channels, self.factors = channels, max(1, int(channels * rate))
         self.encoder = _convolutions(channels, channels, self.factors, self.factors)
         self.decoder = _convolutions(self.factors, self.factors, channels, channels)
@@ -46,29 +47,25 @@ class Paraphraser(nn.Module):
 
     @full_precision
     def reconstruction_loss(self, x: Tensor) -> Tensor:
-        """`mean (x - P(x))^2`, with P the encoder and decoder: what the paper trains it by, before the student."""
+        """`mean (x - P(x))^2`, P the autoencoder: the paper trains it on this loss, before the student."""
         return F.mse_loss(self.decoder(self.encoder(x)), x)
 
 
-class FactorTransfer(Tapped):
-    """See `factor_loss`. The last feature maps by default; the translator has three 3x3 convolutions with BatchNorm.
+class FactorTransfer(FeatureObjective):
+    """`factor_loss` at the last feature maps by default. The translator is three 3x3 convolutions with BatchNorm.
 
-    The paper trains the paraphraser first, without labels, and then the student. Do that by minimising
-    `reconstruction_loss` of a `Paraphraser` over the teacher's layer and giving it here: it is frozen. Left out, it is
-    trained beside the student, in one stage: `reconstruction * reconstruction_loss` is added, and the factor loss gives
-    it no gradient, or it would paraphrase everything alike. The target then moves while the autoencoder learns.
+    The paper trains the paraphraser first, without labels, and then the student. To do the same, minimize the
+    `reconstruction_loss` of a `Paraphraser` over the teacher's layer and pass it as `paraphrasers`, one per pair: it is
+    frozen. Otherwise it is trained together with the student: `reconstruction * reconstruction_loss` is added, and the
+    factor loss gives it no gradient, as it would collapse to a constant. The target then moves while it learns.
 
-    The default weight, 200, is that of Tian et al. (2020), whose loss compares the factors' attention maps instead:
-    these have fewer entries and the same length, 1, so that their mean difference is larger.
-
-    Args:
-        paraphrasers: trained ones, one for each pair; made here where None.
-        rate: channels of the factor per channel of the teacher's layer.
-        reconstruction: weight of the autoencoders' loss inside this one; 1/200 makes it 1 under the default weight.
+    The default weight, 200, is that of Tian et al. (2020), whose loss compares the factors' attention maps instead.
+    These have fewer entries at the same norm, 1, so that their mean difference is larger. A reconstruction of 1/200
+    weights that loss by 1 under the default weight.
     """
 
     ranks = (3,)
-    summary = "a translation of a layer meets the teacher's paraphrase (factor transfer, Kim et al. 2018)"
+    summary = "a translation of a layer matches a paraphrase of the teacher's (factor transfer, Kim et al. 2018)"
     weight = 200.0
 
     def __init__(
@@ -82,27 +79,27 @@ class FactorTransfer(Tapped):
         shapes = [shapes_of(pair) for pair in pairs]
         self.frozen = paraphrasers is not None
         self.reconstruction = reconstruction
-        made = paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes]
-        wanted, found = [teacher[0] for _, teacher in shapes], [paraphraser.channels for paraphraser in made]
-        if wanted != found:
+        paraphrasers = paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes]
+        expected, given = [teacher[0] for _, teacher in shapes], [p.channels for p in paraphrasers]
+        if expected != given:
             raise ValueError(
-                f"the teacher's layers have {wanted} channels and the paraphrasers {found}: train one for each"
+                f"the teacher's layers have {expected} channels but the paraphrasers {given}: train one for each layer"
             )
-        self.paraphrasers = nn.ModuleList(made).requires_grad_(not self.frozen)
+        self.paraphrasers = nn.ModuleList(paraphrasers).requires_grad_(not self.frozen)
         self.translators = nn.ModuleList(
             _convolutions(student[0], student[0], paraphraser.factors, paraphraser.factors, norm=True)
-            for (student, _), paraphraser in zip(shapes, made, strict=True)
+            for (student, _), paraphraser in zip(shapes, paraphrasers, strict=True)
         )
 
     @classmethod
-    def choose(cls, setting: Setting) -> tuple[TapPair, ...]:
-        return super().choose(setting)[-1:]
+    def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
+        return super().default_pairs(context)[-1:]
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         paraphraser = self.paraphrasers[index]
         assert isinstance(paraphraser, Paraphraser)
         factor = paraphraser(teacher)
-        loss = factor_loss(*same_size(self.translators[index](student), factor.detach()))
+        loss = factor_loss(*match_size(self.translators[index](student), factor.detach()))
         return loss if self.frozen else loss + self.reconstruction * F.mse_loss(paraphraser.decoder(factor), teacher)
 
 

@@ -1,25 +1,23 @@
-"""Squared distance between logits: soft targets in the limit of a high temperature."""
+"""Logit matching: squared distance of logits, the limit of KD at high temperature (Hinton et al. 2015)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, teacher_of
+from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.kd import teacher_logits_of
 from understudy.signals import Batch, Signals
 
 
 def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """`1/(2 C) * ||z - v||^2` with both logits centred for each case (Hinton et al. 2015, equation 4).
+    """`1/(2 C) * ||z - v||^2` of (B, C) logits, centered per sample, a batch mean (Hinton et al. 2015, equation 4).
 
-    This is the limit of `soft_target_loss` for T much above the logits' size, in value and in gradient
-    (`(z_i - v_i) / N`, after the factor T^2).
+    The limit of `kd_loss` for T well above the scale of the logits, in value and in gradient (`(z_i - v_i) / C`,
+    after the factor T^2).
 
-    Args:
-        student_logits, teacher_logits: (B, C).
-
-    Returns:
-        A scalar, the mean over the batch.
+    >>> import torch
+    >>> logit_matching_loss(torch.tensor([[9.0, 7.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor(0.5000)
     """
     difference = student_logits.float() - teacher_logits.float()
     difference = difference - difference.mean(-1, keepdim=True)
@@ -27,16 +25,11 @@ def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
 
 
 class LogitMatching(Objective):
-    """See `logit_matching_loss`. An ensemble is matched in the mean of its members' logits. Needs no labels."""
+    """`logit_matching_loss`; for an ensemble, with the mean of its members' logits. Needs no labels."""
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
-    summary = "squared distance of centred logits: soft targets as T grows"
+    summary = "squared distance of centered logits, the limit of KD at high temperature (Hinton et al. 2015)"
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        teacher = teacher_of(self, teacher)
-        logits = (
-            torch.stack([member.logits.float() for member in teacher.members]).mean(0)
-            if teacher.members
-            else teacher.logits
-        )
-        return logit_matching_loss(student.logits, logits)
+        logits = teacher_logits_of(require_teacher(self, teacher))
+        return logit_matching_loss(student.logits, logits.float().mean(0) if logits.dim() == 3 else logits)

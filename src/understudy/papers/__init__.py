@@ -1,4 +1,4 @@
-"""The papers' experiments, each a short program: `understudy reproduce NAME`."""
+"""Reproductions of the papers' experiments: `understudy reproduce NAME`."""
 
 from understudy.papers import crd, crd_probes, hinton_mnist, hinton_specialists, hinton_speech
 from understudy.papers.experiment import Bench, Experiment

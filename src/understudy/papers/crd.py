@@ -4,38 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from understudy.config.options import AugmentationConfig, OptimizerConfig
+from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.errors import UnderstudyError, nearest
-from understudy.papers.experiment import Bench, Comparison, Experiment, Measured, accuracy, correlation
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
+from understudy.papers.experiment import Bench, Comparison, Experiment, Line, accuracy, correlation
 
 if TYPE_CHECKING:
-    from understudy.api import Run
+    from understudy.runs.run import Run
 
 PAPER = "Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020"
 SEEDS = 3
 EPOCHS, IMAGENET_EPOCHS = 240, 100
-TEACHER_EPOCHS = 40  # at least, where the students' schedule is shortened: a student needs something to learn
-_SLIM = ("mobilenet", "shufflenet")  # depthwise convolutions want a lower rate
-Line = tuple[str | Measured, ...]
+TEACHER_EPOCHS = 40  # minimum, even if the students' schedule is shortened
+_SLIM = ("mobilenet", "shufflenet")  # depthwise convolutions need a lower learning rate
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A teacher and a student of the paper's tables 1 and 2, with the top-1 published for each method.
-
-    Attributes:
-        paper: in percent, means of 5 runs; DKD's are its own paper's (Zhao et al. 2022).
-        beta: DKD's, in its paper.
-    """
+    """A teacher-student pair of tables 1 and 2, with the published top-1 accuracy of each method."""
 
     teacher: str
     student: str
-    paper: Mapping[str, float]
-    beta: float = 8.0
+    paper: Mapping[str, float]  # in percent, means of 5 runs; those of DKD are from Zhao et al. 2022
+    beta: float = 8.0  # of DKD, in that paper
 
     @property
     def name(self) -> str:
@@ -76,10 +70,11 @@ PAIRS = {
 
 
 def find_pair(text: str) -> Pair:
-    """A pair of the table, or any other two nets of the cifar family.
+    """Look up a pair, TEACHER:STUDENT, or make one of any two nets of the cifar family.
 
-    Raises:
-        UnderstudyError: not TEACHER:STUDENT, or a net that there is not.
+    Example:
+        >>> find_pair("vgg13:vgg8").paper["crd"], find_pair("vgg13:resnet20").paper
+        (73.94, {})
     """
     from understudy.models.cifar import NETS
 
@@ -95,25 +90,20 @@ def find_pair(text: str) -> Pair:
 
 
 def one_pair(bench: Bench, usual: str) -> Pair:
-    """The pair of an experiment that is about one."""
+    """The pair of an experiment that takes only one."""
     if len(bench.pairs) > 1:
-        raise UnderstudyError(f"this experiment takes one --pair, not {len(bench.pairs)}; run it for each")
+        raise UnderstudyError(f"this experiment takes one --pair, not {len(bench.pairs)}; run it once per pair")
     return find_pair(bench.pairs[0] if bench.pairs else usual)
 
 
 def schedule(bench: Bench, net: str, epochs: int, **changes: Any) -> dict[str, Any]:
-    """The paper's recipe for a net: SGD, a batch of 64, the rate falling thrice, crops and flips."""
+    """The paper's recipe: SGD, batch size 64, three step decays of the learning rate, crops and flips."""
     rate = 0.01 if net.startswith(_SLIM) else 0.05
     return {
-        "data": bench.data or "cifar100",
-        "data_root": bench.data_root,
-        "size": bench.size,
-        "epochs": epochs,
-        "batch_size": 64,
-        "optimizer": Optimizer(optimizer="sgd", lr=rate, schedule="step", weight_decay=5e-4, warmup=0),
-        "views": Views(jitter=4, flip=True),
-        **changes,
-    }
+        "data": bench.data or "cifar100", "data_root": bench.data_root, "size": bench.size, "epochs": epochs,
+        "batch_size": 64, "augmentation": AugmentationConfig(translate=4, flip=True),
+        "optimizer": OptimizerConfig(name="sgd", lr=rate, schedule="step", weight_decay=5e-4, warmup=0), **changes,
+    }  # fmt: skip
 
 
 def epochs_of(bench: Bench, full: int = EPOCHS) -> int:
@@ -121,22 +111,22 @@ def epochs_of(bench: Bench, full: int = EPOCHS) -> int:
 
 
 def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
-    """One or more teachers that differ in their initial weights, trained on the labels."""
+    """Teachers trained on the labels, differing in their initial weights."""
     epochs = max(epochs_of(bench), 0 if bench.quick else TEACHER_EPOCHS)
     values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds, **changes)
     return bench.ensure(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), TrainRecipe(**values))
 
 
 def students(bench: Bench, name: str, net: str, source: Path, methods: tuple[str, ...], **changes: Any) -> Run:
-    """A net trained alone and by some methods, three seeds each, side by side."""
-    taught = {"student": f"cifar:{net}", "teacher": (str(source),), "method": methods, "seeds": SEEDS}
-    return bench.ensure(name, DistillRecipe(**schedule(bench, net, epochs_of(bench), **taught, **changes)))
+    """A student trained alone and distilled by several methods, with three seeds each."""
+    distilled = {"student": f"cifar:{net}", "teacher": (str(source),), "method": methods, "seeds": SEEDS}
+    return bench.ensure(name, DistillRecipe(**schedule(bench, net, epochs_of(bench), **distilled, **changes)))
 
 
 def cifar100(bench: Bench) -> Comparison:
     """`understudy reproduce crd-cifar100 [--pair TEACHER:STUDENT ...] [--scale 0.1] [--data SET]`
 
-    Expect: every method above the student alone, CRD+KD at or above KD, CRD's difference of correlations the smallest.
+    Expect: every method above the student alone, CRD+KD at least as good as KD, CRD's correlation difference smallest.
     """
     pairs = [find_pair(text) for text in bench.pairs] or list(PAIRS.values())
     heads = ("teacher", "alone", "kd", "at", "fitnet", "crd", "crd+kd", "dkd")
@@ -156,34 +146,34 @@ def cifar100(bench: Bench) -> Comparison:
 
 
 _CORRELATION = (
-    "Correlation Δ: the mean distance between the teacher's and the student's correlations of the logits of two "
-    "classes; the paper shows it in pictures."
+    "Correlation Δ: mean difference between the teacher's and the student's correlations of the logits of two "
+    "classes; the paper shows it as heatmaps."
 )
 _DIFFERS = (
-    "Weight decay leaves biases and norms alone; the paper's does not. CRD contrasts with all negatives in place of "
-    "16,384 drawn ones, and temperature 0.07."
+    "Weight decay excludes biases and normalization layers, unlike the paper's. CRD uses all negatives instead of "
+    "16,384 sampled ones, and temperature 0.07."
 )
 
 
 def shortened(bench: Bench, full: int = EPOCHS) -> str:
-    """What a table with the paper's figures has to say of its schedule and its data."""
-    said = scheduled(bench, full)
-    return said + (f" On {Path(bench.data).name}: the paper's figures are of another set." if bench.data else "")
+    """A note on the schedule and the data, where they differ from the paper's."""
+    note = scheduled(bench, full)
+    return note + (f" On {Path(bench.data).name}: the paper's results are on another data set." if bench.data else "")
 
 
 def scheduled(bench: Bench, full: int = EPOCHS) -> str:
-    """The seeds and the epochs, and by how much they fall short of the paper's."""
+    """A note on the seeds and epochs."""
     epochs = epochs_of(bench, full)
-    said = f"{SEEDS} seeds, {epochs} epochs" + (f" of the paper's {full}." if epochs != full else ", as in the paper.")
+    note = f"{SEEDS} seeds, {epochs} epochs" + (f" of the paper's {full}." if epochs != full else ", as in the paper.")
     if epochs < TEACHER_EPOCHS and not bench.quick and full == EPOCHS:
-        said += f" The teachers have {TEACHER_EPOCHS}."
-    return said
+        note += f" The teachers are trained for {TEACHER_EPOCHS}."
+    return note
 
 
 def ensemble(bench: Bench) -> Comparison:
     """`understudy reproduce crd-ensemble [--pair TEACHER:STUDENT] [--scale 0.1] [--data SET]`
 
-    Expect: three teachers teach more than one; with CRD at least as much as with KD (the paper's figure 3).
+    Expect: students of three teachers above those of one, and CRD at least as good as KD (the paper's figure 3).
     """
     pair = one_pair(bench, "wrn_40_2:wrn_16_2")
     source = teacher(bench, pair.teacher, seeds=3)
@@ -191,10 +181,10 @@ def ensemble(bench: Bench) -> Comparison:
     lines: list[Line] = []
     for number, teachers in ((1, source.path / "models" / "model-0.safetensors"), (3, source.path)):
         facts = students(bench, f"{pair.folder}-of-{number}", pair.student, teachers, methods).facts
-        taught = [accuracy(facts, "distilled", name=name) for name in methods]
-        lines.append((str(number), accuracy(facts, "teacher"), accuracy(facts, "alone"), *taught))
+        accuracies = [accuracy(facts, "distilled", name=name) for name in methods]
+        lines.append((str(number), accuracy(facts, "teacher"), accuracy(facts, "alone"), *accuracies))
     notes = [f"{pair.name}; the teachers differ in their initial weights.", shortened(bench)]
-    return Comparison(("teachers", "as one", "student alone", *methods), lines, notes)
+    return Comparison(("teachers", "ensemble", "student alone", *methods), lines, notes)
 
 
 _IMAGENET = {"alone": 69.76, "kd": 70.66, "at": 70.70, "crd": 71.17, "crd+kd": 71.38, "dkd": 71.70, "dist": 72.07}
@@ -203,26 +193,24 @@ _IMAGENET = {"alone": 69.76, "kd": 70.66, "at": 70.70, "crd": 71.17, "crd+kd": 7
 def imagenet(bench: Bench) -> Comparison:
     """`understudy reproduce crd-imagenet --data IMAGENET_FOLDER`
 
-    torchvision's ResNet-34 teaches a ResNet-18. Expect: CRD+KD above KD, KD above the student alone.
+    Distills torchvision's ResNet-34 into a ResNet-18. Expect: CRD+KD above KD, KD above the student alone.
     """
     if not bench.data:
-        raise UnderstudyError("say where ImageNet lies: --data FOLDER, with train/ and val/ of class folders")
-    values: dict[str, Any] = {
-        "data": bench.data,
-        "size": bench.size or 224,
-        "teacher": (str(_official(bench, "resnet34")),),
-        "student": "torchvision:resnet18",
-        "method": ("kd", "at", "crd", "crd+kd", "dkd:beta=0.5", "dist"),
-        "epochs": epochs_of(bench, IMAGENET_EPOCHS),
-        "batch_size": 256,
-        "optimizer": Optimizer(
-            optimizer="sgd", lr=0.1, schedule="step", milestones=(0.3, 0.6, 0.9), weight_decay=1e-4, warmup=0
-        ),
-        "views": Views(flip=True, crop=0.08),
-    }
-    facts = bench.ensure("resnet34-resnet18", DistillRecipe(**values)).facts
-    lines: list[Line] = [("teacher, ResNet-34", "73.31%", accuracy(facts, "teacher"))]
-    lines += [("ResNet-18 alone", f"{_IMAGENET['alone']}%", accuracy(facts, "alone"))]
+        raise UnderstudyError(
+            "pass the folder of ImageNet, which has train/ and val/ with class folders, as --data FOLDER"
+        )
+    sgd = OptimizerConfig(name="sgd", lr=0.1, schedule="step", milestones=(0.3, 0.6, 0.9), weight_decay=1e-4, warmup=0)
+    recipe = DistillRecipe(
+        data=bench.data, size=bench.size or 224, teacher=(str(_official(bench, "resnet34")),),
+        student="torchvision:resnet18", method=("kd", "at", "crd", "crd+kd", "dkd:beta=0.5", "dist"),
+        epochs=epochs_of(bench, IMAGENET_EPOCHS), batch_size=256, optimizer=sgd,
+        augmentation=AugmentationConfig(flip=True, crop_scale=0.08),
+    )  # fmt: skip
+    facts = bench.ensure("resnet34-resnet18", recipe).facts
+    lines: list[Line] = [
+        ("teacher, ResNet-34", "73.31%", accuracy(facts, "teacher")),
+        ("ResNet-18 alone", f"{_IMAGENET['alone']}%", accuracy(facts, "alone")),
+    ]
     for one in facts.of("distilled"):
         published = _IMAGENET[one.name.partition(":")[0]]
         lines.append((one.name, f"{published:.2f}%", accuracy(facts, "distilled", name=one.name)))
@@ -230,47 +218,37 @@ def imagenet(bench: Bench) -> Comparison:
 
 
 def _official(bench: Bench, net: str) -> Path:
-    """torchvision's weights as a teacher of the classes of the data, whose folders sort as torchvision's do."""
+    """torchvision's weights as a teacher; the class folders of ImageNet sort in torchvision's order."""
     from torchvision.models import get_model
 
-    from understudy.contracts import contract_of
     from understudy.data import open_source
     from understudy.models import Network
+    from understudy.pipeline.modality import contract_of
 
     path = bench.place(f"teacher-{net}").with_suffix(".safetensors")
     if path.exists():
         return path
     contract = contract_of(open_source(bench.data, size=bench.size or 224).train)
     if len(contract.classes) != 1000:
-        raise UnderstudyError(f"{bench.data} has {len(contract.classes)} classes; ImageNet's teacher knows 1000")
+        raise UnderstudyError(
+            f"{bench.data} has {len(contract.classes)} classes, not the teacher's 1000; pass ImageNet"
+        )
     try:
         module = get_model(net, weights="IMAGENET1K_V1")
     except OSError as fault:
         raise UnderstudyError(
-            f"torchvision's {net} could not be fetched ({fault}); put its file into TORCH_HOME"
+            f"torchvision's {net} could not be downloaded ({fault}); put its weights into TORCH_HOME"
         ) from fault
     Network(module, contract, f"torchvision:{net}").save(path)
     return path
 
 
-_of_crd = partial(Experiment, paper=PAPER)
+TAKES = frozenset({"pairs", "scale", "data", "size"})
 EXPERIMENTS = (
-    _of_crd(
-        name="crd-cifar100",
-        summary="13 pairs of nets, each by six methods; one pair with --pair",
-        takes=frozenset({"pairs", "scale", "data", "size"}),
-        compare=cifar100,
+    Experiment(
+        "crd-cifar100", "13 teacher-student pairs with six methods each; one pair with --pair", PAPER, cifar100,
+        takes=TAKES,
     ),
-    _of_crd(
-        name="crd-ensemble",
-        summary="one teacher against three, by KD, CRD and both",
-        takes=frozenset({"pairs", "scale", "data", "size"}),
-        compare=ensemble,
-    ),
-    _of_crd(
-        name="crd-imagenet",
-        summary="ResNet-34 to ResNet-18 by six methods",
-        takes=frozenset({"scale", "data", "size"}),
-        compare=imagenet,
-    ),
-)
+    Experiment("crd-ensemble", "one teacher versus three, with KD, CRD and both", PAPER, ensemble, takes=TAKES),
+    Experiment("crd-imagenet", "ResNet-34 to ResNet-18 with six methods", PAPER, imagenet, takes=TAKES - {"pairs"}),
+)  # fmt: skip

@@ -1,22 +1,20 @@
-"""Representations judged by linear probes: what transfers, and across modalities (Tian, Krishnan and Isola 2020)."""
+"""Linear probes of representations: transfer and cross-modal transfer (Tian, Krishnan and Isola 2020)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.errors import UnderstudyError
-from understudy.papers.crd import PAPER, SEEDS, epochs_of, one_pair, schedule, scheduled, students, teacher
+from understudy.papers.crd import PAPER, SEEDS, TAKES, epochs_of, one_pair, schedule, scheduled, students, teacher
 from understudy.papers.experiment import Bench, Comparison, Experiment, Measured
-from understudy.recipe import DistillRecipe, TrainRecipe
 
 if TYPE_CHECKING:
     from understudy.data import Splits
-    from understudy.probing import ProbedSet
+    from understudy.evaluation.probe import ProbedSet
 
 METHODS = ("kd", "crd", "crd+kd")
 _USUAL = "wrn_40_2:wrn_16_2"
@@ -28,34 +26,29 @@ _PUBLISHED: Mapping[str, Mapping[str, float]] = {  # table 4: CIFAR-100's nets, 
 
 
 @dataclass(frozen=True)
-class _Where:
-    """What representations are probed on.
-
-    Attributes:
-        classes: of the data; all where empty.
-        paper: what the paper found there, by the names of the table's rows.
-    """
+class _ProbeData:
+    """Data for linear probes."""
 
     title: str
     data: Splits
-    classes: tuple[str, ...] = ()
-    paper: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()  # all if empty
+    paper: Mapping[str, float] = field(default_factory=dict)  # published results, by row name
 
 
 def transfer(bench: Bench) -> Comparison:
     """`understudy reproduce crd-transfer [--data SET --held-out N] [--probe SET ...] [--pair TEACHER:STUDENT]`
 
-    Expect: students probe better than their teacher, CRD's better than KD's (the paper's table 4).
+    Expect: students above their teacher, CRD above KD (the paper's table 4).
     """
-    from understudy import probing
+    from understudy.verbs.probe import probe
 
     pair = one_pair(bench, _USUAL)
-    held, places = _places(bench, published=pair.name == _USUAL)  # opened before hours of training
-    taught = teacher(bench, pair.teacher, omit_classes=held)
-    run = students(bench, pair.folder, pair.student, taught.path, METHODS, omit_classes=held)
+    held, places = _places(bench, published=pair.name == _USUAL)  # fail before hours of training
+    teacher_run = teacher(bench, pair.teacher, omit_classes=held)
+    run = students(bench, pair.folder, pair.student, teacher_run.path, METHODS, omit_classes=held)
     found: list[ProbedSet] = []
     for place in places:
-        found += probing.probe(run.path, place.data, teacher=[taught.path], only_classes=place.classes)
+        found += probe(run.path, place.data, teacher=[teacher_run.path], only_classes=place.classes)
     groups = {"teacher": "teacher", "alone": "alone"} | {name: f"distilled-{name}" for name in METHODS}
     columns = ["net"]
     lines: list[list[str | Measured]] = [[name] for name in groups]
@@ -69,123 +62,111 @@ def transfer(bench: Bench) -> Comparison:
             line.append(_accuracy(one, group))
     notes = [f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers.", scheduled(bench)]
     if held:
-        notes.append(f"Nobody was trained on {', '.join(held)}.")
+        notes.append(f"No network was trained on {', '.join(held)}.")
     return Comparison(tuple(columns), [tuple(line) for line in lines], notes)
 
 
-def _places(bench: Bench, published: bool) -> tuple[tuple[str, ...], list[_Where]]:
-    """The classes that are held out, and all that is probed."""
-    size = bench.size or (None if bench.data else 32)  # as small as CIFAR-100's, unless the caller's data are other
+def _places(bench: Bench, published: bool) -> tuple[tuple[str, ...], list[_ProbeData]]:
+    """The held-out classes, and the data sets to probe."""
+    size = bench.size or (None if bench.data else 32)  # CIFAR-100's size by default
     held: tuple[str, ...] = ()
     places = []
     if bench.held_out:
         own = bench.opened(bench.data or "cifar100", bench.size)
         held = held_out(own, bench.held_out)
-        places.append(_Where(f"{len(held)} classes never seen", own, held))
+        places.append(_ProbeData(f"{len(held)} held-out classes", own, held))
     for name in bench.probes or (() if held else _papers(bench)):
         title = Path(name).name
         paper = _PUBLISHED.get(title, {}) if published and not bench.data and not held else {}
-        places.append(_Where(title, bench.opened(name, size), paper=paper))
+        places.append(_ProbeData(title, bench.opened(name, size), paper=paper))
     return held, places
 
 
 def _papers(bench: Bench) -> tuple[str, ...]:
-    home = Path(bench.data_root or os.environ.get("UNDERSTUDY_DATA") or "data") / _TINY
+    home = bench.home / _TINY
     if not home.exists():
         raise UnderstudyError(
-            f"TinyImageNet was looked for in {home}; put it there, with train/ and val/ of class folders, or say what "
-            "to probe: --probe stl10, or classes that nobody is trained on: --held-out 10"
+            f"TinyImageNet is not in {home}; put it there, with train/ and val/ subfolders of class folders, or choose "
+            "what to probe: --probe stl10, or classes held out from training: --held-out 10"
         )
     return ("stl10", str(home))
 
 
-def held_out(splits: Splits, asked: Sequence[str]) -> tuple[str, ...]:
-    """The classes that are meant by a number, evenly spread over the set's own order, or by their names.
-
-    Raises:
-        UnderstudyError: there is no such class, or too few would be left to learn from or to tell apart.
-    """
+def held_out(splits: Splits, selection: Sequence[str]) -> tuple[str, ...]:
+    """Select classes by name, or by their number, evenly spaced in the data set's order."""
     from understudy.data import only_classes
 
     train = splits.train
     known = len(train.classes)
-    number = int(asked[0]) if len(asked) == 1 and asked[0].isdecimal() else len(set(asked))
+    number = int(selection[0]) if len(selection) == 1 and selection[0].isdecimal() else len(set(selection))
     if not 2 <= number <= known - 2:
         raise UnderstudyError(
-            f"--held-out is {' '.join(asked)}, and {train.name} has {known} classes: hold out two or more, by number "
-            "or by name, and leave two or more to learn from"
+            f"--held-out is {' '.join(selection)}, but {train.name} has {known} classes; hold out at least two, by "
+            "number or by name, and leave at least two"
         )
-    if len(asked) == 1:
+    if len(selection) == 1:
         return tuple(train.classes[i * known // number] for i in range(number))
-    only_classes(train, asked)  # complains of a name that there is not
-    return tuple(asked)
+    only_classes(train, selection)  # raises on unknown names
+    return tuple(selection)
 
 
 def cross_modal(bench: Bench) -> Comparison:
     """`understudy reproduce crd-cross-modal [--pair TEACHER:STUDENT] [--scale 0.1] [--data SET]`
 
-    A teacher of luminance, trained on labels; students of chrominance, which have none. Expect: CRD's far above random
-    weights (section 4.3 of the paper).
+    A teacher trained on luminance with labels; students of chrominance without labels. Expect: CRD far above random
+    weights (the paper's section 4.3).
     """
-    from understudy import probing
     from understudy.models import build
+    from understudy.verbs.probe import placed, probe
 
     pair = one_pair(bench, "resnet20:resnet20")
     data: dict[str, Any] = {"data": bench.data or "stl10"}
-    sight = teacher(bench, pair.teacher, sees="luminance", **data)
-    alone = schedule(
-        bench, pair.student, epochs_of(bench), model=f"cifar:{pair.student}", sees="chrominance", seeds=SEEDS, **data
-    )
-    colour = bench.ensure(f"{pair.student}-on-labels", TrainRecipe(**alone))
-    methods = {"crd": "crd:exclude=sample", "kd": "kd"}  # neither looks at a label
+    luminance = teacher(bench, pair.teacher, modality="luminance", **data)
+    student, epochs = f"cifar:{pair.student}", epochs_of(bench)
+    alone = schedule(bench, pair.student, epochs, model=student, modality="chrominance", seeds=SEEDS, **data)
+    color = bench.ensure(f"{pair.student}-on-labels", TrainRecipe(**alone))
+    methods = {"crd": "crd:exclude=sample", "kd": "kd"}  # neither uses labels
     values = schedule(
-        bench, pair.student, epochs_of(bench), **data, transfer_set=None if bench.data else "stl10-unlabelled",
-        teacher=(str(sight.path),), student=f"cifar:{pair.student}", teacher_sees="luminance",
-        student_sees="chrominance", method=tuple(methods.values()), hard_weight=0.0, baseline=False, seeds=SEEDS,
+        bench, pair.student, epochs, **data, transfer_set=None if bench.data else "stl10-unlabeled",
+        teacher=(str(luminance.path),), student=student, teacher_modality="luminance",
+        student_modality="chrominance", method=tuple(methods.values()), hard_weight=0.0, baseline=False, seeds=SEEDS,
     )  # fmt: skip
-    taught = bench.ensure(f"{pair.folder}-unlabelled", DistillRecipe(**values))
-    networks = {"teacher-0": sight.network("model-0")}
+    unlabeled = bench.ensure(f"{pair.folder}-unlabeled", DistillRecipe(**values))
+    networks = {"teacher-0": luminance.network("model-0")}
     for seed in range(SEEDS):
-        own = networks[f"supervised-{seed}"] = colour.network(f"model-{seed}")
-        networks |= {f"{name}-{seed}": taught.network(f"distilled-{text}-{seed}") for name, text in methods.items()}
+        own = networks[f"supervised-{seed}"] = color.network(f"model-{seed}")
+        networks |= {f"{name}-{seed}": unlabeled.network(f"distilled-{text}-{seed}") for name, text in methods.items()}
         networks[f"random-{seed}"] = build(own.spec, own.contract, seed=seed)
-    root = bench.data_root
-    (found,) = probing.probe(probing.placed(networks), data["data"], data_root=root, size=bench.size)
+    (found,) = probe(placed(networks), data["data"], data_root=bench.data_root, size=bench.size)
     rows = {
         "teacher": ("teacher", "luminance", "yes"),
         "supervised": ("student, trained on labels", "chrominance", "yes"),
-        "crd": ("student, by CRD alone", "chrominance", "no"),
-        "kd": ("student, by KD alone", "chrominance", "no"),
+        "crd": ("student, CRD only", "chrominance", "no"),
+        "kd": ("student, KD only", "chrominance", "no"),
         "random": ("student, random weights", "chrominance", "no"),
     }
     lines = [(*row, _accuracy(found, group)) for group, row in rows.items()]
-    learnt_from = f"the training part of {Path(bench.data).name}" if bench.data else "the unlabelled part of STL-10"
+    learned_from = f"the training part of {Path(bench.data).name}" if bench.data else "the unlabeled part of STL-10"
     notes = [
         f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers, on {Path(data['data']).name}. The "
-        f"students without labels learn from {learnt_from}.",
+        f"students without labels learn from {learned_from}.",
         scheduled(bench),
-        "The first two nets were trained on the labels that their probes are fitted to.",
+        "The first two networks were trained on the labels that the probes are fitted to.",
     ]
-    return Comparison(("net", "sees", "saw labels", "probe"), lines, notes)
+    return Comparison(("net", "input", "trained on labels", "probe"), lines, notes)
 
 
 def _accuracy(found: ProbedSet, group: str) -> Measured:
-    """The probes' accuracy of one kind of network in percent, seed by seed."""
+    """Probe accuracy in percent, per seed."""
     return Measured(tuple(100 * probe.accuracy for probe in found.groups[group]), digits=2, unit="%")
 
 
-_of_crd = partial(Experiment, paper=PAPER)
 EXPERIMENTS = (
-    _of_crd(
-        name="crd-transfer",
-        summary="students' representations, probed on other sets or on classes never seen",
-        takes=frozenset({"pairs", "scale", "data", "size", "held_out", "probes"}),
-        compare=transfer,
+    Experiment(
+        "crd-transfer", "linear probes of students on other data sets or held-out classes", PAPER, transfer,
+        takes=TAKES | {"held_out", "probes"},
     ),
-    _of_crd(
-        name="crd-cross-modal",
-        summary="luminance teaches chrominance, without labels",
-        takes=frozenset({"pairs", "scale", "data", "size"}),
-        compare=cross_modal,
+    Experiment(
+        "crd-cross-modal", "distillation from luminance to chrominance, without labels", PAPER, cross_modal, takes=TAKES
     ),
-)
+)  # fmt: skip

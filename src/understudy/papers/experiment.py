@@ -1,11 +1,12 @@
-"""What an experiment is: runs that are made once, and a table of the paper's figures beside ours."""
+"""Experiments: runs that are trained once, and a table of the paper's results next to ours."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -13,25 +14,25 @@ from typing import TYPE_CHECKING
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
 
-if TYPE_CHECKING:  # an experiment is listed without loading torch
-    from understudy.api import Run
+if TYPE_CHECKING:  # listing experiments must not import torch
+    from understudy.config.recipe import Recipe
     from understudy.data import Splits
-    from understudy.recipe import AnyRecipe
-    from understudy.reporting.facts import Role, Row, RunFacts
+    from understudy.evaluation.facts import Role, Row, RunFacts
+    from understudy.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured here, once for each seed.
+    """A measurement over seeds.
 
-    Attributes:
-        digits: decimals to show.
-        unit: written after the figure, as in "%".
+    Example:
+        >>> str(Measured((1.0, 3.0), digits=1, unit="%"))
+        '2.0 ± 1.4%'
     """
 
     values: tuple[float, ...]
-    digits: int = 0
-    unit: str = ""
+    digits: int = 0  # number of decimals to show
+    unit: str = ""  # suffix, such as "%"
 
     @property
     def mean(self) -> float:
@@ -39,7 +40,7 @@ class Measured:
 
     @property
     def sd(self) -> float | None:
-        """The sample standard deviation over seeds; None below two."""
+        """Sample standard deviation over seeds; None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
@@ -47,12 +48,15 @@ class Measured:
         return f"{self.mean:,.{self.digits}f}{spread}{self.unit}"
 
 
+Line = tuple[str | Measured, ...]
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """An experiment's outcome: a table, and what has to be said beside it."""
+    """The result of an experiment: a table with notes."""
 
     columns: tuple[str, ...]
-    lines: Sequence[tuple[str | Measured, ...]]
+    lines: Sequence[Line]
     notes: Sequence[str] = ()
 
     def markdown(self) -> str:
@@ -61,12 +65,10 @@ class Comparison:
         return "\n\n".join([table, *self.notes]) + "\n"
 
     def plain(self) -> dict[str, object]:
-        """As JSON: every measured cell with its seeds, mean and standard deviation."""
+        """JSON-serializable form, with the values, mean and standard deviation of each measured cell."""
 
         def cell(value: str | Measured) -> object:
-            if isinstance(value, str):
-                return value
-            return {**asdict(value), "mean": value.mean, "sd": value.sd}
+            return value if isinstance(value, str) else asdict(value) | {"mean": value.mean, "sd": value.sd}
 
         lines = [dict(zip(self.columns, map(cell, line), strict=True)) for line in self.lines]
         return {"lines": lines, "notes": list(self.notes)}
@@ -88,87 +90,69 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where an experiment's runs lie, and what the caller would have otherwise than in the paper.
-
-    Attributes:
-        quick: a short version.
-        data_root: folder of the named sets.
-        pairs: TEACHER:STUDENT, in place of the paper's.
-        scale: share of the paper's epochs.
-        data: another set, in place of the paper's.
-        size: pixels a side of its images.
-        groups: a file of groups of its classes that are known.
-        held_out: classes that nobody is trained on: names, or a number of them.
-        probes: data sets to probe representations on, in place of the paper's.
-        download: whether named sets that are not there may be fetched.
-    """
+    """The folder of an experiment's runs, and overrides of the paper's settings."""
 
     folder: Path
-    quick: bool = False
-    data_root: str | None = None
-    pairs: tuple[str, ...] = ()
-    scale: float = 1.0
+    quick: bool = False  # run a short version
+    data_root: str | None = None  # folder of the named data sets
+    pairs: tuple[str, ...] = ()  # TEACHER:STUDENT
+    scale: float = 1.0  # fraction of the paper's epochs
     data: str | None = None
-    size: int | None = None
-    groups: str | None = None
-    held_out: tuple[str, ...] = ()
-    probes: tuple[str, ...] = ()
-    download: bool = False
+    size: int | None = None  # image size in pixels
+    groups: str | None = None  # file with known groups of the classes
+    held_out: tuple[str, ...] = ()  # classes to exclude from training: names, or how many
+    probes: tuple[str, ...] = ()  # data sets for linear probes
+    download: bool = False  # whether missing named data sets may be downloaded
+
+    @property
+    def home(self) -> Path:
+        """Folder of the named data sets."""
+        return Path(self.data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
     def place(self, name: str) -> Path:
-        """Where something is kept; what is quick never stands in for what is full."""
+        """Path of a run or result; quick ones are kept apart from full ones."""
         return self.folder / (f"{name}-quick" if self.quick else name)
 
     def beside(self, experiment: str) -> Bench:
-        """The bench of another experiment, whose runs this one shares."""
+        """The bench of another experiment, to share its runs."""
         return replace(self, folder=self.folder.parent / experiment)
 
-    def ensure(self, name: str, recipe: AnyRecipe) -> Run:
-        """The run of this recipe: as it was finished, taken up where it stopped, or made now."""
-        from understudy import api
+    def ensure(self, name: str, recipe: Recipe) -> Run:
+        """The finished run of this recipe, which is resumed or started as needed."""
+        from understudy.pipeline.kinds import pipeline_of
+        from understudy.pipeline.run import ensure
 
-        if self.download:  # before the run, whose recipe is the same wherever its data came from
+        if self.download:  # not a field of the recipe, which is the same however the data was obtained
             self.opened(recipe.data, recipe.size)
-            if unlabelled := getattr(recipe, "transfer_set", None):
-                self.opened(unlabelled, recipe.size)
-        return api.ensure_run(recipe, run=self.place(name))
+            if unlabeled := getattr(recipe, "transfer_set", None):
+                self.opened(unlabeled, recipe.size)
+        return ensure(pipeline_of(recipe), self.place(name))
 
     def opened(self, data: str, size: int | None = None) -> Splits:
-        """A data set, from the folder of the named sets or fetched into it."""
+        """Open a data set, downloading it if allowed."""
         from understudy.data import open_source
 
         root = Path(self.data_root) if self.data_root else None
         return open_source(data, root=root, download=self.download, size=size)
 
 
-NOTHING: frozenset[str] = frozenset()
 _FLAGS = {
-    "pairs": "--pair",
-    "scale": "--scale",
-    "data": "--data",
-    "size": "--size",
-    "groups": "--groups",
-    "held_out": "--held-out",
-    "probes": "--probe",
-}
+    "pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size", "groups": "--groups",
+    "held_out": "--held-out", "probes": "--probe",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure of a paper.
+    """One table or figure of a paper, from runs that `compare` completes.
 
     Attributes:
-        name: what `understudy reproduce` calls it.
-        summary: what it shows, in a line.
-        paper: where it comes from.
-        compare: does the runs and lays the paper's figures beside them.
-        minutes: about how long it takes on 2 cores.
-        quick_minutes: the same with `--quick`, which keeps the order but not the level of the results.
-            None for either: it takes an accelerator, for hours.
-        takes: the fields of `Bench` that its caller may set, beside those of place and of time.
+        minutes: approximate duration on 2 CPU cores; None if it needs hours on an accelerator.
+        quick_minutes: the same with `--quick`, which preserves the ranking but not the level of the results.
+        takes: fields of `Bench` that may be overridden, in addition to folders, `quick` and `download`.
     """
 
     name: str
@@ -177,19 +161,14 @@ class Experiment:
     compare: Callable[[Bench], Comparison]
     minutes: float | None = None
     quick_minutes: float | None = None
-    takes: frozenset[str] = NOTHING
+    takes: frozenset[str] = frozenset()
 
     def run(self, bench: Bench) -> None:
-        """Run what is not there yet, print the table, and write results[-quick].json and .md in the folder.
-
-        Raises:
-            UnderstudyError: something is set that this experiment does not take.
-        """
-        changed = {one.name: getattr(bench, one.name) for one in fields(Bench) if one.name in _FLAGS}
-        changed = {name: value for name, value in changed.items() if value != getattr(Bench, name)}
+        """Complete missing runs, print the table, and write results[-quick].json and .md to the folder."""
+        changed = {name: getattr(bench, name) for name in _FLAGS if getattr(bench, name) != getattr(Bench, name)}
         for name in changed:
             if name not in self.takes:
-                raise UnderstudyError(f"{self.name} takes no {_FLAGS[name]}; it is what the paper says")
+                raise UnderstudyError(f"{self.name} takes no {_FLAGS[name]}; remove it to use the paper's setting")
         outcome = self.compare(bench)
         title = f"{self.name}, quick" if bench.quick else self.name
         outcome.show(title)
@@ -205,21 +184,21 @@ class Experiment:
 
 
 def row(facts: RunFacts, *roles: Role, name: str = "") -> Row:
-    """The first row with one of these roles, and of this name where one is given."""
+    """The first row with one of these roles, and this name if given."""
     return next(row for row in facts.rows if row.role in roles and name in ("", row.name))
 
 
 def errors(facts: RunFacts, *roles: Role) -> Measured:
-    """A row's errors on the test part, seed by seed."""
+    """Number of test errors, per seed."""
     return Measured(tuple(seed.errors for seed in row(facts, *roles).seeds))
 
 
 def accuracy(facts: RunFacts, *roles: Role, name: str = "") -> Measured:
-    """A row's accuracy on the test part in percent, seed by seed."""
+    """Test accuracy in percent, per seed."""
     return Measured(tuple(100 * seed.accuracy for seed in row(facts, *roles, name=name).seeds), digits=2, unit="%")
 
 
 def correlation(facts: RunFacts, *roles: Role, name: str = "") -> Measured | str:
-    """By how much a row's class correlations differ from the teacher's, seed by seed; "" where it was not measured."""
+    """Difference from the teacher's class correlations, per seed; empty if not measured."""
     found = row(facts, *roles, name=name).values("correlation_difference")
     return Measured(tuple(found), digits=4) if found else ""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from understudy.config.options import AugmentationConfig, OptimizerConfig
+from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.files import write_whole
-from understudy.papers.experiment import Bench, Comparison, Experiment, Measured, accuracy, errors
-from understudy.recipe import DistillRecipe, Optimizer, TrainRecipe, Views
+from understudy.papers.experiment import Bench, Comparison, Experiment, Line, Measured, accuracy, errors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from understudy.api import Run
+    from understudy.runs.run import Run
 
 PAPER = "Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, section 3"
 SEEDS = 3
@@ -24,58 +24,38 @@ TEMPERATURES: Mapping[int, tuple[float, ...]] = {  # width of the student -> T
     800: (1, 4, 8, 20),
 }
 QUICK_TEMPERATURES = (1, 4, 20)
-Line = tuple[str | Measured, ...]
-_ADAMW = Optimizer(optimizer="adamw", lr=1e-3, schedule="linear")
-_STILL, _JITTERED = Views(jitter=0, flip=False), Views(jitter=2, flip=False)
-_WARPED = Views(jitter=2, flip=False, rotate=10, zoom=0.1)
+_ADAMW = OptimizerConfig(name="adamw", lr=1e-3, schedule="linear")
+_STILL, _JITTERED = AugmentationConfig(translate=0, flip=False), AugmentationConfig(translate=2, flip=False)
+_WARPED = AugmentationConfig(translate=2, flip=False, rotate=10, zoom=0.1)
+
+
+def _settings(bench: Bench, **changes: Any) -> dict[str, Any]:
+    return {"data": "mnist", "data_root": bench.data_root, "batch_size": 256, "optimizer": _ADAMW, **changes}
 
 
 def teacher(bench: Bench) -> Run:
-    """The 784-1200-1200-10 net that every experiment but `hinton-mnist-best` learns from."""
-    recipe = TrainRecipe(
-        data="mnist",
-        data_root=bench.data_root,
-        model="mlp:1200x2?dropout=0.5",
-        epochs=bench.epochs(120, quick=20),
-        batch_size=256,
+    """The 784-1200-1200-10 teacher of every experiment but `hinton-mnist-best`."""
+    values = _settings(
+        bench, model="mlp:1200x2?dropout=0.5", epochs=bench.epochs(120, quick=20), augmentation=_JITTERED,
         optimizer=_ADAMW.model_copy(update={"max_norm": 2}),
-        views=_JITTERED,
-    )
-    return bench.beside("hinton-mnist").ensure("teacher", recipe)
+    )  # fmt: skip
+    return bench.beside("hinton-mnist").ensure("teacher", TrainRecipe(**values))
 
 
 def alone(bench: Bench, **changes: Any) -> TrainRecipe:
-    """The 784-800-800-10 net on the labels alone, without any regularisation."""
-    recipe = TrainRecipe(
-        data="mnist",
-        data_root=bench.data_root,
-        model="mlp:800x2",
-        epochs=bench.epochs(20, quick=5),
-        batch_size=256,
-        seeds=SEEDS,
-        optimizer=_ADAMW,
-        views=_STILL,
-    )
-    return TrainRecipe(**{**dict(recipe), **changes})
+    """The 784-800-800-10 student trained on labels only, without regularization."""
+    epochs = bench.epochs(20, quick=5)
+    values = _settings(bench, model="mlp:800x2", epochs=epochs, seeds=SEEDS, augmentation=_STILL)
+    return TrainRecipe(**values | changes)
 
 
 def distilled(bench: Bench, source: Run, **changes: Any) -> DistillRecipe:
-    """The same net on the soft targets of a run at T = 20."""
-    recipe = DistillRecipe(
-        data="mnist",
-        data_root=bench.data_root,
-        teacher=(str(source.path),),
-        student="mlp:800x2",
-        temperature=20,
-        hard_weight=0.1,
-        baseline=False,
-        epochs=bench.epochs(100, quick=10),
-        batch_size=256,
-        seeds=SEEDS,
-        optimizer=_ADAMW,
-        views=_JITTERED,
-    )
-    return DistillRecipe(**{**dict(recipe), **changes})
+    """The same student trained on a run's soft targets at T = 20."""
+    values = _settings(
+        bench, teacher=(str(source.path),), student="mlp:800x2", temperature=20, hard_weight=0.1, baseline=False,
+        epochs=bench.epochs(100, quick=10), seeds=SEEDS, augmentation=_JITTERED,
+    )  # fmt: skip
+    return DistillRecipe(**values | changes)
 
 
 def main_table(bench: Bench) -> Comparison:
@@ -95,8 +75,8 @@ def main_table(bench: Bench) -> Comparison:
             ("800-800 distilled, T = 20", "74", errors(student.facts, "distilled")),
         ],
         [
-            "The student is distilled on images jittered by 2 pixels. The third row is trained on the same "
-            "images: the gain over it is the soft targets' own."
+            "The student is distilled on images translated by up to 2 pixels. The third row is trained on the same "
+            "images, so the gain over it is due to the soft targets."
         ],
     )
 
@@ -104,15 +84,16 @@ def main_table(bench: Bench) -> Comparison:
 def omit_3(bench: Bench) -> Comparison:
     """`understudy reproduce hinton-mnist-omit-3`
 
-    Expect: at least 97% of the 1,010 threes right as distilled, and more with fitted biases.
+    Expect: at least 97% of the 1,010 threes classified correctly, and more with fitted biases.
     """
     run = bench.ensure("distilled", distilled(bench, teacher(bench), omit_classes=("3",)))
     before, after = _before_and_after(run)
 
     def line(what: str, tables: list[Tensor], wrong: str, wrong_threes: str, right: str) -> Line:
+        all_wrong = Measured(tuple(map(_errors, tables)))
         threes = Measured(tuple(int(table[3].sum() - table[3, 3]) for table in tables))
         share = Measured(tuple(100 * float(table[3, 3] / table[3].sum()) for table in tables), 1, "%")
-        return what, wrong, _wrong(tables), wrong_threes, threes, right, share
+        return what, wrong, all_wrong, wrong_threes, threes, right, share
 
     return Comparison(
         ("800-800, no 3s in the transfer set", *_beside("errors", "errors on 3s", "3s right")),
@@ -127,8 +108,8 @@ def omit_3(bench: Bench) -> Comparison:
 def only_7_8(bench: Bench) -> Comparison:
     """`understudy reproduce hinton-mnist-only-7-8`
 
-    Expect: fitting the biases takes away about half of the errors. Images jittered by 2 pixels say far more of
-    the other digits than the paper's still ones, which left about half of the test set wrong.
+    Expect: fitting the biases removes about half of the errors. Translated images carry far more information about
+    the other digits than the paper's unaugmented ones, on which about half of the test set is misclassified.
     """
     run = bench.ensure("distilled", distilled(bench, teacher(bench), only_classes=("7", "8")))
     before, after = _before_and_after(run)
@@ -146,21 +127,15 @@ def only_7_8(bench: Bench) -> Comparison:
 def temperature(bench: Bench) -> Comparison:
     """`understudy reproduce hinton-mnist-temperature`, which also draws temperature.svg
 
-    Expect: with 30 units a low T is much the best; with 300 or more T matters little, above 8 hardly at all.
+    Expect: with 30 units low temperatures are best by far; with 300 or more T matters little, above 8 hardly at all.
     """
     cumbersome = teacher(bench)
     found: dict[int, dict[float, Measured]] = {}
     for width, all_temperatures in TEMPERATURES.items():
         found[width] = {}
         for t in QUICK_TEMPERATURES if bench.quick else all_temperatures:
-            recipe = distilled(
-                bench,
-                cumbersome,
-                student=f"mlp:{width}x2",
-                temperature=t,
-                epochs=bench.epochs(20, quick=4),
-                seeds=1,
-            )
+            epochs = bench.epochs(20, quick=4)
+            recipe = distilled(bench, cumbersome, student=f"mlp:{width}x2", temperature=t, epochs=epochs, seeds=1)
             found[width][t] = errors(bench.ensure(f"{width}-T{t:g}", recipe).facts, "distilled")
     write_whole(bench.place("temperature").with_suffix(".svg"), _plot(found))
     temperatures = sorted({t for by_temperature in found.values() for t in by_temperature})
@@ -168,9 +143,9 @@ def temperature(bench: Bench) -> Comparison:
         ("T", *(f"{width}-{width}, errors" for width in found)),
         [(f"{t:g}", *(found[width].get(t, "") for width in found)) for t in temperatures],
         [
-            "The paper has no figures here, but two findings: with 300 or more units a layer every T above "
-            "8 does about as well; with 30 units T from 2.5 to 4 works significantly better than others.",
-            "One seed for each cell.",
+            "The paper reports no numbers, but two findings: with 300 or more units per layer all T above 8 give "
+            "similar results; with 30 units T from 2.5 to 4 works significantly better than higher or lower ones.",
+            "One seed per cell.",
         ],
     )
 
@@ -178,16 +153,16 @@ def temperature(bench: Bench) -> Comparison:
 def fraction(bench: Bench) -> Comparison:
     """`understudy reproduce hinton-mnist-fraction`
 
-    Expect: on 3% of the data the hard targets lose several points of accuracy, the soft ones far fewer.
+    Expect: on 3% of the data, hard targets lose several points of accuracy, soft targets far fewer.
 
-    The paper's table is of its acoustic model; here MNIST is asked the same, with nothing else to regularise.
+    The paper's table is for its acoustic model; this is the analog on MNIST, without other regularization.
     """
     cumbersome = teacher(bench)
-    soft = {"temperature": 4, "hard_weight": 0, "views": _STILL}
+    soft = {"temperature": 4, "hard_weight": 0, "augmentation": _STILL}
     lines: list[Line] = []
     for share, epochs, paper_hard, paper_soft in (
         (1.0, bench.epochs(20, quick=4), "58.9%", ""),
-        (0.03, bench.epochs(590, quick=118), "44.5%", "57.0%"),  # as many steps: 8 an epoch in place of 235
+        (0.03, bench.epochs(590, quick=118), "44.5%", "57.0%"),  # equally many steps: 8 per epoch instead of 235
     ):
         part = {"fraction": share, "epochs": epochs}
         hard_run = bench.ensure(f"hard-{share:g}", alone(bench, **part))
@@ -200,8 +175,8 @@ def fraction(bench: Bench) -> Comparison:
         ("trained on", "paper, frame accuracy", "here, accuracy"),
         lines,
         [
-            "Test accuracies. The paper's are of an acoustic model: compare what is lost, not the level. Its "
-            "hard targets on 3% stopped early and its soft ones had no need to; here neither stops early."
+            "Test accuracy. The paper's numbers are for an acoustic model: compare the losses, not the levels. It "
+            "used early stopping for hard targets on 3%, and did not need it for soft targets; here neither is stopped."
         ],
     )
 
@@ -210,37 +185,25 @@ def best(bench: Bench) -> Comparison:
     """`understudy reproduce hinton-mnist-best`
 
     Expect: the distilled 800-800 net at about 50 errors, well below the 67 of the paper's teacher. `--quick` only
-    shows the way.
+    checks that it runs.
     """
     share = 0.1 if bench.quick else 1.0
-    convolutional = TrainRecipe(
-        data="mnist",
-        data_root=bench.data_root,
-        model="cnn:16-32-64",
-        epochs=bench.epochs(15, quick=2),
-        fraction=share,
-        batch_size=256,
-        seeds=2,
-        optimizer=Optimizer(optimizer="adamw", lr=2e-3, schedule="cosine"),
-        views=_WARPED,
-    )
-    ensemble = bench.ensure("teacher", convolutional)
+    convolutional = _settings(
+        bench, model="cnn:16-32-64", epochs=bench.epochs(15, quick=2), seeds=2,
+        optimizer=OptimizerConfig(name="adamw", lr=2e-3, schedule="cosine"), fraction=share, augmentation=_WARPED,
+    )  # fmt: skip
+    ensemble = bench.ensure("teacher", TrainRecipe(**convolutional))
     recipe = distilled(
-        bench,
-        ensemble,
-        temperature=4,
-        hard_weight=0,
-        epochs=bench.epochs(80, quick=4),
-        fraction=share,
-        views=_WARPED,
-    )
+        bench, ensemble, temperature=4, hard_weight=0, epochs=bench.epochs(80, quick=4), fraction=share,
+        augmentation=_WARPED,
+    )  # fmt: skip
     facts = bench.ensure("distilled", recipe).facts
     student = errors(facts, "distilled")
     verdict = "below" if student.mean < 67 else "not below"
     return Comparison(
         ("net", "paper, errors", "here, errors"),
         [
-            ("2 convolutional nets, as one", "", errors(facts, "teacher")),
+            ("ensemble of 2 convolutional nets", "", errors(facts, "teacher")),
             ("800-800 distilled from them, T = 4", "74", student),
         ],
         [f"The distilled net is {verdict} 67 errors, the paper's figure for its 1200-1200 teacher."],
@@ -248,25 +211,21 @@ def best(bench: Bench) -> Comparison:
 
 
 _FITTED = (
-    "Fitted: every class's bias, until the mean prediction on the training inputs is each class's share of them. "
-    "This needs no test set, and of the labels only the shares."
+    "Biases are fitted so that the mean prediction on the training inputs matches the class frequencies. This uses no "
+    "test data, and of the labels only their frequencies."
 )
 
 
 def _before_and_after(run: Run) -> tuple[list[Tensor], list[Tensor]]:
     """Confusion matrices of the distilled nets, as trained and with fitted biases."""
-    from understudy import api
+    from understudy.verbs.evaluate import confusion_of, with_class_priors
 
     names = [f"distilled-{seed}" for seed in range(SEEDS)]
-    return [api.confusion_of(run, name) for name in names], [api.with_class_priors(run, name) for name in names]
+    return [confusion_of(run, name) for name in names], [with_class_priors(run, name) for name in names]
 
 
 def _errors(confusion: Tensor) -> int:
     return int(confusion.sum() - confusion.diagonal().sum())
-
-
-def _wrong(tables: list[Tensor]) -> Measured:
-    return Measured(tuple(_errors(table) for table in tables))
 
 
 def _beside(*what: str) -> tuple[str, ...]:
@@ -274,7 +233,7 @@ def _beside(*what: str) -> tuple[str, ...]:
 
 
 def _plot(found: Mapping[int, Mapping[float, Measured]]) -> str:
-    """Errors against T, a line for each width, as SVG."""
+    """SVG plot of errors against T, one line per width."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -295,49 +254,29 @@ def _plot(found: Mapping[int, Mapping[float, Measured]]) -> str:
     return page.getvalue()
 
 
-_of_mnist = partial(Experiment, paper=PAPER)
 EXPERIMENTS = (
-    _of_mnist(
-        name="hinton-mnist",
-        summary="a big net, a small one alone, and the small one distilled",
-        minutes=30,
-        quick_minutes=6,
-        compare=main_table,
+    Experiment(
+        "hinton-mnist", "a large net, a small net, and the small net distilled", PAPER, main_table,
+        minutes=30, quick_minutes=6,
     ),
-    _of_mnist(
-        name="hinton-mnist-omit-3",
-        summary="a student that never saw a 3 and knows it all the same",
-        minutes=16,
-        quick_minutes=4,
-        compare=omit_3,
+    Experiment(
+        "hinton-mnist-omit-3", "a student distilled without any 3s that still recognizes them", PAPER, omit_3,
+        minutes=16, quick_minutes=4,
     ),
-    _of_mnist(
-        name="hinton-mnist-only-7-8",
-        summary="ten digits learnt from pictures of two",
-        minutes=10,
-        quick_minutes=2,
-        compare=only_7_8,
+    Experiment(
+        "hinton-mnist-only-7-8", "ten digits learned from images of two", PAPER, only_7_8,
+        minutes=10, quick_minutes=2,
     ),
-    _of_mnist(
-        name="hinton-mnist-temperature",
-        summary="students of three widths against T from 1 to 30",
-        minutes=20,
-        quick_minutes=4,
-        compare=temperature,
+    Experiment(
+        "hinton-mnist-temperature", "students of three widths, for T from 1 to 30", PAPER, temperature,
+        minutes=20, quick_minutes=4,
     ),
-    _of_mnist(
-        name="hinton-mnist-fraction",
-        summary="soft targets as regularisers, on 3% of the data",
-        paper=PAPER.replace("section 3", "section 6"),
-        minutes=14,
-        quick_minutes=5,
-        compare=fraction,
+    Experiment(
+        "hinton-mnist-fraction", "soft targets as regularizers, on 3% of the data",
+        PAPER.replace("section 3", "section 6"), fraction, minutes=14, quick_minutes=5,
     ),
-    _of_mnist(
-        name="hinton-mnist-best",
-        summary="a small net against the 67 errors of the paper's big one",
-        minutes=70,
-        quick_minutes=4,
-        compare=best,
+    Experiment(
+        "hinton-mnist-best", "a small net against the 67 errors of the paper's teacher", PAPER, best,
+        minutes=70, quick_minutes=4,
     ),
-)
+)  # fmt: skip

@@ -1,21 +1,21 @@
-"""The comparison of several methods: a line for each measure, the front of accuracy and cost, bars and costs."""
+"""The comparison of several methods: its measures, the Pareto front of accuracy and training cost, inference costs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
 
+from understudy.evaluation.facts import Row, RunFacts
 from understudy.reporting.contrast import Contrast, contrasts, reference
-from understudy.reporting.facts import Row, RunFacts
 from understudy.reporting.summary import Cell, Line, columns, lines
-from understudy.reporting.wording import moment, signed
+from understudy.reporting.wording import moment, p_value, signed
 
 VERSUS = "vs "
-_FIRST = ("Accuracy", "Errors")  # beside these stand the difference and the cost: a phone shows four columns
+_FIRST = ("Accuracy", "Errors")  # followed by the difference and the cost, as a phone shows four columns
 
 
 def measures(facts: RunFacts) -> list[Line]:
-    """What the table shows of each of `columns(facts)`; the methods' own measures among those of any run."""
+    """The measures of each of `columns(facts)`: those of any run, and those of a comparison."""
     shown = [line for line in lines(facts) if line.group != "cost"]
     own = [line for line in (*_differences(facts), _training(facts)) if line]
     first = [line for line in shown if line.label in _FIRST]
@@ -23,12 +23,12 @@ def measures(facts: RunFacts) -> list[Line]:
 
 
 def costs(facts: RunFacts) -> tuple[list[Row], list[Line]]:
-    """What the networks cost to use: the teacher's column, and one for all students that are of one size."""
+    """Inference costs: one row for the teacher, and one for all students of the same size."""
     kept: dict[tuple[object, ...], Row] = {}
     for row in columns(facts):
         kept.setdefault((row.role == "teacher", row.model, row.parameters, row.flops, row.bytes), row)
-    few = facts.model_copy(update={"rows": [*kept.values()]})
-    return columns(few), [line for line in lines(few) if line.group == "cost"]
+    distinct = facts.model_copy(update={"rows": [*kept.values()]})
+    return columns(distinct), [line for line in lines(distinct) if line.group == "cost"]
 
 
 def _differences(facts: RunFacts) -> list[Line]:
@@ -54,11 +54,7 @@ def _difference(found: Contrast | None, whole: bool) -> Cell:
 def _p(found: Contrast | None) -> Cell:
     if found is None or found.p is None or found.adjusted is None:
         return Cell()
-    return Cell(p_value(found.adjusted), exact=f"{found.p:.2g} before the adjustment")
-
-
-def p_value(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+    return Cell(p_value(found.adjusted), exact=f"{found.p:.2g} before adjustment")
 
 
 def _training(facts: RunFacts) -> Line | None:
@@ -74,24 +70,24 @@ def _training(facts: RunFacts) -> Line | None:
     cells = []
     for row in rows:
         mean, sd = row.mean("train_ms"), row.sd("train_ms")
-        shared = "for all" if row.role == "teacher" else "" if sd is None else f"± {show(sd)}"
+        shared = "shared" if row.role == "teacher" else "" if sd is None else f"± {show(sd)}"
         cells.append(Cell() if mean is None else Cell(show(mean), shared))
     return Line("Training", f"{unit}/image", "cost", tuple(cells))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A way to train the student: what it takes and what it gives."""
+    """The training cost and accuracy of a method."""
 
     row: Row
-    cost: float  # of training, ms an image
+    cost: float  # training time in ms per image
     accuracy: float  # %
     sd: float | None
-    front: bool  # no other is both as cheap and as accurate, and better in one
+    front: bool  # on the Pareto front
 
 
 def points(facts: RunFacts) -> list[Point]:
-    """The student alone and the methods, where at least two have a cost; over the seeds' means."""
+    """The student alone and the methods, as means over seeds; empty if fewer than two have a cost."""
     rows = [row for row in facts.of("alone", "distilled") if row.values("train_ms")]
     if len(rows) < 2:
         return []
@@ -108,19 +104,17 @@ def points(facts: RunFacts) -> list[Point]:
 
 
 def front_note(facts: RunFacts) -> str:
-    """What the plot shows, which rows are on its front, and what their cost leaves out."""
+    """The note below the plot."""
     found = points(facts)
     if not found:
         return ""
     names = [point.row.name for point in sorted(found, key=lambda point: point.cost) if point.front]
-    bars = ", bars one sd over seeds" if any(point.sd is not None for point in found) else ""
+    bars = ", with bars of one sd over seeds" if any(point.sd is not None for point in found) else ""
     teacher = facts.teacher.mean("train_ms") if facts.teacher else None
     shared = "" if teacher is None else (
-        f" The teacher's pass, {moment(teacher)} an image, is paid once for all of them and not in it:"
-        " a student that is distilled by itself pays it whole."
+        f" It leaves out the teacher's forward pass, {moment(teacher)} per image, which all methods of this run share."
     )  # fmt: skip
     return (
-        f"Means{bars}. Filled: on the front, with no other both cheaper and more accurate ({', '.join(names)});"
-        " where bars overlap, other seeds could change it. The cost is the time of a student's own forward and backward"
-        f" pass and update.{shared}"
+        f"Means{bars}. Filled: on the Pareto front ({', '.join(names)}), which other seeds may change if bars overlap."
+        f" The cost is the time of a student's forward and backward pass and update.{shared}"
     )

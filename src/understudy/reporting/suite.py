@@ -1,141 +1,103 @@
-"""One backbone on many tasks: a line a task in its group, means of the groups and of all, as a table and as a page."""
+"""The page of a suite: one backbone on many tasks, with means over groups and over all tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
-from rich.table import Table
 from rich.text import Text
 
-from understudy import __version__
-from understudy.reporting.draws import Drawn
-from understudy.reporting.page import command_line, environment
-from understudy.reporting.wording import MISSING
+from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
+from understudy.reporting.table import Renderables, left, right, table
+from understudy.reporting.template import fill
+from understudy.reporting.wording import MISSING, plural
 
-GROUPS = ("natural", "specialised", "structured", "")
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """What one task came to.
-
-    Attributes:
-        name: of the task.
-        group: of VTAB; empty where it is none of VTAB's.
-        classes: how many.
-        tested: examples of the test part.
-        results: one for each number of shots, or one alone; none where the task failed or was not reached.
-        reason: why it failed, in a sentence.
-    """
-
-    name: str
-    group: str = ""
-    classes: int = 0
-    tested: int = 0
-    results: tuple[Drawn, ...] = ()
-    reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "name"}
-
-    @classmethod
-    def from_json(cls, name: str, values: dict[str, Any]) -> TaskRow:
-        found = values.get("results", ())
-        results = tuple(Drawn(one["shots"], one["examples"], tuple(one["accuracies"])) for one in found)
-        plain: dict[str, Any] = {key: value for key, value in values.items() if key != "results"}
-        return cls(name, **plain, results=results)
+_GROUPS = ("natural", "specialized", "structured", "")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table.
-
-    Attributes:
-        kind: a group's name, a task, or a mean.
-        label: its first cell.
-        cells: the others: classes, examples and, for each number of shots, the accuracy and its spread.
-        reason: why there are none.
-    """
+    """A line of the table: the heading of a group, a task, or a mean."""
 
     kind: Literal["group", "task", "mean"]
     label: str
-    cells: tuple[tuple[str, str], ...] = ()
-    reason: str = ""
+    cells: tuple[tuple[str, str], ...] = ()  # classes, examples and, per number of shots, the accuracy and its spread
 
 
-def heads(rows: Sequence[TaskRow]) -> tuple[str, ...]:
-    shots = next((row.results for row in rows if row.results), ())
-    examples = ("examples",) if len(shots) < 2 else ()  # of several numbers of shots it would be each one's own
-    return ("classes", *examples, *(f"{one.shots:,}-shot" if one.shots else "accuracy" for one in shots))
+def render(facts: SuiteFacts, folder: Path) -> str:
+    """The page as one string of HTML."""
+    tasks = facts.tasks
+    results = [result for task in tasks for result in task.results]
+    return fill(
+        "suite", facts.name, f"one backbone, {plural(len(tasks), 'task')}", facts.command,
+        [facts.backbone, *(["VTAB-1k"] if facts.vtab else [])],
+        lines=lines(tasks), heads=_heads(tasks), failed=facts.failed, tasks=len(tasks),
+        done={task.name for task in tasks if task.results}, shots=any(result.shots for result in results),
+        spread=any(len(result.accuracies) > 1 for result in results), grouped=any(task.group for task in tasks),
+        vtab=facts.vtab,
+    )  # fmt: skip
 
 
-def lines(rows: Sequence[TaskRow]) -> list[Line]:
-    """The table's lines: groups with their tasks and means, where a task is VTAB's; the mean of all tasks last.
+def console(facts: SuiteFacts) -> Renderables:
+    """The table of the page, and why tasks failed."""
+    caption = f"{facts.backbone}: test accuracy, %"
+    made = table(left("task"), *map(right, _heads(facts.tasks)), caption=caption)
+    for line in lines(facts.tasks):
+        style = {"group": "dim", "mean": "bold", "task": ""}[line.kind]
+        cells = (Text(main + f" ({spread})" * bool(spread)) for main, spread in line.cells)
+        made.add_row(Text(line.label), *cells, style=style)
+    return [made, *(Text(f"{name} failed: {reason}", "yellow") for name, reason in facts.failed.items())]
 
-    A task counts once in the mean of all, whatever its group has, as in the paper; one without a result does not.
+
+def lines(tasks: Sequence[TaskResult]) -> list[Line]:
+    """The lines of the table: VTAB's groups with their tasks and means, other tasks, and the mean of all tasks.
+
+    Every task with a result has the same weight in the mean of all, as in Zhai et al. (2019).
     """
     found: list[Line] = []
-    grouped = any(row.group for row in rows)
-    width = len(next((row.results for row in rows if row.results), ()))
-    for group in GROUPS:
-        own = [row for row in rows if row.group == group]
-        if own and grouped:
+    grouped = any(task.group for task in tasks)
+    width = len(_shots(tasks))
+    for group in _GROUPS:
+        members = [task for task in tasks if task.group == group]
+        if members and grouped:
             found.append(Line("group", group or "others"))
-        found += [_task(row, width) for row in own]
-        if own and grouped:
-            found += _mean(f"mean of {group or 'others'}", own, width)
-    return found + _mean("mean of all", rows, width)
+        found += [_task(task, width) for task in members]
+        if members and grouped:
+            found += _mean(f"mean of {group or 'others'}", members, width)
+    return found + _mean("mean of all", tasks, width)
 
 
-def _task(row: TaskRow, width: int) -> Line:
-    if not row.results:
-        missing = ((MISSING, ""),) * (1 + (width < 2) + width)
-        return Line("task", row.name, missing, row.reason or "not done yet")
-    counts = [row.classes, row.results[0].examples] if width < 2 else [row.classes]
-    return Line("task", row.name, (*((f"{n:,}", "") for n in counts), *map(_accuracy, row.results)))
+def _shots(tasks: Sequence[TaskResult]) -> Sequence[ShotResult]:
+    return next((task.results for task in tasks if task.results), ())
 
 
-def _accuracy(one: Drawn) -> tuple[str, str]:
-    """The median in percent, and the worst and the best where there are several."""
-    spread = f"{100 * min(one.accuracies):.2f} to {100 * max(one.accuracies):.2f}" if len(one.accuracies) > 1 else ""
-    return f"{100 * (one.median or 0.0):.2f}", spread
+def _heads(tasks: Sequence[TaskResult]) -> tuple[str, ...]:
+    shots = _shots(tasks)
+    examples = ("examples",) if len(shots) < 2 else ()  # they differ between numbers of shots
+    return ("classes", *examples, *(f"{result.shots:,}-shot" if result.shots else "accuracy" for result in shots))
 
 
-def _mean(label: str, rows: Sequence[TaskRow], width: int) -> list[Line]:
-    done = [row for row in rows if row.results]
+def _task(task: TaskResult, width: int) -> Line:
+    if not task.results:
+        return Line("task", task.name, ((MISSING, ""),) * (1 + (width < 2) + width))
+    counts = [task.classes, task.results[0].examples] if width < 2 else [task.classes]
+    return Line("task", task.name, (*((f"{n:,}", "") for n in counts), *map(_accuracy, task.results)))
+
+
+def _accuracy(result: ShotResult) -> tuple[str, str]:
+    """The median in percent and, of several accuracies, the lowest and the highest."""
+    bounds = result.spread if result.spread and len(result.accuracies) > 1 else ()
+    return f"{100 * (result.median or 0.0):.2f}", " to ".join(f"{100 * bound:.2f}" for bound in bounds)
+
+
+def _mean(label: str, tasks: Sequence[TaskResult], width: int) -> list[Line]:
+    done = [task for task in tasks if task.results]
     if not done:
         return []
-    of = f"{len(done)} of {len(rows)}" if len(done) < len(rows) else f"{len(rows)}"
+    of = f"{len(done)} of {len(tasks)}" if len(done) < len(tasks) else f"{len(tasks)}"
     blank = (("", ""),) * (1 + (width < 2))
-    means = [fmean(row.results[at].median or 0.0 for row in done) for at in range(width)]
+    means = [fmean(task.results[at].median or 0.0 for task in done) for at in range(width)]
     return [Line("mean", f"{label} ({of})", (*blank, *((f"{100 * mean:.2f}", "") for mean in means)))]
-
-
-def suite_table(backbone: str, rows: Sequence[TaskRow]) -> Table:
-    """The table for a terminal; what failed says why below it."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.caption, table.caption_justify = Text(f"{backbone}: test accuracy, %"), "left"
-    table.add_column("task", no_wrap=True)
-    for head in heads(rows):
-        table.add_column(head, justify="right", no_wrap=True)
-    for line in lines(rows):
-        style = {"group": "dim", "mean": "bold", "task": ""}[line.kind]
-        cells = (Text(f"{main} ({spread})" if spread else main) for main, spread in line.cells)
-        table.add_row(Text(line.label), *cells, style=style)
-    return table
-
-
-def render_suite(name: str, backbone: str, rows: Sequence[TaskRow], vtab: bool, command: Sequence[str]) -> str:
-    """The whole page as one string of HTML."""
-    results = [one for row in rows for one in row.results]
-    template = environment().get_template("suite.html.j2")
-    return template.render(
-        name=name, backbone=backbone, lines=lines(rows), heads=heads(rows), failed=[r for r in rows if r.reason],
-        tasks=len(rows), done=sum(bool(row.results) for row in rows), shots=any(one.shots for one in results),
-        spread=any(len(one.accuracies) > 1 for one in results), grouped=any(row.group for row in rows), vtab=vtab,
-        places={row.name for row in rows if row.results}, version=__version__,
-        command=command_line(command) if command else "",
-    )  # fmt: skip

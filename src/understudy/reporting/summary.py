@@ -1,4 +1,4 @@
-"""The side-by-side comparison, as text: one source of lines for the page and for the terminal."""
+"""The side-by-side table of models as text, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from understudy.reporting.facts import Metric, Role, Row, RunFacts
+from understudy.evaluation.facts import Metric, Role, Row, RunFacts
 from understudy.reporting.gain import gain
 from understudy.reporting.wording import MISSING, compact, count, gap_share, milliseconds, ratio
 
@@ -24,22 +24,22 @@ Group = Literal["quality", "cost", "gain"]
 
 
 def own_name(role: Role, name: str) -> str:
-    """What a row is called, where its kind does not say it already."""
+    """The name of a row; "" if it only repeats the role."""
     return "" if name.lower() in (role, ROLE_NAMES[role].lower()) else name
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number as shown: the value, its spread over seeds or runs, and its share of the teacher's."""
+    """A number as text: the value, its spread over seeds or runs, and its ratio to the teacher's."""
 
     value: str = MISSING
     spread: str = ""
     share: str = ""
-    exact: str = ""  # the unabridged number, for a tooltip
+    exact: str = ""  # the full number, for a tooltip
 
     @property
     def aside(self) -> str:
-        """What stands smaller beside the value."""
+        """The small text beside the value."""
         return " · ".join(part for part in (self.spread, self.share) if part)
 
 
@@ -48,16 +48,16 @@ class Line:
     label: str
     unit: str
     group: Group
-    cells: tuple[Cell, ...]  # one for each column
+    cells: tuple[Cell, ...]  # one per column
 
 
 def columns(facts: RunFacts) -> list[Row]:
-    """The rows of the facts, in the order in which they stand side by side."""
+    """The rows in the order in which they are shown."""
     return facts.of(*ORDER)
 
 
 def lines(facts: RunFacts) -> list[Line]:
-    """Every measure that at least one model has."""
+    """All measures that at least one model has."""
     return [line for line in _lines(facts) if any(cell.value != MISSING for cell in line.cells)]
 
 

@@ -1,13 +1,12 @@
-"""Numbers and sentences: what the run found, in plain words that hold in every case."""
+"""Numbers as text, and the definitions of the measures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from statistics import fmean, stdev
 from typing import Literal
-
-from understudy.reporting.facts import Row, RunFacts
-from understudy.reporting.gain import Gain, gain
 
 Tone = Literal["good", "bad", "open", "plain"]
 
@@ -16,27 +15,30 @@ MISSING = "–"
 DEFINITIONS = {
     "Accuracy": "share of examples whose most probable class is the true one; mean ± sd over seeds.",
     "Top 5": "share of examples whose true class is among the five most probable.",
-    "Errors": "examples classified wrongly, mean ± sd over seeds.",
+    "Errors": "misclassified examples, mean ± sd over seeds.",
     "NLL": "mean negative log-likelihood of the true class, in nats; lower is better.",
     "ECE": "expected calibration error: mean distance between confidence and accuracy, 15 equal-width bins.",
-    "Brier": "mean squared distance between the probabilities and the one-hot truth, summed over classes.",
-    "Agreement": "share of examples where the model names the same class as the teacher.",
-    "Correlation Δ": "class correlation difference: mean distance between the model's and the teacher's correlations "
-    "of two classes' logits over the examples, over all pairs of different classes; lower is better.",
-    "CKA": "linear centred kernel alignment of the model's and the teacher's penultimate layers over the examples: 1 "
-    "where they are alike but for a rotation and a scale.",
-    "FLOPs": "floating-point operations for one image; a multiply-add counts two.",
-    "Latency": "median time of one forward pass at batch 1, ± its spread, on the hardware named here.",
-    "Gap closed": "errors that distillation removed ÷ errors of the student alone beyond its teacher's.",
-    "p": "the chance of a difference at least as large were there none; adjusted for the number of comparisons.",
-    "Training": "time of one image's forward and backward pass and update; for the teacher, of its pass.",
-    "95% interval": "paired t over seeds; it covers chance in training, not the choice of test examples.",
+    "Brier": "mean squared distance between the probabilities and the one-hot label, summed over classes.",
+    "Agreement": "share of examples for which the model predicts the same class as the teacher.",
+    "Correlation Δ": "class correlation difference: the correlation of two classes' logits over the examples, as "
+    "absolute difference between the model and the teacher, averaged over all pairs of classes; lower is better.",
+    "CKA": "linear centered kernel alignment of the penultimate layers of the model and the teacher; 1 if they are "
+    "equal up to rotation and scale.",
+    "FLOPs": "floating-point operations per image; a multiply-add counts as two.",
+    "Latency": "median time of one forward pass at batch size 1, ± its spread, on the hardware named here.",
+    "Gap closed": "errors removed by distillation ÷ errors of the student alone in excess of the teacher's.",
+    "p": "probability of a difference at least this large if there were none; adjusted for the number of comparisons.",
+    "Training": "time per image of the forward and backward pass and the update; of the teacher, its forward pass.",
+    "95% interval": "paired t over seeds; it covers the variation between training runs, not the choice of test "
+    "examples.",
 }
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The finding: a verdict of a few words, the sentence itself, and how sure one can be of it."""
+    """A finding: a short verdict, one sentence, and the evidence."""
 
     tone: Tone
     verdict: str
@@ -45,19 +47,32 @@ class Headline:
 
 
 def count(value: float, fixed: bool = False) -> str:
-    """`10,000`, or `74.3` for a mean that is not whole; `fixed` keeps a `.0` too, so that columns align."""
+    """A count, or a mean of counts with one decimal; `fixed` keeps a `.0`, so that columns align.
+
+    >>> count(10_000), count(74.3), count(-2), count(2, fixed=True)
+    ('10,000', '74.3', '−2', '2.0')
+    """
     text = f"{abs(value):,.1f}"
     sign = "−" if value < 0 and text != "0.0" else ""
     return sign + (text if fixed else text.removesuffix(".0"))
 
 
 def signed(value: float, fixed: bool = False) -> str:
-    """A difference: `+2.5`, `−2.5`, `0`."""
+    """A difference.
+
+    >>> signed(2.5), signed(-2.5), signed(0)
+    ('+2.5', '−2.5', '0')
+    """
     text = count(value, fixed)
     return f"+{text}" if value > 0 and text not in ("0", "0.0") else text
 
 
 def percent(share: float, decimals: int = 0) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.531), percent(0.9992, 2), percent(float("nan"))
+    ('53%', '99.92%', '–')
+    """
     if not isfinite(share):
         return MISSING
     text = f"{abs(share):.{decimals}%}"
@@ -65,7 +80,11 @@ def percent(share: float, decimals: int = 0) -> str:
 
 
 def compact(value: float, unit: str = "") -> str:
-    """Three significant digits and an SI prefix: `1.2 M`, `4.8 MB`."""
+    """Three significant digits and an SI prefix.
+
+    >>> compact(1_234_567), compact(4_800_000, "B"), compact(850)
+    ('1.23 M', '4.80 MB', '850')
+    """
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
             scaled = value / size
@@ -74,7 +93,11 @@ def compact(value: float, unit: str = "") -> str:
 
 
 def ratio(value: float, reference: float) -> str:
-    """A cost beside the teacher's: `53%`, or `1.3×` for more."""
+    """A cost relative to a reference.
+
+    >>> ratio(53, 100), ratio(130, 100), ratio(2000, 100)
+    ('53%', '1.3×', '20×')
+    """
     share = value / reference
     if share > 1.005:
         return f"{share:.1f}×" if share < 10 else f"{share:.0f}×"
@@ -82,7 +105,11 @@ def ratio(value: float, reference: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `12 min`, `3 h 20 min`."""
+    """A duration.
+
+    >>> duration(48), duration(720), duration(12_000)
+    ('48 s', '12 min', '3 h 20 min')
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -90,7 +117,11 @@ def duration(seconds: float) -> str:
 
 
 def moment(ms: float) -> str:
-    """A short time with its unit: `45 µs`, `1.2 ms`."""
+    """A short time with its unit.
+
+    >>> moment(0.045), moment(1.2345)
+    ('45 µs', '1.23 ms')
+    """
     value, unit = (1000 * ms, "µs") if ms < 1 else (ms, "ms")
     return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
@@ -99,112 +130,44 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
+def p_value(p: float) -> str:
+    """
+    >>> p_value(0.0004), p_value(0.0123), p_value(0.25)
+    ('<0.001', '0.012', '0.25')
+    """
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+    """The mean and, of two or more values, the sample standard deviation.
+
+    >>> mean_sd([12.0, 13.0]), mean_sd([12.0])
+    ('12.5 ± 0.7', '12.0')
+    """
+    sd = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{sd}"
+
+
 def plural(number: float, noun: str) -> str:
+    """
+    >>> plural(1, "error"), plural(2.5, "error")
+    ('1 error', '2.5 errors')
+    """
     return f"{count(number)} {noun}" if count(number) == "1" else f"{count(number)} {noun}s"
 
 
+def spelled(number: int, noun: str) -> str:
+    """
+    >>> spelled(1, "seed"), spelled(12, "seed")
+    ('one seed', '12 seeds')
+    """
+    return f"{_NUMBERS[number] if number < len(_NUMBERS) else number} {noun}{'' if number == 1 else 's'}"
+
+
 def gap_share(share: float) -> str:
-    """The share of the gap closed; what is not all of it is never rounded up to all."""
+    """The share of the gap closed, never rounded up to all of it.
+
+    >>> gap_share(0.999), gap_share(1.2)
+    ('over 99%', '120%')
+    """
     return "over 99%" if 0.99 < share < 1 else percent(share)
-
-
-def headline(facts: RunFacts) -> Headline:
-    """What the run found. The first distilled row speaks: the test split chooses nothing."""
-    if distilled := facts.of("distilled"):
-        found = gain(facts, distilled[0])
-        return _compared(facts, distilled[0], found) if found else _unmatched(facts, distilled[0])
-    if rows := facts.of("model", "alone", "teacher", "member"):
-        return _measured(facts, rows[0])
-    return Headline("plain", "Not evaluated", f"The run {facts.name} has not been evaluated yet.")
-
-
-def _measured(facts: RunFacts, row: Row) -> Headline:
-    sentence = f"{row.name} makes {plural(row.errors, 'error')}{_out_of(facts)}: {_accuracy(row)} right."
-    sd = row.sd("errors")
-    evidence = "One seed: no error bar." if sd is None else f"Mean of {len(row.seeds)} seeds, sd {count(sd)}."
-    return Headline("plain", "Measured", sentence, evidence)
-
-
-def _unmatched(facts: RunFacts, row: Row) -> Headline:
-    teacher = f", its teacher {count(facts.teacher.errors)}" if facts.teacher else ""
-    makes = f"{_student(facts, row)} makes {plural(row.errors, 'error')}{_out_of(facts)}"
-    return Headline(
-        "open",
-        "No baseline",
-        f"{makes}{teacher}{_size(facts, row)}.",
-        "The same student was not trained alone, so what distillation adds is not known.",
-    )
-
-
-def _compared(facts: RunFacts, row: Row, found: Gain) -> Headline:
-    teacher = "" if found.teacher_errors is None else f" and its teacher {count(found.teacher_errors)}"
-    tone, verdict, outcome = _outcome(found)
-    makes = f"{_student(facts, row)} makes {plural(found.distilled_errors, 'error')}{_out_of(facts)}"
-    alone = f"the same student trained alone makes {count(found.alone_errors)}{teacher}"
-    size = _size(facts, row) if found.mean > 0 and found.verdict != "unclear" else ""
-    return Headline(tone, verdict, f"{makes} where {alone}: {outcome}{size}.", evidence(found))
-
-
-def _outcome(found: Gain) -> tuple[Tone, str, str]:
-    """Tone, verdict and the half-sentence that says what the numbers amount to."""
-    one = len(found.seeds) == 1
-    if found.verdict == "unclear":
-        return "open", "No clear gain", "a difference that chance in training can explain"
-    if found.mean == 0:
-        return "open", "No gain", "no difference"
-    if found.mean < 0:
-        more = f"{count(-found.mean)} more with distillation than without"
-        return ("bad", "A clear loss", more) if found.verdict == "loss" else ("open", _unproven("A loss", one), more)
-    if found.verdict == "gain":
-        return "good", "A clear gain", _gained(found)
-    return "open", _unproven("A gain", one), _gained(found)
-
-
-def _unproven(verdict: str, one_seed: bool) -> str:
-    return f"{verdict}, on one seed" if one_seed else f"{verdict}, without an error bar"
-
-
-def _gained(found: Gain) -> str:
-    if found.teacher_errors is None:
-        return f"{percent(found.mean / found.alone_errors)} fewer"
-    beyond = found.teacher_errors - found.distilled_errors
-    if found.gap_closed is None:
-        return f"there was no gap to close, and distillation still removes {plural(found.mean, 'error')}"
-    if beyond > 0:
-        return f"the whole gap closed, with {count(beyond)} fewer than the teacher"
-    return "the whole gap closed" if beyond == 0 else f"{gap_share(found.gap_closed)} of the gap closed"
-
-
-def evidence(found: Gain) -> str:
-    """How sure one can be: the paired difference over seeds."""
-    if not found.seeds:
-        return "The two share no seed: no paired error bar."
-    if len(found.seeds) == 1:
-        return "One seed: no error bar."
-    if found.interval is None:
-        return f"All {len(found.seeds)} seeds differ by the same {count(found.mean)}: no error bar can be given."
-    low, high = found.interval
-    return (
-        f"Errors removed, paired over {len(found.seeds)} seeds: {count(found.mean)} on average, "
-        f"sd {count(found.sd or 0)}, 95% interval {count(low)} to {count(high)}."
-    )
-
-
-def _out_of(facts: RunFacts) -> str:
-    return f" in {facts.data.examples:,}" if facts.data else ""
-
-
-def _student(facts: RunFacts, row: Row) -> str:
-    return f"The distilled student ({row.name})" if len(facts.of("distilled")) > 1 else "The distilled student"
-
-
-def _accuracy(row: Row) -> str:
-    return percent(row.mean("accuracy") or 0, 2)
-
-
-def _size(facts: RunFacts, row: Row) -> str:
-    """`, at 53% of the teacher's parameters`, where both are known."""
-    if not (facts.teacher and facts.teacher.parameters and row.parameters):
-        return ""
-    times = ratio(row.parameters, facts.teacher.parameters).replace("×", " times")
-    return f", at {times} {'' if 'times' in times else 'of '}the teacher's parameters"

@@ -1,1 +1,1 @@
-"""Speech: features, alignment, and words from a network's posteriors."""
+"""Hybrid speech recognition: features, forced alignment, and decoding of a network's state posteriors."""

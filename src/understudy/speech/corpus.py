@@ -1,4 +1,4 @@
-"""Recordings with their words: what a folder, a zip or a table holds, told by its layout."""
+"""Reading speech corpora: recordings and transcripts in a folder, zip file or CSV, recognized by layout."""
 
 from __future__ import annotations
 
@@ -11,85 +11,77 @@ from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
-from understudy.data.gather import part_of, path_ids
-from understudy.data.records import FileRecord, MemberRecord, Stored, archive, printable
+from understudy.data.formats.index import parse_split, path_ids
+from understudy.data.formats.records import BytesRecord, FileRecord, ZipRecord, escape_name, open_zip
 from understudy.errors import UnderstudyError, nearest
 from understudy.randomness import name_key, uniform
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _DIGIT_FILE = re.compile(r"(\d)_(.+)_(\d+)")
-_TEST_INDEX = 5  # of the free spoken digits: recordings 0 to 4 of a digit and speaker are for testing
+_TEST_INDEX = 5  # Free Spoken Digit Dataset: recordings 0 to 4 of a digit and speaker are the test set
 _TEST, _VALIDATION = 0.2, 0.1
 _LAYOUTS = (
-    "give a folder with a file `text` of lines UTTERANCE WORD ..., a .csv with the columns path and text, folders "
-    "named by the word that their recordings say, or files named DIGIT_SPEAKER_INDEX.flac"
+    "use a folder with a file `text` of lines UTTERANCE WORD ..., a .csv with the columns path and text, one folder "
+    "of recordings per word, or files named DIGIT_SPEAKER_INDEX.flac"
 )
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file and what is said in it.
+    """An audio file and its transcript."""
 
-    Attributes:
-        name: unique in its corpus.
-        speaker: "" where nothing tells.
-        part: "train", "validation" or "test"; "" where the corpus leaves that to be drawn.
-    """
-
-    name: str
+    name: str  # unique within the corpus
     words: tuple[str, ...]
-    speaker: str
-    record: Stored
-    part: str = ""
+    speaker: str  # empty if unknown
+    record: BytesRecord
+    part: str = ""  # "train", "validation" or "test"; empty if the corpus has no predefined split
 
 
 def open_corpus(place: Path, *, hold_out: Sequence[str] = (), seed: int = 0) -> list[Recording]:
-    """The recordings of a corpus, sorted by name, each with its part.
+    """List the recordings of a corpus, sorted by name and assigned to parts.
 
-    Layouts: a folder with a file `text` (Kaldi's; with wav.scp and utt2spk where they are there), or with such
-    folders called train and test; a table; word folders (SPEECHCOMMANDS's, with its lists of test and validation
-    recordings); files of the free spoken digits, whose recordings 0 to 4 are the test part. Folders may be in a zip.
+    Supported layouts: Kaldi data folders (`text`, optionally wav.scp and utt2spk), or subfolders train and test of
+    them; a CSV; one folder per word, with the test and validation lists of Speech Commands if present; and the Free
+    Spoken Digit Dataset, whose recordings 0 to 4 are its test set. Folders may be zipped.
 
-    A corpus without a test part of its own gives a fifth of its recordings to it; one without a validation part a
-    tenth of the rest. Each recording's hash decides, so that others can come and go.
+    Without a predefined test set, a fifth of the recordings becomes the test part; without a validation set, a tenth
+    of the training recordings is used. The split hashes names, so that adding recordings does not move others.
 
     Args:
-        hold_out: speakers whose recordings are the test part, all other recordings being for training.
-        seed: of what is drawn.
+        hold_out: speakers that form the test part; all other recordings are for training.
 
     Raises:
-        UnderstudyError: for what is no corpus, saying what one is.
+        UnderstudyError: The layout is not recognized, or the corpus is incomplete.
     """
-    name = printable(os.fspath(place))
+    name = escape_name(os.fspath(place))
     if not place.exists():
         raise UnderstudyError(f"there is no folder or file {name}; {_LAYOUTS}")
-    if place.is_file() and place.suffix.lower() == ".csv":
-        found = _table(place)
-    else:
-        found = _layout(name, place)
-    found = sorted(found, key=lambda one: one.name)
-    path_ids(name, [one.name for one in found])  # complains of a name twice
+    found = _table(place) if place.is_file() and place.suffix.lower() == ".csv" else _layout(name, place)
+    found.sort(key=lambda one: one.name)
+    path_ids(name, [one.name for one in found])  # raises on duplicate names
     for one in found:
         if not one.words:
-            raise UnderstudyError(f"{name} has no words for {printable(one.name)}; write what is said, or take it out")
+            raise UnderstudyError(
+                f"{name} has no words for {escape_name(one.name)}; add a transcript, or remove the recording"
+            )
     if hold_out:
-        found = _held_out(name, found, hold_out)
-    return _divided(name, found, seed)
+        found = _hold_out(name, found, hold_out)
+    return _split(name, found, seed)
 
 
-def _held_out(name: str, found: list[Recording], speakers: Sequence[str]) -> list[Recording]:
+def _hold_out(name: str, found: list[Recording], speakers: Sequence[str]) -> list[Recording]:
     known = {one.speaker for one in found if one.speaker}
     for speaker in speakers:
         if speaker not in known:
             raise UnderstudyError(f"{name} has no speaker {speaker!r}{nearest(speaker, known)}")
     if known <= set(speakers):
-        raise UnderstudyError(f"{name} has no other speakers than {', '.join(sorted(known))}; hold out fewer")
+        raise UnderstudyError(f"{name} has only the speakers {', '.join(sorted(known))}; hold out fewer")
     return [replace(one, part="test" if one.speaker in speakers else "") for one in found]
 
 
-def _divided(name: str, found: list[Recording], seed: int) -> list[Recording]:
-    """Draw the parts that are still open."""
+def _split(name: str, found: list[Recording], seed: int) -> list[Recording]:
+    """Draw the parts that the corpus does not define."""
     draws = uniform(path_ids(name, [one.name for one in found]), seed ^ name_key("speech parts")).tolist()
     has = {one.part for one in found}
     parts = []
@@ -103,15 +95,16 @@ def _divided(name: str, found: list[Recording], seed: int) -> list[Recording]:
     for part in ("train", "validation", "test"):
         if not any(one.part == part for one in parts):
             raise UnderstudyError(
-                f"{name} has {len(found):,} recordings, too few for a {part} part; add some, at least ten of each word"
+                f"{name} has {len(found):,} recordings, too few for a {part} part; use at least ten of each word"
             )
-    learnt = {word for one in parts if one.part == "train" for word in one.words}
+    vocabulary = {word for one in parts if one.part == "train" for word in one.words}
     for one in parts:
         for word in one.words:
-            if word not in learnt:
+            if word not in vocabulary:
                 raise UnderstudyError(
-                    f"the transcript of {printable(one.name)}, in the {one.part} part, has the word {word!r}, which no "
-                    f"training recording of {name} says{nearest(word, learnt)}; mend it, or record the word to train on"
+                    f"the transcript of {escape_name(one.name)}, in the {one.part} part, has the word {word!r}, which "
+                    f"no training recording of {name} has{nearest(word, vocabulary)}; fix it, or add training "
+                    "recordings"
                 )
     return parts
 
@@ -121,21 +114,21 @@ def _divided(name: str, found: list[Recording], seed: int) -> list[Recording]:
 
 @dataclass(frozen=True)
 class _Tree:
-    """A folder's or a zip's files, relative, and a record for each."""
+    """Relative paths of the files in a folder or zip, and a record for each."""
 
     name: str
     files: list[str]
-    record: Callable[[str], Stored]
+    record: Callable[[str], BytesRecord]
 
     @property
     def sounds(self) -> list[str]:
-        return [path for path in self.files if _is_sound(path)]
+        return [path for path in self.files if os.path.splitext(path)[1].lower() in SUFFIXES]
 
     def read(self, path: str) -> str:
         try:
             return self.record(path).open().read().decode("utf-8")
         except (OSError, UnicodeDecodeError) as fault:
-            raise UnderstudyError(f"{self.name}/{path} cannot be read ({fault}); write it as UTF-8 text") from None
+            raise UnderstudyError(f"{self.name}/{path} cannot be read ({fault}); save it as UTF-8 text") from None
 
 
 def _layout(name: str, place: Path) -> list[Recording]:
@@ -147,7 +140,7 @@ def _layout(name: str, place: Path) -> list[Recording]:
     if len(tables) == 1 and place.is_dir():
         return _table(place / tables[0])
     if not tree.sounds:
-        raise UnderstudyError(f"{name} holds no {', '.join(SUFFIXES)} files; {_LAYOUTS}")
+        raise UnderstudyError(f"{name} has no {', '.join(SUFFIXES)} files; {_LAYOUTS}")
     if all(_DIGIT_FILE.fullmatch(Path(path).stem) for path in tree.sounds):
         return [_digit(tree, path) for path in tree.sounds]
     return _word_folders(tree)
@@ -156,11 +149,11 @@ def _layout(name: str, place: Path) -> list[Recording]:
 def _tree(name: str, place: Path) -> _Tree:
     if place.is_file():
         try:
-            handle = archive(place)
-            members = [info.filename for info in handle().infolist() if not info.is_dir()]
+            handle = open_zip(place)
+            files = [info.filename for info in handle().infolist() if not info.is_dir()]
         except BadZipFile as fault:
-            raise UnderstudyError(f"{name} is neither a .csv nor a whole zip file ({fault}); {_LAYOUTS}") from None
-        files, record = members, partial(MemberRecord, handle)
+            raise UnderstudyError(f"{name} is neither a .csv nor a valid zip file ({fault}); {_LAYOUTS}") from None
+        record = partial(ZipRecord, handle)
     else:
         files = [path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()]
         record = partial(FileRecord, os.fspath(place))
@@ -178,7 +171,7 @@ def _digit(tree: _Tree, path: str) -> Recording:
 
 
 def _kaldi(tree: _Tree, text: str) -> list[Recording]:
-    """The utterances of a file `text`; those of a folder called train, test, ... belong to that part."""
+    """Utterances of a Kaldi `text` file; a folder named train, test, ... determines their part."""
     folder = text[: -len("text")]
     places, speakers = (_columns(tree, folder + name) for name in ("wav.scp", "utt2spk"))
     stems = {Path(path).stem: path for path in tree.sounds if path.startswith(folder)}
@@ -187,23 +180,23 @@ def _kaldi(tree: _Tree, text: str) -> list[Recording]:
         where = places.get(utterance, stems.get(utterance))
         if where is None:
             raise UnderstudyError(
-                f"{tree.name}/{text} has {printable(utterance)!r}, for which there is no {utterance}.flac and no line "
-                "in wav.scp; add the recording or take out the line"
+                f"{tree.name}/{text} has {escape_name(utterance)!r}, for which there is no {utterance}.flac and no "
+                "line in wav.scp; add the recording or remove the line"
             )
         if where.endswith("|"):
             raise UnderstudyError(
-                f"{tree.name}/{folder}wav.scp makes {printable(utterance)!r} by a command, and commands are not run; "
-                "write the recordings to files"
+                f"{tree.name}/{folder}wav.scp reads {escape_name(utterance)!r} from a command, and commands are not "
+                "run; convert the recordings to files"
             )
         inside = [path for path in (where, folder + where) if path in tree.files]
         record = tree.record(inside[0]) if inside else FileRecord("", os.path.join(tree.name, where))
-        part = part_of(folder.rstrip("/")) or ""
+        part = parse_split(folder.rstrip("/")) or ""
         found.append(Recording(folder + utterance, tuple(words.split()), speakers.get(utterance, ""), record, part))
     return found
 
 
 def _columns(tree: _Tree, path: str) -> dict[str, str]:
-    """First word -> the rest of each line; {} where there is no such file."""
+    """Map the first word of each line to the rest; empty if there is no such file."""
     if path not in tree.files:
         return {}
     lines = [line.strip() for line in tree.read(path).splitlines() if line.strip()]
@@ -211,19 +204,19 @@ def _columns(tree: _Tree, path: str) -> dict[str, str]:
 
 
 def _table(path: Path) -> list[Recording]:
-    """A CSV with the columns path (relative to it) and text, and where they are there speaker and split."""
-    name = printable(os.fspath(path))
+    """A CSV with the columns path (relative to the file) and text, and optionally speaker and split."""
+    name = escape_name(os.fspath(path))
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise UnderstudyError(f"{name} cannot be read ({fault}); write it as a CSV in UTF-8") from None
+        raise UnderstudyError(f"{name} cannot be read ({fault}); save it as a CSV in UTF-8") from None
     if not rows or not {"path", "text"} <= set(rows[0]):
-        raise UnderstudyError(f"{name} needs the columns path and text, and a row for each recording")
+        raise UnderstudyError(f"{name} needs the columns path and text, and one row per recording")
     found = []
     for row in rows:
         where, split = (row["path"] or "").strip(), (row.get("split") or "").strip()
-        part = part_of(split) if split else ""
+        part = parse_split(split) if split else ""
         if part is None:
             raise UnderstudyError(f"{name} has {split!r} in its split column; use train, val or test")
         record = FileRecord(os.fspath(path.parent), where)
@@ -233,9 +226,10 @@ def _table(path: Path) -> list[Recording]:
 
 
 def _word_folders(tree: _Tree) -> list[Recording]:
-    """Recordings in folders named by the word, as SPEECHCOMMANDS has them: `yes/SPEAKER_nohash_0.wav`."""
+    """One folder per word, as in Speech Commands: `yes/SPEAKER_nohash_0.wav`."""
     lists = {"test": "testing_list.txt", "validation": "validation_list.txt"}
-    folder = _below(tree)
+    depth = min(path.count("/") for path in tree.sounds)
+    folder = tree.sounds[0].rsplit("/", 2)[0] + "/" if depth > 1 else ""  # torchaudio uses SpeechCommands/VERSION/
     listed = {
         line.strip(): part
         for part, file in lists.items()
@@ -249,18 +243,8 @@ def _word_folders(tree: _Tree) -> list[Recording]:
         if word.startswith("_"):
             continue  # background noise
         if not word or "/" in word:
-            raise UnderstudyError(f"{tree.name} holds {printable(path)!r}, and nothing tells its words; {_LAYOUTS}")
+            raise UnderstudyError(f"{tree.name} has no transcript for {escape_name(path)!r}; {_LAYOUTS}")
         speaker, hashed, _ = file.partition("_nohash_")
         part = listed.get(relative, "train" if listed else "")
         found.append(Recording(relative, (word,), speaker if hashed else "", tree.record(path), part))
     return found
-
-
-def _below(tree: _Tree) -> str:
-    """The folder in which the word folders lie: torchaudio keeps a set in SpeechCommands/VERSION/."""
-    depth = min(path.count("/") for path in tree.sounds)
-    return tree.sounds[0].rsplit("/", 2)[0] + "/" if depth > 1 else ""
-
-
-def _is_sound(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in SUFFIXES

@@ -1,4 +1,4 @@
-"""One utterance for the page: its spectrogram, its alignment, and what each model believes over time."""
+"""An example utterance for the report: spectrogram, forced alignment, and word posteriors of each model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.data.frames import Sequences
+from understudy.data.formats.frames import Sequences
 from understudy.speech.hmm import WordModels
 from understudy.speech.preparation import Prepared
 
@@ -18,42 +18,46 @@ REST = "..."
 def example(
     prepared: Prepared, sequences: Sequences, utterance: int, shown: Sequence[tuple[str, str, Tensor]]
 ) -> dict[str, Any]:
-    """As `reporting.heard.Example` reads it.
-
-    Args:
-        shown: role, name and (T, S) log-probabilities of each model.
-    """
+    """An utterance as read by `evaluation.facts.Example`, with (role, name, (T, S) log-posteriors) of each model."""
     span = slice(int(sequences.starts[utterance]), int(sequences.starts[utterance + 1]))
-    said = prepared.utterances[utterance].words
-    words = list(dict.fromkeys(said))
+    transcript = prepared.utterances[utterance].words
+    words = list(dict.fromkeys(transcript))
     models = prepared.models
     return {
-        "words": list(said),
+        "words": list(transcript),
         "hop": prepared.features.hop,
         "spectrogram": _rounded(sequences.frames[span].T),
         "alignment": segments(sequences.targets[span], models),
         "labels": [*words, "", REST],
         "posteriors": [
-            {"role": role, "name": name, "values": _rounded(word_shares(log_shares, words, models))}
-            for role, name, log_shares in shown
+            {"role": role, "name": name, "values": _rounded(word_posteriors(log_posteriors, words, models))}
+            for role, name, log_posteriors in shown
         ],
     }
 
 
-def word_shares(log_shares: Tensor, words: Sequence[str], models: WordModels) -> Tensor:
-    """(len(words) + 2, T): the probability of being in each word, in silence, and in any other word.
+def word_posteriors(log_posteriors: Tensor, words: Sequence[str], models: WordModels) -> Tensor:
+    """(len(words) + 2, T) posterior of each of the words, of silence, and of any other word, from (T, S) of the states.
 
-    Args:
-        log_shares: (T, S) log-probabilities of the states.
+    Example:
+        >>> models = WordModels.initial(("no", "yes"), states=2, silence=1)
+        >>> posteriors = torch.tensor([[0.1, 0.1, 0.3, 0.2, 0.3]])
+        >>> [round(p, 2) for p in word_posteriors(posteriors.log(), ["yes"], models)[:, 0].tolist()]
+        [0.5, 0.3, 0.2]
     """
-    shares = log_shares.exp()
-    own = [shares[:, models.of_word(word)].sum(1) for word in (*words, "")]
-    stacked = torch.stack(own)
+    posteriors = log_posteriors.exp()
+    stacked = torch.stack([posteriors[:, models.of_word(word)].sum(1) for word in (*words, "")])
     return torch.cat([stacked, (1 - stacked.sum(0)).clamp_min(0)[None]])
 
 
 def segments(states: Tensor, models: WordModels) -> list[dict[str, Any]]:
-    """Words and silences in turn: a new one begins where the word changes, or goes back to its first state."""
+    """Word and silence segments of an alignment; a new one starts where the word changes or its states restart.
+
+    Example:
+        >>> models = WordModels.initial(("yes",), states=2, silence=1)
+        >>> [(s["word"], s["first"], s["after"]) for s in segments(torch.tensor([2, 0, 1, 1, 0, 1]), models)]
+        [('', 0, 1), ('yes', 1, 4), ('yes', 4, 6)]
+    """
     found: list[dict[str, Any]] = []
     before = -1
     for t, state in enumerate(states.tolist()):

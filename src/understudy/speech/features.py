@@ -1,4 +1,4 @@
-"""Log Mel filterbanks and cepstra, in torch alone."""
+"""Log-mel filterbank features and cepstra, in plain torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RATES = (8_000, 16_000)
-"""Samples a second that are understood."""
+"""Supported sampling rates in Hz."""
 FLOOR = 1e-8
-"""Least energy in a band: about what rounding to 16 bits leaves in a window."""
+"""Lower bound of a band's energy, about that of 16-bit quantization noise in a window."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """How sound becomes frames.
+    """Feature extraction settings.
 
     Attributes:
-        rate: samples a second.
-        bands: Mel filters, over 20 Hz to half the rate.
-        window, hop: seconds of a frame, and from one to the next.
-        before, after: frames of context on either side; with 20 and 5 a net sees 26 and answers for the 21st, as in
-            Hinton, Vinyals and Dean 2015, section 3.
+        rate: sampling rate in Hz.
+        bands: number of mel filters, between 20 Hz and the Nyquist frequency.
+        window, hop: frame length and frame shift in seconds.
+        before, after: left and right context in frames. With the defaults the network's input is 26 frames, and it
+            predicts the state of the 21st, as in Hinton, Vinyals and Dean 2015, section 3.
+
+    Example:
+        >>> features = Features(rate=8000)
+        >>> features.samples, features.step, features.frames(8000)
+        (200, 80, 98)
     """
 
     rate: int = 8_000
@@ -35,99 +40,103 @@ class Features:
     after: int = 5
 
     @property
-    def samples(self) -> int:
-        """Of a window."""
+    def samples(self) -> int:  # per window
         return round(self.window * self.rate)
 
     @property
-    def step(self) -> int:
-        """Samples from a window to the next."""
+    def step(self) -> int:  # samples per hop
         return round(self.hop * self.rate)
 
     def frames(self, samples: int) -> int:
-        """Whole windows in so many samples."""
+        """Number of whole windows in a number of samples."""
         return max(0, 1 + (samples - self.samples) // self.step)
-
-    def seconds(self, frame: int) -> float:
-        """When a frame begins, frames being `hop` apart."""
-        return frame * self.hop
 
 
 def mel(hertz: Tensor) -> Tensor:
-    """`2595 log10(1 + f / 700)`: The HTK Book (Young et al. 2006), section 5.4."""
+    """Hertz to mel, `2595 log10(1 + f / 700)` (The HTK Book, Young et al. 2006, section 5.4).
+
+    >>> mel(torch.tensor([0.0, 1000.0])).round().tolist()
+    [0.0, 1000.0]
+    """
     return 2595.0 * torch.log10(1.0 + hertz / 700.0)
 
 
-def mel_filters(bands: int, size: int, rate: int, low: float = 20.0) -> Tensor:
-    """(bands, size // 2 + 1) float32 weights of triangles whose corners are evenly spaced in Mel.
+def mel_filters(bands: int, size: int, rate: int) -> Tensor:
+    """(bands, size // 2 + 1) float32 weights of triangular filters for an FFT of `size`, evenly spaced in mel.
 
-    As in HTK and Kaldi a triangle's sides are straight over Mel, its peak is 1, and neighbours overlap by half. They
-    are not Slaney's filters, which are straight over Hertz and all of one area.
+    As in HTK and Kaldi, the triangles are linear in mel, peak at 1 and overlap by half, from 20 Hz to the Nyquist
+    frequency. Slaney's filters, in contrast, are linear in Hertz and of equal area.
 
-    Args:
-        size: points of the Fourier transform.
-        low: Hertz where the first filter begins; the last one ends at half the rate.
+    >>> tuple(mel_filters(bands=40, size=256, rate=8000).shape)
+    (40, 129)
     """
-    ends = mel(torch.tensor([low, rate / 2], dtype=torch.float64))
+    ends = mel(torch.tensor([20.0, rate / 2], dtype=torch.float64))
     corners = torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64)
     at = mel(torch.arange(size // 2 + 1, dtype=torch.float64) * rate / size)
-    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    rising, falling = (at - left) / (centre - left), (right - at) / (right - centre)
+    left, center, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    rising, falling = (at - left) / (center - left), (right - at) / (right - center)
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
 def log_mel(wave: Tensor, features: Features) -> Tensor:
-    """(T, bands) float32: the log of the Mel bands' energies in Hamming windows.
+    """(T, bands) float32 log energies of the mel bands in Hamming windows of (n,) samples; T = 1 + (n - window) // hop.
 
-    Args:
-        wave: (n,) samples in [-1, 1]; T = 1 + (n - window) // hop, so n must fill one window.
+    Example:
+        >>> tuple(log_mel(torch.zeros(8000), Features(rate=8000)).shape)
+        (98, 40)
     """
     width = features.samples
     assert wave.dim() == 1, wave.shape
-    assert len(wave) >= width, "not even one window"
+    assert len(wave) >= width, "shorter than one window"
     size = 1 << (width - 1).bit_length()
-    # torch centres a window that is shorter than the transform; with these zeros frame t begins at sample t * step
+    # torch centers a window shorter than the FFT; with this padding frame t starts at sample t * step
     left = (size - width) // 2
     padded = F.pad(wave.float(), (left, size - width - left))
     window = torch.hamming_window(width, periodic=False, device=wave.device)
-    spectrum = torch.stft(
-        padded, size, features.step, width, window, center=False, return_complex=True
-    )  # (size / 2 + 1, T)
+    spectrum = torch.stft(padded, size, features.step, width, window, center=False, return_complex=True)
     energy = spectrum.real.square() + spectrum.imag.square()
     filters = mel_filters(features.bands, size, features.rate).to(wave.device)
     return (filters @ energy).clamp_min(FLOOR).log().T.contiguous()
 
 
-def levelled(frames: Tensor) -> Tensor:
-    """(T, bands) log Mel frames as if all utterances were as loud: less the mean band of the loudest twentieth.
+def normalize_loudness(frames: Tensor) -> Tensor:
+    """(T, bands) log-mel frames less the 95th percentile of their mean over bands.
 
-    What is quiet stays quiet, as it does not where each utterance is normalised, with silence in it or without.
+    Unlike mean and variance normalization, this does not depend on how much silence an utterance contains.
     """
     return frames - frames.mean(1).quantile(0.95)
 
 
-def normalised(frames: Tensor) -> Tensor:
-    """(T, D) frames with zero mean and unit variance in each dimension over the utterance; a constant one is 0."""
-    centred = frames - frames.mean(0)
-    return centred / centred.square().mean(0).sqrt().clamp_min(1e-3)
+def normalized(frames: Tensor) -> Tensor:
+    """(T, D) frames with zero mean and unit variance per dimension over the utterance; constant ones become 0.
+
+    Example:
+        >>> normalized(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
+        [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    centered = frames - frames.mean(0)
+    return centered / centered.square().mean(0).sqrt().clamp_min(1e-3)
 
 
 def cepstra(frames: Tensor, count: int = 13) -> Tensor:
-    """(T, 3 * count): cepstra of log Mel frames (T, bands), with their first and second differences.
+    """(T, 3 * count) cepstra of (T, bands) log-mel frames, with deltas and delta-deltas.
 
-    The discrete cosine transform takes most of the correlation out of neighbouring bands, which a Gaussian with a
-    diagonal covariance cannot have. `c_i = sqrt(2/N) sum_j m_j cos(pi i (j - 1/2) / N)`, i from 0 (The HTK Book,
-    section 5.6); differences are those of section 5.9 over two frames on either side, the ends repeated.
+    The discrete cosine transform decorrelates neighboring bands, as Gaussians with diagonal covariances assume:
+    `c_i = sqrt(2/N) sum_j m_j cos(pi i (j - 1/2) / N)`, i from 0 (The HTK Book, section 5.6). Deltas are those of
+    section 5.9 over two frames on either side, with the first and last frame repeated.
+
+    >>> tuple(cepstra(torch.zeros(98, 40)).shape)
+    (98, 39)
     """
     bands = frames.shape[1]
     i, j = torch.arange(count).double()[:, None], torch.arange(bands).double()[None]
     basis = math.sqrt(2 / bands) * torch.cos(math.pi * i * (j + 0.5) / bands)
     static = frames @ basis.to(frames).T
-    first = _differences(static)
-    return torch.cat([static, first, _differences(first)], 1)
+    deltas = _deltas(static)
+    return torch.cat([static, deltas, _deltas(deltas)], 1)
 
 
-def _differences(frames: Tensor) -> Tensor:
+def _deltas(frames: Tensor) -> Tensor:
     """`sum_k k (c_{t+k} - c_{t-k}) / (2 sum_k k^2)`, k = 1, 2."""
     t = torch.arange(len(frames), device=frames.device)
     last = len(frames) - 1

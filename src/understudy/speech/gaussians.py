@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians with diagonal covariances, one for each state."""
+"""Gaussian mixture emissions with diagonal covariances, one mixture per state."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FLOOR = 0.01  # least variance, as a share of that of all frames
+_FLOOR = 0.01  # variance floor, as a fraction of the global variance
 
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Of S states, M Gaussians each, over D dimensions; float64.
+    """Mixtures of S states with M components each over D dimensions, in float64."""
 
-    Attributes:
-        weights: (S, M), which add up to 1.
-        means, variances: (S, M, D).
-    """
-
-    weights: Tensor
-    means: Tensor
-    variances: Tensor
+    weights: Tensor  # (S, M), summing to 1 for each state
+    means: Tensor  # (S, M, D)
+    variances: Tensor  # (S, M, D)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """(T, S) of frames (T, D): `log sum_m w_m N(x; mu_m, diag(v_m))`.
+        """(T, S) log-likelihoods `log sum_m w_m N(x; mu_m, diag(v_m))` of (T, D) frames.
 
-        The squares are multiplied out, so that all states take two matrix products.
+        The squares are expanded, so that two matrix products suffice for all states.
         """
         states, parts, dimensions = self.means.shape
         precision = (1 / self.variances).flatten(0, 1)
@@ -42,13 +37,15 @@ class Mixtures:
 
 
 def fit_single(x: Tensor, states: Tensor, count: int, before: Mixtures | None = None) -> Mixtures:
-    """One Gaussian for each state, of the frames that are in it: their mean and their variance.
+    """Fit one Gaussian per state to (T, D) frames, given their (T,) states and the number S of states.
 
-    Args:
-        x: (T, D) frames.
-        states: (T,) int64, the state of each.
-        count: S.
-        before: what a state without frames keeps; without it, the mean and variance of all frames.
+    States without frames keep the parameters `before`, by default the global mean and variance.
+
+    Example:
+        >>> frames = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
+        >>> single = fit_single(frames, torch.tensor([0, 0, 1, 1]), count=2)
+        >>> single.means.flatten().tolist(), single.variances.flatten().tolist()
+        ([1.0, 12.0], [1.0, 4.0])
     """
     x = x.double()
     n = torch.bincount(states, minlength=count).double()[:, None]
@@ -67,11 +64,10 @@ def fit_single(x: Tensor, states: Tensor, count: int, before: Mixtures | None = 
 
 
 def fit_mixtures(x: Tensor, states: Tensor, count: int, parts: int, before: Mixtures) -> Mixtures:
-    """M Gaussians for each state, by scikit-learn's EM on the frames that are in it.
+    """Fit a mixture of `parts` components per state to its frames, with scikit-learn's EM.
 
-    Args:
-        before: where EM begins if it has as many parts; else k-means begins it. A state with fewer than ten frames a
-            part keeps what it has there, or its single Gaussian.
+    EM starts from `before` if it has as many components, and from K-means otherwise. States with fewer than ten frames
+    per component keep the parameters `before`.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -80,18 +76,17 @@ def fit_mixtures(x: Tensor, states: Tensor, count: int, parts: int, before: Mixt
     same = before.weights.shape[1] == parts
     weights = before.weights.expand(count, parts) / (1 if same else parts)
     means, variances = (part.expand(count, parts, -1).clone() for part in (before.means, before.variances))
-    weights = weights.clone()
     for s in range(count):
         own = frames[states == s]
         if len(own) < 10 * parts:
             continue
-        begun: dict[str, Any] = {}
+        initial: dict[str, Any] = {}
         if same:
-            begun = {
+            initial = {
                 "weights_init": weights[s].numpy(), "means_init": means[s].numpy(),
                 "precisions_init": (1 / variances[s]).numpy(),
             }  # fmt: skip
-        fitted = GaussianMixture(parts, covariance_type="diag", reg_covar=1e-3, random_state=s, **begun)
+        fitted = GaussianMixture(parts, covariance_type="diag", reg_covar=1e-3, random_state=s, **initial)
         fitted.fit(own.numpy())
         weights[s] = torch.from_numpy(fitted.weights_)
         means[s] = torch.from_numpy(fitted.means_)

@@ -1,4 +1,4 @@
-"""Hidden Markov models of words, and the best path through them, in log space and many utterances at once."""
+"""Hidden Markov models of words, and batched Viterbi decoding in log space."""
 
 from __future__ import annotations
 
@@ -10,85 +10,73 @@ import torch
 from torch import Tensor
 
 SILENCE = "sil"
-_EVEN = math.log(0.5)  # of a silence that may be or not, where nothing else is known
+_EVEN = math.log(0.5)  # optional silence: as probable as not
 
 
 @dataclass(frozen=True)
 class WordModels:
-    """Left-to-right models of words and of silence: each state goes on to itself or to the next.
+    """Left-to-right HMMs of words and of silence, with self-loops and no skips.
 
-    Attributes:
-        words: W of them, sorted.
-        states: of a word; those of word w are w * states, w * states + 1, ...
-        silence: states of silence, which come last.
-        stay: (S,) the probability of each state's going on to itself.
+    Example:
+        >>> models = WordModels.initial(("no", "yes"), states=2, silence=1)
+        >>> models.names
+        ('no-1', 'no-2', 'yes-1', 'yes-2', 'sil-1')
+        >>> models.of_word("yes").tolist(), models.of_word("").tolist()
+        ([2, 3], [4])
     """
 
-    words: tuple[str, ...]
-    states: int
-    silence: int
-    stay: Tensor
+    words: tuple[str, ...]  # the vocabulary, sorted
+    states: int  # per word; those of word w are w * states, w * states + 1, ...
+    silence: int  # number of states of silence, which come last
+    stay: Tensor  # (S,) self-loop probabilities
 
     @classmethod
-    def plain(cls, words: Sequence[str], states: int, silence: int) -> WordModels:
-        """As they begin: each state lasts two frames."""
+    def initial(cls, words: Sequence[str], states: int, silence: int) -> WordModels:
+        """Models with self-loop probabilities of 0.5, an expected duration of two frames per state."""
         return cls(tuple(words), states, silence, torch.full((len(words) * states + silence,), 0.5))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The S states' names, as "seven-3"."""
+        """Names of the S states, such as "seven-3"."""
         spoken = [f"{word}-{k + 1}" for word in self.words for k in range(self.states)]
         return (*spoken, *(f"{SILENCE}-{k + 1}" for k in range(self.silence)))
 
     def of_word(self, word: str) -> Tensor:
-        """The states of a word, or of silence where it is ""."""
+        """States of a word, or of silence if `word` is empty."""
         if not word:
             return len(self.words) * self.states + torch.arange(self.silence)
         return self.words.index(word) * self.states + torch.arange(self.states)
 
-    def shortest(self, words: Sequence[str]) -> int:
-        """The fewest frames in which some words can be said."""
-        return len(words) * self.states
-
 
 @dataclass(frozen=True)
 class Graph:
-    """Positions that a path goes through, one a frame. Probabilities are logs.
+    """A decoding graph of N nodes; a path visits one per frame. All weights are log-probabilities.
 
-    Attributes:
-        states: (N,) which state each position is.
-        sources: (N, P) where a position can be reached from; the first is itself.
-        weights: (N, P) how probably; -inf where there are fewer than P ways.
-        start, end: (N,) how probably a path begins and ends there.
-        leave, enter: (N,) how probably a path leaves there for a junction, and comes from it: the way between any two
-            words of a loop, which spares one for each pair of them.
-        words: (N,) the word's number, -1 in silence.
-        heads: (N,) whether a word begins there.
+    A shared junction connects all words of a loop without an arc for each pair of them.
     """
 
-    states: Tensor
-    sources: Tensor
-    weights: Tensor
-    start: Tensor
-    end: Tensor
-    leave: Tensor
-    enter: Tensor
-    words: Tensor
-    heads: Tensor
+    states: Tensor  # (N,) HMM state of each node
+    sources: Tensor  # (N, P) predecessors of each node, the first being itself
+    weights: Tensor  # (N, P) weights of these arcs; -inf for padding
+    start: Tensor  # (N,) initial weights
+    end: Tensor  # (N,) final weights
+    leave: Tensor  # (N,) weights to the junction
+    enter: Tensor  # (N,) weights from the junction
+    words: Tensor  # (N,) word index, -1 for silence
+    heads: Tensor  # (N,) whether a word starts at the node
 
 
 class _Builder:
-    """Puts models one after another, each left to right, and then joins their ends and beginnings."""
+    """Lays out left-to-right models as blocks of nodes, (word index or -1, states) each, then connects their ends."""
 
     def __init__(self, blocks: Sequence[tuple[int, Tensor]], stay: Tensor) -> None:
-        """`blocks`: (word's number or -1, its states)."""
         self.states = torch.cat([states for _, states in blocks])
         lengths = torch.tensor([len(states) for _, states in blocks])
         self.last = lengths.cumsum(0) - 1
         self.first = self.last - lengths + 1
         n = len(self.states)
         stay = stay.double()
-        self.go = torch.log1p(-stay)[self.states]  # log of leaving
+        self.go = torch.log1p(-stay)[self.states]  # log-probability of leaving a state
         self.ways: list[list[tuple[int, float]]] = [[(i, float(x))] for i, x in enumerate(stay.log()[self.states])]
         heads = set(self.first.tolist())
         for i in range(1, n):
@@ -101,7 +89,7 @@ class _Builder:
         self.heads[self.first] = numbers >= 0
 
     def follow(self, block: int, after: int, weight: float) -> None:
-        """Let a block come after another."""
+        """Connect the end of block `after` to the start of `block`."""
         last = int(self.last[after])
         self.ways[int(self.first[block])].append((last, float(self.go[last]) + weight))
 
@@ -112,7 +100,7 @@ class _Builder:
         self.end[self.last[block]] = float(self.go[self.last[block]]) + weight
 
     def connect(self, block: int, weight: float) -> None:
-        """Let a block come after any block, and any after it."""
+        """Connect a block to the junction in both directions."""
         last = int(self.last[block])
         self.leave[last] = self.go[last]
         self.enter[self.first[block]] = weight
@@ -127,8 +115,14 @@ class _Builder:
         )
 
 
-def chain(models: WordModels, words: Sequence[str]) -> Graph:
-    """What is said when these words are: each in turn, with or without silence before, between and after them."""
+def transcript_graph(models: WordModels, words: Sequence[str]) -> Graph:
+    """Graph for forced alignment: the words in order, with optional silence before, between and after them.
+
+    Example:
+        >>> models = WordModels.initial(("no", "yes"), states=2, silence=1)
+        >>> transcript_graph(models, ["yes"]).states.tolist()
+        [4, 2, 3, 4]
+    """
     blocks = [(-1, models.of_word(""))]
     for word in words:
         blocks += [(models.words.index(word), models.of_word(word)), (-1, models.of_word(""))]
@@ -145,12 +139,8 @@ def chain(models: WordModels, words: Sequence[str]) -> Graph:
     return built.graph()
 
 
-def loop(models: WordModels, penalty: float) -> Graph:
-    """Any words in any order: at first, and after each, as probably silence as a word, and each word like another.
-
-    Args:
-        penalty: what beginning a word costs, in nats; the higher, the fewer words.
-    """
+def word_loop(models: WordModels, penalty: float) -> Graph:
+    """Graph for decoding: any sequence of equiprobable words, with optional silence and a penalty in nats per word."""
     words = [(w, models.of_word(word)) for w, word in enumerate(models.words)]
     built = _Builder([*words, (-1, models.of_word(""))], models.stay)
     for block in range(len(words) + 1):
@@ -162,18 +152,25 @@ def loop(models: WordModels, penalty: float) -> Graph:
 
 
 def viterbi(scores: Sequence[Tensor], graphs: Sequence[Graph]) -> tuple[list[Tensor], Tensor]:
-    """The best path through a graph for each of some utterances, all at once (Viterbi 1967).
+    """The best path of each utterance through its graph, batched over utterances (Viterbi 1967).
 
-    `delta_1(j) = start(j) + b_j(1)`, `delta_t(j) = max_i [delta_{t-1}(i) + a_ij] + b_j(t)`, the best end
-    `max_j [delta_T(j) + end(j)]`, and back from there.
+    `delta_1(j) = start(j) + b_j(1)`, `delta_t(j) = max_i [delta_{t-1}(i) + a_ij] + b_j(t)`, then backtracking from
+    `max_j [delta_T(j) + end(j)]`.
 
     Args:
-        scores: (T, S) of each utterance, how well each frame suits each state, in nats.
-        graphs: one for each, or one for all.
+        scores: (T, S) emission log-likelihoods of each utterance.
+        graphs: one per utterance, or a single one for all.
 
     Returns:
-        (T,) int64 positions in the graph of each utterance, and (B,) float64 scores of these paths; where no path
-        fits an utterance, -inf and an empty path.
+        (T,) int64 nodes of each path, and (B,) float64 path scores; an empty path and -inf where there is no path.
+
+    Example:
+        Forced alignment of four frames to silence, the two states of "yes", and silence:
+
+        >>> graph = transcript_graph(WordModels.initial(("yes",), states=2, silence=1), ["yes"])
+        >>> (path,), _ = viterbi([torch.tensor([[0., 0, 9], [9, 0, 0], [0, 9, 0], [0, 0, 9]])], [graph])
+        >>> graph.states[path].tolist()
+        [2, 0, 1, 2]
     """
     lengths = torch.tensor([len(one) for one in scores])
     batch, longest = len(scores), int(lengths.max())
@@ -191,7 +188,7 @@ def viterbi(scores: Sequence[Tensor], graphs: Sequence[Graph]) -> tuple[list[Ten
         emitted[b, : len(own), :size] = own.double()[:, graph.states]
     flat, joined = sources.flatten(1), bool(torch.isfinite(enter).any())
     best = start + emitted[:, 0]
-    back = torch.zeros(longest, batch, n, dtype=torch.int16)  # the way; `ways` is the one through the junction
+    back = torch.zeros(longest, batch, n, dtype=torch.int16)  # arc taken; `ways`: junction
     junction = torch.zeros(longest, batch, dtype=torch.int64)
     for t in range(1, longest):
         arriving, which = (best.gather(1, flat).view(batch, n, ways) + weights).max(2)

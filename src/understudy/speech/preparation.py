@@ -1,7 +1,7 @@
-"""From a corpus to a folder that a net can learn from: frames with the state of each, and what their words are.
+"""Preparing a speech corpus for training: a folder of feature frames with forced-alignment targets.
 
-frames.safetensors   frames, where utterances begin, states, parts: a data set as `open_source` opens it
-speech.json          settings, words, utterances, what was set aside, how the alignment settled
+frames.safetensors   frames, utterance boundaries, states and parts: a data set that `open_source` reads
+speech.json          settings, vocabulary, utterances, skipped recordings, alignment history
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from understudy.data import Unreadable
-from understudy.data.frames import FRAMES, Sequences, read_sequences
-from understudy.data.gather import PARTS
+from understudy.data.formats.frames import FRAMES, Sequences, read_sequences
+from understudy.data.formats.index import SPLIT_NAMES
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
-from understudy.speech.alignment import Aligner, Utterance, train_aligner
-from understudy.speech.audio import Sound, read_sound
+from understudy.speech.alignment import Utterance, train_aligner
+from understudy.speech.audio import Audio, read_audio
 from understudy.speech.corpus import Recording
-from understudy.speech.features import Features, cepstra, levelled, log_mel, normalised
+from understudy.speech.features import Features, cepstra, log_mel, normalize_loudness, normalized
 from understudy.speech.hmm import WordModels
 from understudy.speech.strings import join, plan_strings
 
@@ -32,49 +32,43 @@ ISOLATED, CONNECTED = "isolated", "connected"
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """One utterance of a prepared folder: its name, its words, its part, and whether it was joined of others."""
+class PreparedUtterance:
+    """An utterance of a prepared folder."""
 
     name: str
     words: tuple[str, ...]
     part: str
-    kind: str
+    kind: str  # `ISOLATED` or `CONNECTED`
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `speech.json` holds.
-
-    Attributes:
-        utterances: in the order of the sequences in `frames.safetensors`.
-        set_aside: recording -> why it was.
-        clipped: recordings whose peaks are cut off; they are used.
-        history: log-likelihood a frame, from one alignment to the next.
-    """
+    """The content of `speech.json`."""
 
     corpus: str
     features: Features
     models: WordModels
-    utterances: tuple[Spoken, ...]
+    utterances: tuple[PreparedUtterance, ...]  # in the order of the sequences in `frames.safetensors`
     hold_out: tuple[str, ...] = ()
     seed: int = 0
-    set_aside: dict[str, str] = field(default_factory=dict)
-    clipped: tuple[str, ...] = ()
-    history: tuple[float, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)  # reason for each skipped recording, by name
+    clipped: tuple[str, ...] = ()  # recordings that clip; they are used
+    history: tuple[float, ...] = ()  # log-likelihood per frame of successive alignments
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"models": models_to_json(self.models)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        made: dict[str, Any] = {name: tuple(value[name]) for name in ("hold_out", "clipped", "history")}
-        made["utterances"] = tuple(Spoken(**one | {"words": tuple(one["words"])}) for one in value["utterances"])
-        made["features"] = Features(**value["features"])
-        made["models"] = models_from_json(value["models"])
-        return cls(**value | made)
+        fields: dict[str, Any] = {name: tuple(value[name]) for name in ("hold_out", "clipped", "history")}
+        fields["utterances"] = tuple(
+            PreparedUtterance(**one | {"words": tuple(one["words"])}) for one in value["utterances"]
+        )
+        fields["features"] = Features(**value["features"])
+        fields["models"] = models_from_json(value["models"])
+        return cls(**value | fields)
 
     def of(self, part: str) -> list[int]:
-        """The numbers of a part's utterances."""
         return [i for i, one in enumerate(self.utterances) if one.part == part]
 
 
@@ -89,15 +83,11 @@ def models_from_json(value: dict[str, Any]) -> WordModels:
 
 
 def read_prepared(folder: Path) -> tuple[Prepared, Sequences]:
-    """What `prepare` wrote.
-
-    Raises:
-        UnderstudyError: there is nothing of the kind, or it is damaged.
-    """
+    """Read a prepared folder; raises `UnderstudyError` if it is not one, or is damaged."""
     path = folder / SPEECH
     if not path.is_file():
         raise UnderstudyError(
-            f"{folder} is not prepared speech: it has no {SPEECH}; make it by: understudy speech prepare"
+            f"{folder} is not prepared speech: it has no {SPEECH}; create it with: understudy speech prepare"
         )
     try:
         prepared = Prepared.from_json(json.loads(path.read_text()))
@@ -106,7 +96,7 @@ def read_prepared(folder: Path) -> tuple[Prepared, Sequences]:
     sequences = read_sequences(folder / FRAMES)
     if len(sequences.parts) != len(prepared.utterances):
         raise UnderstudyError(
-            f"{path} names {len(prepared.utterances):,} utterances and {FRAMES} holds {len(sequences.parts):,}; "
+            f"{path} has {len(prepared.utterances):,} utterances but {FRAMES} has {len(sequences.parts):,}; "
             "prepare the folder again"
         )
     return prepared, sequences
@@ -124,122 +114,111 @@ def prepare_corpus(
     seed: int = 0,
     hold_out: Sequence[str] = (),
 ) -> Prepared:
-    """Compute features, align, and write the folder.
+    """Extract features, align, and write the folder.
 
-    Connected strings are made where all recordings are of one word, unless `strings` is False: every recording is used
-    once alone and once in a string of its own part. States are those of training utterances' best paths; other
-    parts are aligned by the models that were trained on these.
+    If all recordings are single words, connected strings are synthesized too (unless `strings` is False), so that each
+    recording is used once in isolation and at most once in a string of its part. Aligners are trained on the training
+    part and applied to all parts.
 
     Args:
-        corpus: its name in messages.
-        states, silence: HMM states of a word, and of silence.
-        mixtures: Gaussians a state that the alignment ends with.
+        states, silence: HMM states per word, and of silence.
+        mixtures: final number of Gaussians per state.
     """
     if states < 2:
-        raise UnderstudyError(f"a word needs at least 2 states; it is given {states}")
-    sounds, set_aside = _sounds(corpus, recordings)
-    recordings = [one for one in recordings if one.name in sounds]
-    rate = _one_rate(corpus, sounds)
+        raise UnderstudyError(f"states must be at least 2 per word; got {states}")
+    audio, skipped = _read_all(corpus, recordings)
+    recordings = [one for one in recordings if one.name in audio]
+    rate = _common_rate(corpus, audio)
     features = Features(rate=rate)
-    waves = {name: sound.wave for name, sound in sounds.items()}
-    spoken = [(Spoken(one.name, one.words, one.part, ISOLATED), waves[one.name]) for one in recordings]
-    alone = all(len(one.words) == 1 for one in recordings)
-    if strings and not alone:
-        raise UnderstudyError(f"{corpus} has recordings of several words already; leave out --strings")
-    if alone and strings is not False:
-        for part in PARTS:
+    waves = {name: one.wave for name, one in audio.items()}
+    spoken = [(PreparedUtterance(one.name, one.words, one.part, ISOLATED), waves[one.name]) for one in recordings]
+    isolated = all(len(one.words) == 1 for one in recordings)
+    if strings and not isolated:
+        raise UnderstudyError(f"{corpus} already has recordings of several words; omit --strings")
+    if isolated and strings is not False:
+        for part in SPLIT_NAMES:
             for plan in plan_strings(recordings, seed, part):
-                spoken.append((Spoken(plan.name, plan.words, part, CONNECTED), join(plan, waves, rate)))
-    elif not alone:
+                spoken.append((PreparedUtterance(plan.name, plan.words, part, CONNECTED), join(plan, waves, rate)))
+    elif not isolated:
         spoken = [(replace(one, kind=CONNECTED), wave) for one, wave in spoken]
-    kept, raw, set_aside = _frames(spoken, features, states, set_aside)
-    frames = [normalised(one) for one in raw]
+    kept, raw = _frames(spoken, features, states, skipped)
+    frames = [normalized(one) for one in raw]
     words = sorted({word for one in kept for word in one.words})
-    _each_part(corpus, kept, set_aside)
+    _check_parts(corpus, kept, skipped)
     utterances = [
-        Utterance(one.name, cepstra(levelled(bands)), one.words) for one, bands in zip(kept, raw, strict=True)
+        Utterance(one.name, cepstra(normalize_loudness(bands)), one.words) for one, bands in zip(kept, raw, strict=True)
     ]
-    aligner, targets = _aligned(kept, utterances, WordModels.plain(words, states, silence), mixtures)
+    train = [own for one, own in zip(kept, utterances, strict=True) if one.part == "train"]
+    aligner = train_aligner(train, WordModels.initial(words, states, silence), mixtures)
+    targets, _ = aligner.align(utterances)
     prepared = Prepared(
-        corpus, features, aligner.models, tuple(kept), tuple(hold_out), seed, set_aside,
-        tuple(name for name, sound in sounds.items() if sound.clipped), aligner.history,
+        corpus, features, aligner.models, tuple(kept), tuple(hold_out), seed, skipped,
+        tuple(name for name, one in audio.items() if one.clipped), aligner.history,
     )  # fmt: skip
     lengths = torch.tensor([len(own) for own in frames])
-    Sequences(
-        torch.cat(frames),
-        torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
-        torch.cat(targets),
-        torch.tensor([PARTS.index(one.part) for one in kept]),
-        aligner.models.names,
-        features.before,
-        features.after,
-        set_aside,
-    ).check(corpus).save(folder / FRAMES)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    parts = torch.tensor([SPLIT_NAMES.index(one.part) for one in kept])
+    sequences = Sequences(
+        torch.cat(frames), starts, torch.cat(targets), parts, aligner.models.names, features.before, features.after,
+        skipped,
+    )  # fmt: skip
+    sequences.check(corpus).save(folder / FRAMES)
     write_whole(folder / SPEECH, json.dumps(prepared.to_json(), indent=1) + "\n")
     return prepared
 
 
-def _sounds(corpus: str, recordings: Sequence[Recording]) -> tuple[dict[str, Sound], dict[str, str]]:
-    """The sounds that could be read, by the recording's name, and why the others could not."""
-    sounds: dict[str, Sound] = {}
-    set_aside: dict[str, str] = {}
+def _read_all(corpus: str, recordings: Sequence[Recording]) -> tuple[dict[str, Audio], dict[str, str]]:
+    """Readable recordings, and the reasons for skipping the others, by name."""
+    audio: dict[str, Audio] = {}
+    skipped: dict[str, str] = {}
     for one in recordings:
         try:
             with one.record.open() as file:
-                sounds[one.name] = read_sound(file)
+                audio[one.name] = read_audio(file)
         except Unreadable as reason:
-            set_aside[one.name] = str(reason)
+            skipped[one.name] = str(reason)
         except (OSError, KeyError):
-            set_aside[one.name] = "it cannot be opened; check that it is there and may be read"
-    if not sounds:
-        name, reason = next(iter(set_aside.items()))
-        raise UnderstudyError(f"no recording of {corpus} can be used; of {name}: {reason}")
-    return sounds, set_aside
+            skipped[one.name] = "it cannot be opened; check that it exists and is readable"
+    if not audio:
+        name, reason = next(iter(skipped.items()))
+        raise UnderstudyError(f"no recording of {corpus} is usable; {name}: {reason}")
+    return audio, skipped
 
 
-def _one_rate(corpus: str, sounds: dict[str, Sound]) -> int:
-    first, rate = next((name, sound.rate) for name, sound in sounds.items())
-    for name, sound in sounds.items():
-        if sound.rate != rate:
+def _common_rate(corpus: str, audio: dict[str, Audio]) -> int:
+    first, rate = next((name, one.rate) for name, one in audio.items())
+    for name, one in audio.items():
+        if one.rate != rate:
             raise UnderstudyError(
-                f"{corpus} has {first} at {rate:,} Hz and {name} at {sound.rate:,}; resample all to one rate"
+                f"{corpus} has {first} at {rate:,} Hz and {name} at {one.rate:,}; resample all to one rate"
             )
     return rate
 
 
 def _frames(
-    spoken: list[tuple[Spoken, Tensor]], features: Features, states: int, set_aside: dict[str, str]
-) -> tuple[list[Spoken], list[Tensor], dict[str, str]]:
-    kept: list[Spoken] = []
+    spoken: list[tuple[PreparedUtterance, Tensor]], features: Features, states: int, skipped: dict[str, str]
+) -> tuple[list[PreparedUtterance], list[Tensor]]:
+    """Log-mel frames of the utterances that are long enough; the others are added to `skipped`."""
+    kept: list[PreparedUtterance] = []
     frames: list[Tensor] = []
-    aside = dict(set_aside)
     for one, wave in spoken:
         least = len(one.words) * states
         if features.frames(len(wave)) < least:
-            aside[one.name] = f"it is too short for its words, which take {least} frames at least"
+            skipped[one.name] = f"it is too short for its words, which need at least {least} frames"
             continue
         kept.append(one)
         frames.append(log_mel(wave, features))
-    return kept, frames, aside
+    return kept, frames
 
 
-def _each_part(corpus: str, kept: Sequence[Spoken], set_aside: dict[str, str]) -> None:
-    learnt = {word for one in kept if one.part == "train" for word in one.words}
-    for part in PARTS:
+def _check_parts(corpus: str, kept: Sequence[PreparedUtterance], skipped: dict[str, str]) -> None:
+    learned = {word for one in kept if one.part == "train" for word in one.words}
+    for part in SPLIT_NAMES:
         own = [one for one in kept if one.part == part]
-        lost = sorted({word for one in own for word in one.words} - learnt)
+        lost = sorted({word for one in own for word in one.words} - learned)
         if own and not lost:
             continue
-        reason = next(iter(set_aside.values()), "")
-        what = f"whole training recording of {lost[0]!r}" if own else f"whole recording for its {part} part"
-        why = f"; of the first of {len(set_aside):,} set aside: {reason}" if reason else "; add some"
+        reason = next(iter(skipped.values()), "")
+        what = f"usable training recording of {lost[0]!r}" if own else f"usable recording for its {part} part"
+        why = f"; first of {len(skipped):,} skipped: {reason}" if reason else "; add some"
         raise UnderstudyError(f"{corpus} has no {what}{why}")
-
-
-def _aligned(
-    kept: Sequence[Spoken], utterances: Sequence[Utterance], models: WordModels, mixtures: int
-) -> tuple[Aligner, list[Tensor]]:
-    """Models trained on the training part, and the states of every utterance."""
-    train = [own for one, own in zip(kept, utterances, strict=True) if one.part == "train"]
-    aligner = train_aligner(train, models, mixtures)
-    return aligner, aligner.align(utterances)[0]

@@ -1,4 +1,4 @@
-"""Connected strings: recordings of one speaker joined, with pauses that are drawn."""
+"""Connected speech synthesized from isolated words: recordings of one speaker, joined with random pauses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from understudy.randomness import integers, mix, name_key, permutation, unit_bits
 from understudy.speech.corpus import Recording
 
-SHORTEST, LONGEST = 3, 7  # recordings in a string
-_LEAST, _MOST = 0.05, 0.35  # seconds of a pause
-_LENGTH, _PAUSE = 1, 2  # streams of draws
-_HUSH = 0.01  # the noise of a pause beside the softest recording: 40 dB below
-_EDGE = 0.005  # seconds over which a recording fades in and out where it is joined
+SHORTEST, LONGEST = 3, 7  # recordings per string
+_LEAST, _MOST = 0.05, 0.35  # duration of a pause in seconds
+_LENGTH, _PAUSE = 1, 2  # random streams
+_NOISE = 0.01  # RMS of the noise in pauses, relative to the quietest recording: -40 dB
+_EDGE = 0.005  # fade-in and fade-out of a recording in seconds
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A string before it is joined: what it is called, its recordings, and the pauses before, between and after."""
+class StringPlan:
+    """A string to synthesize: its name, its recordings, and the pauses before, between and after them."""
 
     name: str
     recordings: tuple[Recording, ...]
@@ -32,10 +32,10 @@ class Plan:
         return tuple(word for one in self.recordings for word in one.words)
 
 
-def plan_strings(recordings: Sequence[Recording], seed: int, part: str) -> list[Plan]:
-    """Strings of 3 to 7 of one part's recordings, each used once; a speaker's last few may be left over.
+def plan_strings(recordings: Sequence[Recording], seed: int, part: str) -> list[StringPlan]:
+    """Divide one part's recordings into strings of 3 to 7 from one speaker, each used at most once.
 
-    A function of the seed, the part and the speaker's own recordings: other speakers change nothing.
+    A speaker's strings depend only on the seed, the part and the speaker's own recordings.
     """
     speakers: dict[str, list[Recording]] = {}
     for one in recordings:
@@ -56,15 +56,15 @@ def plan_strings(recordings: Sequence[Recording], seed: int, part: str) -> list[
                 _LEAST + (_MOST - _LEAST) * int(integers(mix(draw, i), _PAUSE, 0, 10_000)) / 10_000
                 for i in range(len(chosen) + 1)
             ]
-            plans.append(Plan(f"{part}-{speaker or 'all'}-{number:04d}", tuple(chosen), tuple(pauses), int(draw)))
+            plans.append(StringPlan(f"{part}-{speaker or 'all'}-{number:04d}", tuple(chosen), tuple(pauses), int(draw)))
             at, number = at + count, number + 1
     return plans
 
 
-def join(plan: Plan, waves: Mapping[str, Tensor], rate: int) -> Tensor:
-    """The string's samples: recordings by name, faded at their ends, with soft noise in the pauses."""
+def join(plan: StringPlan, waves: Mapping[str, Tensor], rate: int) -> Tensor:
+    """Samples of a string: its recordings (`waves` by name) with faded ends, and quiet noise in the pauses."""
     sounds = [waves[one.name] for one in plan.recordings]
-    level = max(_HUSH * min(float(sound.square().mean().sqrt()) for sound in sounds), 2.0**-13)
+    level = max(_NOISE * min(float(sound.square().mean().sqrt()) for sound in sounds), 2.0**-13)
     parts: list[Tensor] = []
     for number, pause in enumerate(plan.pauses):
         n = round(pause * rate)
@@ -75,7 +75,7 @@ def join(plan: Plan, waves: Mapping[str, Tensor], rate: int) -> Tensor:
 
 
 def _noise(seed: int, number: int, n: int) -> Tensor:
-    """(n,) of unit variance: sums of four uniform draws, which are a function of (seed, number) alone."""
+    """(n,) near-Gaussian noise of unit variance, sums of four uniform draws determined by (seed, number)."""
     bits = unit_bits(mix(seed, number, torch.arange(n)), 4).float() / 2**15
     return bits.sum(1) * (3 / 4) ** 0.5
 

@@ -1,6 +1,5 @@
-"""Who teaches: networks frozen and folded, alone, as an ensemble, or as a generalist with its specialists."""
+"""Teachers: frozen, folded networks, alone or as an ensemble."""
 
 from understudy.teachers.frozen import Ensemble, Teacher, check_classes
-from understudy.teachers.panel import SpecialistPanel
 
-__all__ = ["Ensemble", "SpecialistPanel", "Teacher", "check_classes"]
+__all__ = ["Ensemble", "Teacher", "check_classes"]

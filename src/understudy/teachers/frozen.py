@@ -1,32 +1,38 @@
-"""Frozen teachers: eval mode, inference mode, folded where exact, never trained and never saved."""
+"""Frozen teachers: folded, in eval and inference mode, never trained and never saved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.models import Network, fold, laid_out
+from understudy.models import Network, fold, to_channels_last
 from understudy.objectives import ensemble_log_probs
-from understudy.objectives.soft_targets import Mean
+from understudy.objectives.kd import Mean
 from understudy.signals import Batch, Signals
-from understudy.teachers.panel import SpecialistPanel
 
 
 class Teacher:
-    """One network that only answers: `teacher(batch) -> Signals`, without gradients.
+    """A frozen copy of a network: `teacher(batch) -> Signals`, without gradients.
 
-    Not an `nn.Module`, so that no optimiser, checkpoint or data-parallel wrapper can take hold of it.
+    Not an `nn.Module`, so that no optimizer, checkpoint or data-parallel wrapper includes it.
+
+    >>> from understudy.models import InputContract, build
+    >>> teacher = Teacher(build("mlp:8", InputContract((2,), (0.0,) * 2, (1.0,) * 2, ("cat", "dog"))))
+    >>> teacher.watch({"embedding"})
+    >>> signals = teacher(Batch(torch.arange(4), torch.arange(4), torch.zeros(4, 2)))
+    >>> signals.logits.shape, signals.embedding.shape, signals.logits.requires_grad
+    (torch.Size([4, 2]), torch.Size([4, 8]), False)
     """
 
     def __init__(self, network: Network, device: torch.device | str = "cpu") -> None:
         self.network = fold(network)
-        laid_out(self.network, device)
-        self.networks = (self.network,)
+        to_channels_last(self.network, device)
 
     def watch(self, signals: Iterable[str]) -> None:
-        """Answer these signals too; see `Network.watch`."""
+        """Set which signals to return besides the logits; see `Network.watch`."""
         self.network.watch(signals)
 
     def __call__(self, batch: Batch) -> Signals:
@@ -34,20 +40,35 @@ class Teacher:
             return self.network(batch)
 
 
-class Ensemble:
-    """Several teachers that answer together, of any architectures and input sizes.
+class Member(Protocol):
+    """What an ensemble needs of a member: a `Teacher`, or a panel of specialists."""
 
-    `logits` are the log-probabilities of the joined distribution at temperature 1; `members` holds each
-    teacher's own signals, from which objectives join the distributions at their own temperature.
+    @property
+    def network(self) -> Network: ...
+    def watch(self, signals: Iterable[str]) -> object: ...
+    def __call__(self, batch: Batch) -> Signals: ...
+
+
+class Ensemble:
+    """An ensemble of teachers, which may differ in architecture and input size.
+
+    `logits` are the log-probabilities of the arithmetic or geometric `mean` of the distributions at temperature 1.
+    `members` holds the signals of each teacher, which objectives combine at their own temperature.
+
+    >>> from understudy.models import InputContract, build
+    >>> contract = InputContract((2,), (0.0,) * 2, (1.0,) * 2, ("cat", "dog"))
+    >>> ensemble = Ensemble([Teacher(build("mlp:8", contract, seed=seed)) for seed in range(3)])
+    >>> signals = ensemble(Batch(torch.arange(4), torch.arange(4), torch.zeros(4, 2)))
+    >>> len(signals.members), signals.logits.exp().sum(1)
+    (3, tensor([1., 1., 1., 1.]))
     """
 
-    def __init__(self, teachers: Sequence[Teacher | SpecialistPanel], mean: Mean = "arithmetic") -> None:
+    def __init__(self, teachers: Sequence[Member], mean: Mean = "arithmetic") -> None:
         self.teachers = tuple(teachers)
         self.mean: Mean = mean
-        self.networks = tuple(teacher.network for teacher in teachers)
 
     def watch(self, signals: Iterable[str]) -> None:
-        """Have each teacher answer those of these signals that it has; the nets' layers may differ."""
+        """Watch, in each teacher, those of the signals that it has."""
         for teacher in self.teachers:
             layers = {name for name, _ in teacher.network.module.named_modules()}
             teacher.watch(name for name in signals if name == "embedding" or name in layers)
@@ -55,16 +76,16 @@ class Ensemble:
     def __call__(self, batch: Batch) -> Signals:
         members = tuple(teacher(batch) for teacher in self.teachers)
         with torch.inference_mode():
-            joined = ensemble_log_probs(torch.stack([m.logits for m in members]), 1.0, self.mean)
-        return Signals(joined, members=members)
+            log_probs = ensemble_log_probs(torch.stack([member.logits for member in members]), 1.0, self.mean)
+        return Signals(log_probs, members=members)
 
 
 def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
-    """A network must know exactly the data's classes, in their order; otherwise both lists are said."""
+    """Raise unless a network predicts exactly the classes of the data, in the same order."""
     if network.classes != classes:
         raise UnderstudyError(
-            f"{name} knows {len(network.classes)} classes ({_listed(network.classes)}), the data has "
-            f"{len(classes)} ({_listed(classes)}); give one that was trained on this data's classes"
+            f"{name} predicts {len(network.classes)} classes ({_listed(network.classes)}), but the data has "
+            f"{len(classes)} ({_listed(classes)}); use one that was trained on the classes of this data"
         )
 
 

@@ -1,7 +1,8 @@
-"""Training: a cohort of students on one stream, resumable to the byte."""
+"""Training of a cohort of students on one stream of batches; a resumed run ends with the same bytes."""
 
-from understudy.training.cohort import Learner, Member
-from understudy.training.loop import Loop, Watcher
-from understudy.training.processes import launch
+from understudy.training.launch import launch, run_jobs
+from understudy.training.logging import Callback
+from understudy.training.loop import Loop
+from understudy.training.member import Learner, Member
 
-__all__ = ["Learner", "Loop", "Member", "Watcher", "launch"]
+__all__ = ["Callback", "Learner", "Loop", "Member", "launch", "run_jobs"]

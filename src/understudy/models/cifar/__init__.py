@@ -1,4 +1,4 @@
-"""The nets of the CIFAR-100 distillation tables (Tian et al. 2020), for images of about 32 pixels."""
+"""The networks of the CIFAR-100 distillation tables (Tian et al. 2020), for images of about 32 pixels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ NETS: dict[str, Callable[[int, int], Staged]] = {
     "shufflenetv1": shufflenetv1,
     "shufflenetv2": shufflenetv2,
 }
-"""Name -> a function of the input's channels and the number of classes."""
+"""Name -> constructor, called with the number of input channels and of classes."""
 
 __all__ = ["NETS", "Staged"]

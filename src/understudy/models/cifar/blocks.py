@@ -1,4 +1,4 @@
-"""What the nets of the zoo share: conv-norm-ReLU, residual sums, channel shuffles, and the frame of a net."""
+"""Building blocks of the CIFAR networks: Conv-BatchNorm-ReLU, residual blocks, channel shuffle, and the base class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def conv_bn(
     inp: int, out: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, bias: bool = False, relu: bool = True
 ) -> nn.Sequential:
-    """A convolution that keeps the size (but for its stride), BatchNorm, and ReLU unless told otherwise."""
+    """A convolution with "same" padding, BatchNorm and, unless disabled, ReLU."""
     layers: list[nn.Module] = [
         nn.Conv2d(inp, out, kernel, stride, kernel // 2, groups=groups, bias=bias),
         nn.BatchNorm2d(out),
@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Deal the channels of each of `groups` groups out in turn: (g, C/g) becomes (C/g, g)."""
+    """Channel shuffle: transposes (groups, C / groups) channels."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -41,16 +41,10 @@ class Shuffle(nn.Module):
 
 
 class Staged(nn.Sequential):
-    """`stem -> layer1 -> ... -> layerN -> tail -> mean over places -> fc`, (B, C, H, W) -> (B, classes).
+    """`stem -> layer1 -> ... -> layerN -> tail -> global average pooling -> fc`, (B, C, H, W) -> (B, classes).
 
-    `layer1` to `layerN` are the stages; their outputs are the features that distillation compares by default.
-    The mean is over whatever the image's size has left, so every size works that the strides leave a pixel of.
-
-    Args:
-        stem: from the image to the first stage.
-        stages: one module each.
-        tail: between the last stage and the mean.
-        width: channels after the tail.
+    `layer1` to `layerN` are the stages, whose outputs are the default features of distillation; `width` is the number
+    of output channels of the tail. Any image size works that the strides do not reduce to nothing.
     """
 
     stage_paths: tuple[str, ...]
@@ -67,12 +61,11 @@ class Staged(nn.Sequential):
         self.fc = nn.Linear(width, classes)
 
 
-def initialised(net: Staged, *, head_std: float | None = None, head_bias: bool = True) -> Staged:
-    """Kaiming normal convolutions of mode fan_out, as the published nets have them.
+def initialized(net: Staged, *, head_std: float | None = None, head_bias: bool = True) -> Staged:
+    """Initialize a network as published: Kaiming normal convolutions with fan_out mode.
 
-    Args:
-        head_std: of the classifier's normal weights; None leaves PyTorch's own.
-        head_bias: false sets the classifier's biases to zero, as `head_std` does.
+    With `head_std` the classifier gets normal weights and zero biases, and without `head_bias` zero biases; otherwise
+    it keeps PyTorch's defaults.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):

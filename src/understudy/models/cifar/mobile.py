@@ -1,25 +1,26 @@
-"""Light nets: MobileNetV2 (Sandler et al. 2018) and ShuffleNet V1 and V2 (Zhang et al. 2018, Ma et al. 2018)."""
+"""Mobile networks: MobileNetV2 (Sandler et al. 2018) and ShuffleNet V1 and V2 (Zhang et al. 2018, Ma et al. 2018)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from understudy.models.cifar.blocks import Residual, Shuffle, Staged, conv_bn, initialised
+from understudy.models.cifar.blocks import Residual, Shuffle, Staged, conv_bn, initialized
+from understudy.models.cifar.resnets import make_stages
 
-# MobileNetV2: (expansion, channels, blocks, stride) of each group, and which groups end a stage
+# MobileNetV2: (expansion, channels, blocks, stride) of each group, and the groups that end a stage
 _GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STAGE_ENDS = (1, 2, 4, 6)
 
 
 def mobilenetv2(channels: int, classes: int, *, width: float = 0.5) -> Staged:
-    """Inverted residuals, a halved stem, and no stride in the second group: 2x2 maps at the end for 32 pixels.
+    """Inverted residuals with a stride-2 stem and none in the second group: 2x2 final maps for 32 pixels.
 
-    The stages' outputs are linear (no ReLU), as the architecture's bottlenecks are.
+    Stage outputs are linear bottlenecks, without ReLU.
     """
     inp = int(32 * width)
     stem = conv_bn(channels, inp, 3, 2)
-    made: list[nn.Module] = []
+    stages: list[nn.Module] = []
     blocks: list[nn.Module] = []
     for index, (expansion, size, count, stride) in enumerate(_GROUPS):
         out = int(size * width)
@@ -27,9 +28,9 @@ def mobilenetv2(channels: int, classes: int, *, width: float = 0.5) -> Staged:
             blocks.append(_inverted(inp, out, stride if i == 0 else 1, expansion))
             inp = out
         if index in _STAGE_ENDS:
-            made.append(nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
             blocks = []
-    return initialised(Staged(stem, made, conv_bn(inp, 1280), 1280, classes), head_std=0.01)
+    return initialized(Staged(stem, stages, conv_bn(inp, 1280), 1280, classes), head_std=0.01)
 
 
 def _inverted(inp: int, out: int, stride: int, expansion: int) -> nn.Module:
@@ -41,7 +42,7 @@ def _inverted(inp: int, out: int, stride: int, expansion: int) -> nn.Module:
 
 
 class _PooledConcat(nn.Module):
-    """`relu(concat(body(x), pool(x)))`: ShuffleNet V1's way to halve the image."""
+    """`relu(concat(body(x), pool(x)))`: the downsampling unit of ShuffleNet V1."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -52,10 +53,10 @@ class _PooledConcat(nn.Module):
 
 
 def shufflenetv1(channels: int, classes: int, *, groups: int = 3) -> Staged:
-    """Grouped 1x1 convolutions with a shuffle between them; a 1x1 stem, and every stage halves the image."""
+    """Grouped 1x1 convolutions with channel shuffle; a 1x1 stem, and each stage downsamples by 2."""
 
     def unit(inp: int, out: int, stride: int) -> nn.Module:
-        new = out - inp if stride == 2 else out  # the pooled input makes up the rest
+        new = out - inp if stride == 2 else out  # the pooled input provides the other channels
         inner, first = new // 4, 1 if inp == 24 else groups
         body = nn.Sequential(
             conv_bn(inp, inner, groups=first),
@@ -65,16 +66,12 @@ def shufflenetv1(channels: int, classes: int, *, groups: int = 3) -> Staged:
         )
         return _PooledConcat(body) if stride == 2 else Residual(body, nn.Identity(), nn.ReLU(inplace=True))
 
-    widths, counts = (24, 240, 480, 960), (4, 8, 4)
-    made = [
-        nn.Sequential(unit(inp, out, 2), *[unit(out, out, 1) for _ in range(count - 1)])
-        for inp, out, count in zip(widths[:-1], widths[1:], counts, strict=True)
-    ]
-    return Staged(conv_bn(channels, 24), list(made), nn.Identity(), widths[-1], classes)
+    stages = make_stages(unit, 24, [240, 480, 960], [4, 8, 4], stride=2)
+    return Staged(conv_bn(channels, 24), stages, nn.Identity(), 960, classes)
 
 
 class _Split(nn.Module):
-    """`shuffle(concat(left, body(right)))` of the two halves of the channels: ShuffleNet V2's unit."""
+    """`shuffle(concat(left, body(right)))` of two halves of the channels: the basic unit of ShuffleNet V2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +87,7 @@ class _Split(nn.Module):
 
 
 class _Halve(nn.Module):
-    """`shuffle(concat(left(x), right(x)))`, both halving the image: ShuffleNet V2's first unit of a stage."""
+    """`shuffle(concat(left(x), right(x)))`: the downsampling unit of ShuffleNet V2."""
 
     def __init__(self, inp: int, out: int) -> None:
         super().__init__()
@@ -106,10 +103,10 @@ class _Halve(nn.Module):
 
 
 def shufflenetv2(channels: int, classes: int) -> Staged:
-    """Of size 1, with a 1x1 stem; every stage halves the image."""
-    widths, counts = (24, 116, 232, 464), (3, 7, 3)
-    made = [
-        nn.Sequential(_Halve(inp, out), *[_Split(out) for _ in range(count)])
-        for inp, out, count in zip(widths[:-1], widths[1:], counts, strict=True)
-    ]
-    return Staged(conv_bn(channels, 24), list(made), conv_bn(widths[-1], 1024), 1024, classes)
+    """ShuffleNet V2 1x with a 1x1 stem; each stage downsamples by 2."""
+
+    def unit(inp: int, out: int, stride: int) -> nn.Module:
+        return _Halve(inp, out) if stride == 2 else _Split(out)
+
+    stages = make_stages(unit, 24, [116, 232, 464], [4, 8, 4], stride=2)
+    return Staged(conv_bn(channels, 24), stages, conv_bn(464, 1024), 1024, classes)

@@ -1,4 +1,4 @@
-"""Residual nets: He et al. 2016 for CIFAR, ResNet-50 with a small stem, and wide ones (Zagoruyko & Komodakis 2016)."""
+"""CIFAR ResNets (He et al. 2016), ResNet-50 with a small stem, and Wide ResNets (Zagoruyko & Komodakis 2016)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from understudy.models.cifar.blocks import Residual, Staged, conv_bn, initialised
+from understudy.models.cifar.blocks import Residual, Staged, conv_bn, initialized
 
 Block = Callable[[int, int, int], nn.Module]
-"""A block of a stage, from its channels in, channels out and stride."""
+"""Constructor of a block: input channels, output channels, stride."""
 
 
 def basic(inp: int, out: int, stride: int) -> nn.Module:
@@ -18,7 +18,7 @@ def basic(inp: int, out: int, stride: int) -> nn.Module:
 
 
 def bottleneck(inp: int, out: int, stride: int) -> nn.Module:
-    """1x1 to a quarter of the channels, 3x3, and 1x1 back."""
+    """1x1, 3x3 and 1x1 convolutions, with a quarter of the channels in between."""
     width = out // 4
     body = nn.Sequential(conv_bn(inp, width), conv_bn(width, width, 3, stride), conv_bn(width, out, relu=False))
     return _residual(body, inp, out, stride)
@@ -31,7 +31,7 @@ def _residual(body: nn.Module, inp: int, out: int, stride: int) -> nn.Module:
 
 
 class PreActivation(nn.Module):
-    """`body(h) + shortcut`, with `h = relu(norm(x))`; the shortcut is x, or a projection of h where shapes change."""
+    """`body(h) + shortcut` with `h = relu(norm(x))`; the shortcut is x, or a projection of h if shapes differ."""
 
     def __init__(self, inp: int, out: int, stride: int) -> None:
         super().__init__()
@@ -44,36 +44,36 @@ class PreActivation(nn.Module):
         return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
 
 
-def stages(block: Block, inp: int, widths: list[int], counts: list[int]) -> list[nn.Module]:
-    """Stages of blocks; every one but the first halves the image at its start."""
-    made: list[nn.Module] = []
+def make_stages(block: Block, inp: int, widths: list[int], counts: list[int], stride: int = 1) -> list[nn.Module]:
+    """Stages of blocks; the first block downsamples by 2, in the first stage by `stride`."""
+    stages: list[nn.Module] = []
     for width, count in zip(widths, counts, strict=True):
-        first = block(inp, width, 2 if made else 1)
-        made.append(nn.Sequential(first, *[block(width, width, 1) for _ in range(count - 1)]))
+        first = block(inp, width, 2 if stages else stride)
+        stages.append(nn.Sequential(first, *[block(width, width, 1) for _ in range(count - 1)]))
         inp = width
-    return made
+    return stages
 
 
 def resnet(channels: int, classes: int, *, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Staged:
-    """Three stages of (depth - 2) / 6 basic blocks; `widths` are the stem's and the stages'."""
-    made = stages(basic, widths[0], list(widths[1:]), [(depth - 2) // 6] * 3)
-    return initialised(Staged(conv_bn(channels, widths[0], 3), made, nn.Identity(), widths[3], classes))
+    """Three stages of (depth - 2) / 6 basic blocks; `widths` are the channels of the stem and the stages."""
+    stages = make_stages(basic, widths[0], list(widths[1:]), [(depth - 2) // 6] * 3)
+    return initialized(Staged(conv_bn(channels, widths[0], 3), stages, nn.Identity(), widths[3], classes))
 
 
 def resnet50(channels: int, classes: int) -> Staged:
-    """ResNet-50 whose stem is one 3x3 convolution, without pooling."""
-    made = stages(bottleneck, 64, [256, 512, 1024, 2048], [3, 4, 6, 3])
-    return initialised(Staged(conv_bn(channels, 64, 3), made, nn.Identity(), 2048, classes))
+    """ResNet-50 with a single 3x3 convolution as stem, without pooling."""
+    stages = make_stages(bottleneck, 64, [256, 512, 1024, 2048], [3, 4, 6, 3])
+    return initialized(Staged(conv_bn(channels, 64, 3), stages, nn.Identity(), 2048, classes))
 
 
 def wrn(channels: int, classes: int, *, depth: int, widen: int) -> Staged:
-    """Wide pre-activation ResNet; three stages of (depth - 4) / 6 blocks.
+    """Wide pre-activation ResNet with three stages of (depth - 4) / 6 blocks.
 
-    A stage's output is the plain sum, before the next norm and ReLU: what the published comparisons tap. The
-    activated ones are `layer2.0.enter`, `layer3.0.enter` and `tail`.
+    Stage outputs are the residual sums before the next norm and ReLU, as published comparisons use them. The
+    activations after these are `layer2.0.enter`, `layer3.0.enter` and `tail`.
     """
     widths = [16 * widen, 32 * widen, 64 * widen]
     stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
     tail = nn.Sequential(nn.BatchNorm2d(widths[2]), nn.ReLU(inplace=True))
-    made = stages(PreActivation, 16, widths, [(depth - 4) // 6] * 3)
-    return initialised(Staged(stem, made, tail, widths[2], classes), head_bias=False)
+    stages = make_stages(PreActivation, 16, widths, [(depth - 4) // 6] * 3)
+    return initialized(Staged(stem, stages, tail, widths[2], classes), head_bias=False)

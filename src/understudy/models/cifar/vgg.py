@@ -1,20 +1,20 @@
-"""VGG with BatchNorm and one linear layer (Simonyan & Zisserman 2015), for small images."""
+"""VGG with BatchNorm and a single linear layer (Simonyan & Zisserman 2015), for small images."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.models.cifar.blocks import Staged, conv_bn, initialised
+from understudy.models.cifar.blocks import Staged, conv_bn, initialized
 
 DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions of the stem and of each stage."""
+"""Number of convolutions in the stem and in each stage."""
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class HalveAbove(nn.Module):
-    """2x2 max-pooling of maps larger than `side`: the last stage stays at 4x4 for images of 32 and of 64 pixels."""
+    """2x2 max pooling of maps larger than `side`, so that the last stage has 4x4 maps for 32 and 64 pixels."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class HalveAbove(nn.Module):
 
 
 def vgg(channels: int, classes: int, *, depth: int) -> Staged:
-    """Five groups of 3x3 convolutions; the first is the stem, and the others start by halving the image."""
+    """Five groups of 3x3 convolutions: the stem, and four stages that start with max pooling."""
     pools = (None, nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2), HalveAbove(4))
     groups: list[nn.Module] = []
     for pool, count, width in zip(pools, DEPTHS[depth], _WIDTHS, strict=True):
         convs = [conv_bn(channels if i == 0 else width, width, 3, bias=True) for i in range(count)]
         groups.append(nn.Sequential(*([pool] if pool else []), *convs))
         channels = width
-    return initialised(Staged(groups[0], groups[1:], nn.Identity(), 512, classes), head_std=0.01)
+    return initialized(Staged(groups[0], groups[1:], nn.Identity(), 512, classes), head_std=0.01)

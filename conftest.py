@@ -1,0 +1,13 @@
+"""What the examples in docstrings find: `tmp`, a folder of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _folder(doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
+    doctest_namespace["tmp"] = tmp_path

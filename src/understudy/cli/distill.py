@@ -1,0 +1,5 @@
+"""`understudy distill`."""
+
+from understudy.cli.training import training_command
+
+distill = training_command("distill")

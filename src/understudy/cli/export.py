@@ -1,0 +1,69 @@
+"""`understudy export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+
+
+def export(
+    target: str,
+    /,
+    *,
+    format: tuple[str, ...] = ("onnx",),
+    preprocessing: Literal["embedded", "external"] = "embedded",
+    network: str | None = None,
+    data: str | None = None,
+    calibrate: int = 256,
+    tolerance: float = 2.0,
+    out: Path | None = None,
+    license: str | None = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    size: Size = None,
+    pair: tuple[str, ...] = (),
+    trust_code: TrustCode = False,
+) -> None:
+    """Write a network as files that run elsewhere, each verified on the whole test split.
+
+    Parameters
+    ----------
+    target
+        A run folder or a weights file.
+    format
+        onnx, torch (a torch.export program), int8 (quantized ONNX), or several of them.
+    preprocessing
+        embedded: the file takes images as they are stored. external: it takes them resized and normalized.
+    network
+        Which of the run's networks, as in distilled-crd-1; default: the one that predict uses.
+    data
+        What to verify and calibrate on: a data set's name, a folder, a zip, a CSV or a parquet file; default: the
+        run's own.
+    calibrate
+        Number of training samples for the calibration of int8.
+    tolerance
+        Points of test accuracy that int8 may lose.
+    out
+        The folder; default: RUN/export.
+    license
+        License of the model, for its card, as in apache-2.0.
+    pair
+        A second modality of the same samples, as in depth=FOLDER.
+    """
+    from understudy.config.options import parse_pairs
+    from understudy.reporting.export import export_table
+    from understudy.verbs.export import export as verb
+
+    done = verb(
+        target, format=format, preprocessing=preprocessing, network=network, data=data, calibrate=calibrate,
+        tolerance=tolerance, out=out, license=license, data_root=data_root, download=download, size=size,
+        pair=parse_pairs(pair), trust_code=trust_code,
+    )  # fmt: skip
+    console = Console()
+    console.print(export_table(done.name, done.facts))
+    console.print(Text(f"model card: {done.path / 'README.md'}"), soft_wrap=True)

@@ -1,0 +1,56 @@
+"""`understudy probe`: a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+
+
+def probe(
+    target: str,
+    /,
+    *data: str,
+    teacher: tuple[str, ...] = (),
+    only_classes: tuple[str, ...] = (),
+    data_root: DataRoot = None,
+    download: Download = False,
+    size: Size = None,
+    trust_code: TrustCode = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Fit linear classifiers to the networks' frozen representations, on any data sets.
+
+    Parameters
+    ----------
+    target
+        A run folder or a weights file.
+    data
+        Data sets' names, folders, zips, CSVs or parquet files; their classes need not be the networks'.
+    teacher
+        Run folders or weights files to probe beside them.
+    only_classes
+        Classes of the data, by name or index, as in 3 8; default: all.
+    as_json
+        Print a JSON list with an object for each data set.
+    """
+    from understudy.reporting.probe import probe_table
+    from understudy.verbs.probe import probe as verb
+
+    found = verb(
+        target, *data, teacher=teacher, only_classes=only_classes, data_root=data_root, download=download, size=size,
+        trust_code=trust_code,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps([one.to_json() for one in found], indent=2))
+        return
+    console = Console()
+    console.print(probe_table(found))
+    for one in found:
+        for reason, count in one.skipped.items():
+            console.print(Text(f"{one.data}: {count:,} skipped: {reason}"), soft_wrap=True)

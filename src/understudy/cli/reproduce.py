@@ -1,0 +1,74 @@
+"""`understudy reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from understudy.cli.flags import DataRoot, Download, Size
+from understudy.cli.show import print_rows
+from understudy.errors import UnderstudyError, nearest
+
+
+def reproduce(
+    name: str | None = None,
+    /,
+    *,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    pair: tuple[str, ...] = (),
+    scale: float = 1.0,
+    data: str | None = None,
+    size: Size = None,
+    groups: str | None = None,
+    held_out: tuple[str, ...] = (),
+    probe: tuple[str, ...] = (),
+    run: Path | None = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Run a paper's experiment and show its numbers next to the paper's; without a name, list them.
+
+    Parameters
+    ----------
+    name
+        The experiment.
+    quick
+        A short version, with the same order of results.
+    pair
+        For experiments on pairs of networks: TEACHER:STUDENT, as in wrn_40_2:wrn_16_2.
+    scale
+        Fraction of the paper's epochs.
+    data
+        Another data set in place of the paper's.
+    groups
+        For experiments on groups of classes: a YAML file of known groups, as in dogs: [beagle, pug].
+    held_out
+        Classes that are probed only: their number, or their names.
+    probe
+        Data sets to probe the representations on, in place of the paper's.
+    run
+        The folder for its runs; default: runs/NAME.
+    """
+    from understudy.papers import EXPERIMENTS, Bench
+
+    if name is None:
+        heads = ("experiment", "shows", "minutes", "--quick")
+        rows = ((n, e.summary, _minutes(e.minutes), _minutes(e.quick_minutes)) for n, e in EXPERIMENTS.items())
+        print_rows(rows, heads)
+        return
+    if name not in EXPERIMENTS:
+        raise UnderstudyError(f"there is no experiment {name!r}{nearest(name, EXPERIMENTS)}")
+    if not 0 < scale <= 1:
+        raise UnderstudyError(f"--scale must be above 0 and at most 1, not {scale:g}")
+    folder = run or Path("runs") / name
+    bench = Bench(
+        folder, quick, data_root, download=download,
+        pairs=pair, scale=scale, data=data, size=size, groups=groups, held_out=held_out, probes=probe,
+    )  # fmt: skip
+    EXPERIMENTS[name].run(bench)
+
+
+def _minutes(minutes: float | None) -> str:
+    return "hours, GPU" if minutes is None else f"{minutes:g}"

@@ -1,0 +1,52 @@
+"""Results on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from understudy.evaluation.facts import Facts
+    from understudy.runs import Run, RunCollection
+
+
+def show(done: Run | RunCollection) -> int:
+    """Print the results of a verb, and where their page is; of torchrun's processes the first does.
+
+    Returns:
+        The exit code: 1 if a part of it failed.
+    """
+    from understudy.pipeline.device import first_process
+
+    if not first_process():
+        return 0
+    if not done.report.exists():
+        missing = f"not finished; continue with: understudy resume {done.path}"
+        reason = "no labeled test part, so nothing was scored" if done.finished else missing
+        Console().print(Text(f"{done.path}: {reason}"), soft_wrap=True)
+        return 0
+    facts = done.facts
+    show_facts(facts)
+    Console().print(Text(f"report: {done.report}"), soft_wrap=True)
+    return int(bool(getattr(facts, "failed", None)))
+
+
+def show_facts(facts: Facts) -> None:
+    """Print what the facts' page has for the terminal."""
+    from understudy.reporting import console
+
+    for part in console(facts):
+        Console().print(part, soft_wrap=isinstance(part, Text))
+
+
+def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:
+    """Print a table, plain where there is no terminal."""
+    table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    if table.row_count:
+        Console().print(table)

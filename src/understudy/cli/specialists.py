@@ -1,0 +1,5 @@
+"""`understudy specialists`."""
+
+from understudy.cli.training import training_command
+
+specialists = training_command("specialists")

@@ -1,0 +1,103 @@
+"""What the commands that train share: from flags and a YAML file to a configuration, its dry run, or its results."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from inspect import Parameter as Argument
+from inspect import Signature
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from understudy.cli.schema_flags import flags_of, positional_of
+from understudy.cli.show import print_rows, show
+from understudy.config.options import NESTED, Options, nest
+from understudy.config.verbs import VERBS
+from understudy.config.yaml import checked, read_yaml, to_yaml, updated
+from understudy.errors import UnderstudyError
+
+_TYPED = "the command line"
+_RUN = Parameter(group=Group("Run", sort_key=2))
+_PLACE = {
+    "config": (Path | None, None, "Options from a YAML file; flags override it."),
+    "run": (Path | None, None, "Folder of the results; default: runs/VERB-NAME-1, -2, ..."),
+    "overwrite": (bool, False, "Replace what the folder holds."),
+    "dry_run": (bool, False, "Print the resolved recipes, the sizes and the expected time; train nothing."),
+}
+
+
+def training_command(kind: str) -> Callable[..., int]:
+    """The command of a verb that trains: its flags are derived from its schema."""
+    schema = VERBS[kind]
+
+    def command(*data: str, **flags: Any) -> int:  # of the flags, those that were typed
+        place = {name: flags.pop(name, default) for name, (_, default, _) in _PLACE.items()}
+        values: dict[str, Any] = read_yaml(place["config"]) if place["config"] else {}
+        typed = nest(schema, flags | _positional(schema, data))
+        try:
+            config = checked(schema, updated(values, typed), str(place["config"] or _TYPED))
+        except UnderstudyError as error:
+            raise UnderstudyError(re.sub(rf"^{_TYPED}: (\w+)(?:\.(\w+))?[.\w]*: ", _flag, str(error))) from None
+        return carry_out(config, place, trust_code=_typed_code(config, typed))
+
+    place = [
+        Argument(name, Argument.KEYWORD_ONLY, default=default,
+                 annotation=Annotated[hint, _RUN, Parameter(help=text, negative=())])
+        for name, (hint, default, text) in _PLACE.items()
+    ]  # fmt: skip
+    arguments = [positional_of(schema), *flags_of(schema), *place]
+    command.__name__ = kind
+    command.__doc__ = None  # the help text is given where the command is registered
+    command.__signature__ = Signature(arguments, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {argument.name: argument.annotation for argument in arguments}
+    return command
+
+
+def _flag(match: re.Match[str]) -> str:
+    """The flag of an option that is at `optimizer.lr`, `optimizer.name` or `shots.0`."""
+    name = match[2] if match[1] in NESTED and match[2] != "name" else match[1]
+    return f"--{name.replace('_', '-')}: "
+
+
+def carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) -> int:
+    """Do what a configuration says, or print what that would be. Returns the exit code."""
+    from understudy.pipeline.run_data import Overrides
+    from understudy.verbs.common import Place
+    from understudy.verbs.registry import measured, planner, starter
+
+    kind = str(getattr(config, "kind", ""))
+    overrides = Overrides(trust_code=trust_code)
+    if not place["dry_run"]:
+        words = ("understudy", *sys.argv[1:])
+        return show(starter(kind)(config, overrides, Place(place["run"], place["overwrite"], words)))
+    plan = planner(kind)(config, overrides)
+    print("".join(f"# {note}\n" for note in plan.notes), end="")
+    for name, recipe in plan.recipes.items():
+        print(f"# {name}\n" if len(plan.recipes) > 1 else "", end="")
+        print(to_yaml(recipe))
+    for name, facts in measured(plan).items():
+        print_rows([(name, "")] if len(plan.recipes) > 1 else [])
+        print_rows(facts.items())
+    return 0
+
+
+def _positional(schema: type[Options], data: tuple[str, ...]) -> dict[str, Any]:
+    several = positional_of(schema).kind is Argument.VAR_POSITIONAL
+    return {"data": data if several else data[0]} if any(data) else {}
+
+
+def _typed_code(config: Options, typed: Mapping[str, Any]) -> bool:
+    """Whether code that the configuration names (pkg.mod:fn) was all typed: a file cannot have a function imported."""
+    from understudy.models import is_code
+
+    def code(values: Mapping[str, Any]) -> set[str]:
+        names = [values.get("model"), values.get("student")]
+        for key in ("teacher", "backbone"):
+            value = values.get(key) or ()
+            names += [value] if isinstance(value, str) else value
+        return {name for name in names if isinstance(name, str) and is_code(name)}
+
+    return bool(code(typed)) and code(config.model_dump()) <= code(typed)

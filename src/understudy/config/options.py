@@ -1,0 +1,309 @@
+"""The options that verbs share, in groups. A verb's schema inherits the groups that it takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from understudy.errors import UnderstudyError
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Options(BaseModel):
+    """A group of options: checked, frozen, every field with one line of help.
+
+    Attributes:
+        heading: the title of the fields that this class adds, in help.
+        derived: fields whose default follows from the data where they are unset.
+        fixed: inherited fields that the caller must not set.
+        required: fields that a verb cannot do without, each with an example for who leaves it out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    heading: ClassVar[str] = "Options"
+    derived: ClassVar[frozenset[str]] = frozenset()
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _check_fixed(self) -> Self:
+        for name in sorted(self.fixed & self.model_fields_set):
+            raise ValueError(f"{name} cannot be set here; leave it out")
+        return self
+
+
+class DataOptions(Options):
+    """Where the data is, and which of its classes to use."""
+
+    heading: ClassVar[str] = "Data"
+
+    data_root: str | None = None
+    """Folder of the named data sets; default: $UNDERSTUDY_DATA, else ./data."""
+    download: bool = False
+    """Download a named data set that is missing."""
+    size: Positive | None = None
+    """Image size in pixels; default: 224 where image sizes differ."""
+    only_classes: tuple[str, ...] = ()
+    """Train on these classes only."""
+    omit_classes: tuple[str, ...] = ()
+    """Train on all but these classes."""
+
+
+class SampleOptions(DataOptions):
+    """Which samples to train on."""
+
+    heading: ClassVar[str] = "Data"
+
+    pair: tuple[str, ...] = ()
+    """A second modality of the same samples, matched by name, as in depth=FOLDER or depth=TABLE."""
+    fraction: Fraction = 1.0
+    """Fraction of the training samples to use, stratified by class."""
+    subset: str | None = None
+    """Manifest (JSON) of the training samples to use, as written by few-shot transfers."""
+    with_validation: bool = False
+    """Train on the data set's own validation part too."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of the training part held out for validation."""
+
+    @field_validator("pair", mode="before")
+    @classmethod
+    def _paired(cls, value: object) -> object:
+        """A list of NAME=PLACE, or in Python a mapping."""
+        return tuple(f"{name}={place}" for name, place in value.items()) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Self:
+        parse_pairs(self.pair)
+        if self.only_classes and self.omit_classes:
+            raise ValueError("only_classes and omit_classes both choose classes; use one")
+        return self
+
+
+class MachineOptions(Options):
+    """Where to compute."""
+
+    heading: ClassVar[str] = "Machine"
+
+    precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
+    """Precision of the forward pass; auto: bf16 where the hardware and the network gain by it, else 32."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device type."""
+    devices: Positive = 1
+    """Number of devices; each batch is split over them."""
+    nodes: Positive = 1
+    """Number of machines, when launched by torchrun or SLURM."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Data loading processes; default: one per core, at most 8."""
+    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between checkpoints."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Experiment tracker, in addition to metrics.jsonl."""
+
+
+class OptimizerConfig(Options):
+    """Optimizer and learning rate schedule."""
+
+    heading: ClassVar[str] = "Optimizer"
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    """Optimizer: SGD with momentum, or AdamW."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of matrices and kernels; biases and norms are not decayed."""
+    decay_to: Literal["zero", "initial"] = "zero"
+    """Target of the weight decay: zero, or the initial weights (L2-SP)."""
+    schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
+    """Learning rate schedule after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Fraction of the steps over which the learning rate rises from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Warm-up in steps, the first of them at a learning rate of zero; overrides warmup."""
+    milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)
+    """Where the step schedule decays, as fractions of all steps."""
+    milestone_steps: tuple[Positive, ...] = ()
+    """Where the step schedule decays, in steps; overrides milestones."""
+    gamma: Fraction = 0.1
+    """Factor of the learning rate at each milestone."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Maximum gradient norm."""
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+    """Maximum norm of the incoming weights of each hidden unit."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which becomes the result."""
+
+
+class AugmentationConfig(Options):
+    """Data augmentation. Where unset: what suits the data."""
+
+    heading: ClassVar[str] = "Augmentation"
+    derived: ClassVar[frozenset[str]] = frozenset({"translate", "flip", "crop_scale"})
+
+    translate: Annotated[int, Field(ge=0)] | None = None
+    """Maximum shift in pixels, zero-padded."""
+    flip: bool | None = None
+    """Random horizontal flip; default: color images only."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Maximum rotation in degrees."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Maximum relative stretch of each axis."""
+    elastic: Annotated[float, Field(ge=0)] = 0.0
+    """Root mean square of a smooth random displacement, in pixels (Simard et al. 2003)."""
+    crop_scale: Fraction | None = None
+    """Minimum area fraction of a random resized crop; 1 disables it."""
+    resize: Positive | None = None
+    """Resize to a square of this many pixels before the crop of crop_size."""
+    crop_size: Positive | None = None
+    """Random crop of this many pixels; test images are resized to it."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of added noise: in units of a vector's values, as a fraction of the range of pixels."""
+
+
+class TrainingOptions(SampleOptions, MachineOptions):
+    """What every training takes."""
+
+    heading: ClassVar[str] = "Training"
+
+    epochs: Positive = 30
+    """Passes over the training samples."""
+    steps: Positive | None = None
+    """Number of updates, all of full batches; overrides epochs."""
+    batch_size: Positive = 128
+    """Samples per update, over all devices."""
+    micro_batch: Positive | None = None
+    """Samples per forward pass; gradients are accumulated to a batch exactly."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of MixUp; 0 disables it."""
+    input_size: Positive | None = None
+    """Input size of the trained network in pixels; default: the size of the samples."""
+    seed: int = 0
+    """Seed for shuffling, augmentation and initialization."""
+    seeds: Positive = 1
+    """Number of initializations, trained side by side on the same batches."""
+    patience: Positive | None = None
+    """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
+    class_bias: tuple[str, ...] = ()
+    """Add to the logit of a class after training, as in 3=+3.5."""
+    class_priors: tuple[str, ...] = ()
+    """Fit class biases after training until the mean prediction matches these priors: uniform, or 3=0.1 ..."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _check_training(self) -> Self:
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience needs a validation part; set validation to 0.1, say")
+        if self.class_bias and self.class_priors:
+            raise ValueError("class_bias and class_priors both set the class biases; choose one")
+        augmentation = self.augmentation
+        if augmentation.resize is not None and augmentation.resize < (augmentation.crop_size or self._least_crop):
+            raise ValueError(f"resize={augmentation.resize} needs a crop_size of at most {augmentation.resize}")
+        if augmentation.crop_size is not None and augmentation.crop_scale is not None:
+            raise ValueError("crop_scale and crop_size both crop; choose one")
+        for text in (*self.class_bias, *(p for p in self.class_priors if p != "uniform")):
+            parse_assignment(text)
+        return self
+
+    @property
+    def _least_crop(self) -> float:
+        """What a resize without a crop size is checked against: it needs one."""
+        return float("inf")
+
+
+class ClassifierOptions(TrainingOptions):
+    """What training on labels takes."""
+
+    heading: ClassVar[str] = "Model"
+
+    modality: str = ""
+    """Input of the model: rgb, gray, luminance, chrominance, or a pair's name; default: the samples as they are."""
+    freeze: bool = False
+    """Train the classifier head only."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Softmax cross-entropy, or binary cross-entropy with one sigmoid per class."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing."""
+    zero_head: bool = False
+    """Initialize the classifier head to zero."""
+    calibrate: bool = False
+    """Temperature scaling after training, on the validation part if there is one, else on the training part."""
+    test_size: Positive | None = None
+    """Input size of the trained model in pixels; default: that of training."""
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if self.loss == "sigmoid" and self.label_smoothing:
+            raise ValueError("label_smoothing needs the softmax loss")
+        if self.loss == "sigmoid" and self.calibrate:
+            raise ValueError("calibrate needs the softmax loss")
+        return self
+
+
+NESTED: dict[str, type[Options]] = {"optimizer": OptimizerConfig, "augmentation": AugmentationConfig}
+"""The groups that are one level deeper in YAML, and flat in Python and on the command line."""
+
+
+def flat_fields(schema: type[Options]) -> dict[str, tuple[str] | tuple[str, str]]:
+    """Each option of a schema by its flat name, with its path in the schema.
+
+    >>> from understudy.config.recipe import TrainRecipe
+    >>> flat_fields(TrainRecipe)["lr"], flat_fields(TrainRecipe)["optimizer"]
+    (('optimizer', 'lr'), ('optimizer', 'name'))
+    """
+    found: dict[str, tuple[str] | tuple[str, str]] = {}
+    for name in schema.model_fields:
+        if name in schema.fixed or name == "kind":
+            continue
+        if name in NESTED:
+            for inner in NESTED[name].model_fields:
+                found.setdefault(name if inner == "name" else inner, (name, inner))
+        else:
+            found[name] = (name,)
+    return found
+
+
+def nest(schema: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat values as the schema nests them; values that are nested already, and unknown names, stay as they are."""
+    paths = flat_fields(schema)
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        path = paths.get(name, (name,))
+        if len(path) == 1 or isinstance(value, (Mapping, BaseModel)):
+            nested[name] = value
+        else:
+            nested.setdefault(path[0], {})[path[1]] = value
+    return nested
+
+
+def parse_assignment(text: str) -> tuple[str, float]:
+    """`"3=+3.5"` -> ("3", 3.5).
+
+    >>> parse_assignment("3=+3.5")
+    ('3', 3.5)
+    """
+    name, equals, value = text.rpartition("=")
+    try:
+        if not (equals and name):
+            raise ValueError
+        return name, float(value)
+    except ValueError:
+        raise UnderstudyError(f"cannot parse {text!r}: write CLASS=NUMBER, as in 3=+3.5") from None
+
+
+def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`["depth=maps/"]` -> {"depth": "maps/"}.
+
+    >>> parse_pairs(["depth=maps/"])
+    {'depth': 'maps/'}
+    """
+    for text in texts:
+        if not re.fullmatch(r"\w+=.+", text):
+            raise UnderstudyError(f"cannot parse pair {text!r}: write NAME=FOLDER, as in depth=maps/")
+    return {name: place for name, _, place in (text.partition("=") for text in texts)}

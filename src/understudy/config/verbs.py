@@ -1,0 +1,219 @@
+"""What the verbs that make recipes take: a rule resolves their options on the data into the recipes of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from understudy.config.hyperrule import Variant
+from understudy.config.options import ClassifierOptions, DataOptions, MachineOptions, Options, Positive
+from understudy.config.recipe import RECIPES, SpecialistRecipe
+from understudy.config.upstream import Scale
+from understudy.errors import UnderstudyError
+
+
+class TransferOptions(ClassifierOptions):
+    """What differs from BiT-HyperRule; options that are left out are the rule's."""
+
+    heading: ClassVar[str] = "BiT-HyperRule"
+    derived: ClassVar[frozenset[str]] = frozenset({"mixup", "optimizer", "augmentation", "zero_head"})
+    fixed: ClassVar[frozenset[str]] = frozenset({"epochs", "zero_head"})
+    required: ClassVar[Mapping[str, str]] = {
+        "data": "write understudy transfer photos/ --backbone timm:resnet50, say",
+        "backbone": "write --backbone timm:resnetv2_50x1_bit.goog_in21k, say, or a run folder",
+    }
+
+    backbone: str = ""
+    """Pre-trained model: timm: or torchvision:, which come with their weights, a run folder or a weights file."""
+    from_scratch: bool = False
+    """Accept a model without pre-trained weights."""
+    variant: Variant = "code"
+    """The rule as in the released code, or as in the paper."""
+    batch_size: Positive = 512
+    """Images per update; the learning rate scales with it."""
+    steps: Positive | None = None
+    """Number of updates; the rule's schedule is scaled to it."""
+    crop_size: Positive | None = None
+    """Input size in pixels; default: the rule's."""
+    random_crop: bool = True
+    """Random crops; without, images are resized to the input size."""
+    shots: tuple[Positive, ...] = ()
+    """Few-shot transfers: training images per class, as in 1,5,10."""
+    draws: Positive = 5
+    """Few-shot transfers: number of random draws of each size."""
+
+    @field_validator("shots", mode="after")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("shots", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """`"1,5,10"`, one number, or a list of either."""
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word)
+
+    @model_validator(mode="after")
+    def _check_shots(self) -> Self:
+        if self.shots and (self.validation or self.subset or self.fraction < 1):
+            raise ValueError("shots choose the training samples; leave out validation, subset and fraction")
+        return self
+
+    @property
+    def _least_crop(self) -> float:
+        return self.crop_size or 0
+
+
+class TransferConfig(TransferOptions):
+    """A pre-trained backbone fine-tuned by BiT-HyperRule."""
+
+    kind: str = "transfer"
+    data: str = ""
+    """Training data: a name, a folder, a zip, a CSV, a parquet file or tar shards."""
+
+
+class SuiteConfig(TransferOptions):
+    """One backbone transferred to many tasks."""
+
+    heading: ClassVar[str] = "Suite"
+    fixed: ClassVar[frozenset[str]] = TransferOptions.fixed | {"subset", "fraction"}
+    required: ClassVar[Mapping[str, str]] = {
+        **TransferOptions.required,
+        "data": "write understudy suite digits photos/ --backbone timm:resnet50, say",
+    }
+
+    kind: str = "suite"
+    data: tuple[str, ...] = ()
+    """The tasks: named data sets, folders of class folders, zips, CSVs or parquet files."""
+    vtab: bool = False
+    """Train on VTAB-1k's 1,000 examples of each task, 800 + 200."""
+
+    @model_validator(mode="after")
+    def _check_suite(self) -> Self:
+        if self.vtab and self.shots:
+            raise ValueError("vtab and shots both choose the training samples; choose one")
+        return self
+
+
+class PretrainConfig(ClassifierOptions):
+    """A backbone pre-trained as Big Transfer's are."""
+
+    heading: ClassVar[str] = "Scale"
+    derived: ClassVar[frozenset[str]] = frozenset({"loss", "epochs", "optimizer", "augmentation"})
+    required: ClassVar[Mapping[str, str]] = {"data": "write understudy pretrain photos/ --model bit:R50x1, say"}
+
+    kind: str = "pretrain"
+    data: str = ""
+    """Training data: a name, a folder, a zip, a CSV, a parquet file or tar shards."""
+    model: str = "bit:R50x1"
+    """Model to train, as in bit:R50x1 or 'bit:R26x1?norm=bn'; or a run folder or weights file to start from."""
+    scale: Scale = "S"
+    """S: 90 epochs, softmax. M: 90 epochs, sigmoids. L: 40 epochs, sigmoids."""
+    batch_size: Positive = 4096
+    """Images per update; the learning rate scales with it, 0.03 at 256."""
+    size: Positive | None = 224
+    """Image and input size in pixels."""
+
+
+class CompressConfig(DataOptions, MachineOptions):
+    """A backbone transferred to the data, distilled into a student, and exported."""
+
+    heading: ClassVar[str] = "Compression"
+    required: ClassVar[Mapping[str, str]] = {
+        "data": "write understudy compress photos/ --backbone ... --student ..., say",
+        "backbone": "write --backbone timm:resnetv2_50x1_bit.goog_in21k, say, or a run folder",
+        "student": "write --student timm:mobilenetv3_small_100, say, or cnn:16-32-64",
+    }
+
+    kind: str = "compress"
+    data: str = ""
+    """Training data: a name, a folder, a zip, a CSV, a parquet file or tar shards."""
+    backbone: tuple[str, ...] = ()
+    """Pre-trained model: timm: or torchvision:, a run folder or a weights file; several make an ensemble."""
+    student: str = ""
+    """Small model to train, as in timm:mobilenetv3_small_100 or cnn:16-32-64."""
+    transfer_set: str | None = None
+    """Images to distill on in addition to the training data; labels are not needed."""
+    format: tuple[str, ...] = ("onnx", "int8")
+    """Files to export: onnx, int8, torch."""
+    from_scratch: bool = False
+    """Accept a backbone without pre-trained weights."""
+    budget: str | float | None = None
+    """Time for all stages, as in 30m or 1h30m; the numbers of steps are chosen by measured speed."""
+    steps: Positive | None = None
+    """Updates of the student; default: 200 passes over the images."""
+    teacher_steps: Positive | None = None
+    """Updates of the teacher; default: the rule's."""
+    crop_size: Positive | None = None
+    """Input size of the teacher in pixels; default: the rule's."""
+    student_size: Positive | None = None
+    """Input size of the student in pixels; default: that of the images, at most 224."""
+    micro_batch: Positive | None = None
+    """Images per forward pass of the teacher; default: as many as are likely to fit."""
+    seed: int = 0
+    """Seed for shuffling, augmentation and initialization."""
+
+    @field_validator("backbone", "format", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if self.budget is not None and (self.steps or self.teacher_steps):
+            raise ValueError("a budget chooses the steps; leave it out, or steps and teacher_steps")
+        return self
+
+
+class SpecialistsConfig(SpecialistRecipe):
+    """Classes grouped by what a generalist confuses, and a specialist for each group."""
+
+    heading: ClassVar[str] = "Panel"
+    required: ClassVar[Mapping[str, str]] = {
+        "data": "write understudy specialists photos/ --generalist runs/generalist, say",
+        "generalist": "write --generalist runs/generalist, say; understudy train makes one",
+    }
+    fixed: ClassVar[frozenset[str]] = frozenset(
+        ("model", "group", "seeds", "class_bias", "class_priors", "only_classes", "omit_classes", "freeze",
+         "zero_head", "calibrate")
+    )  # fmt: skip
+
+    kind: str = "specialists"
+    generalist: str = ""
+    """The network that knows all classes: a run folder of one network, or a weights file."""
+    clusters: Positive = 5
+    """Number of groups."""
+    group_size: Positive | None = None
+    """Classes per group, the nearest to its center, so that groups may overlap; default: the clusters as they are."""
+    columns: Literal["correlation", "covariance"] = "correlation"
+    """What is clustered: columns of the predictions' correlation, or, as in the paper, of their covariance."""
+    top_n: Positive = 1
+    """How many of the generalist's most probable classes activate specialists."""
+    only: Annotated[int, Field(ge=0)] | None = None
+    """Train this specialist only, counted from 0."""
+    parallel: Positive = 1
+    """How many specialists to train at a time."""
+    student: tuple[str, ...] = ()
+    """Run folders or weights files of networks distilled from the panel, to show on its page."""
+
+
+VERBS: dict[str, type[Options]] = {
+    **{kind: RECIPES[kind] for kind in ("train", "distill", "compare", "speech-train", "speech-distill")},
+    "transfer": TransferConfig,
+    "suite": SuiteConfig,
+    "pretrain": PretrainConfig,
+    "compress": CompressConfig,
+    "specialists": SpecialistsConfig,
+}
+"""What each verb that trains takes, by the `kind` that its YAML has."""
+
+
+def parse_config(values: dict[str, Any], where: str = "the recipe") -> type[Options]:
+    """The schema that plain values name by their `kind`."""
+    kind = values.get("kind")
+    if kind not in VERBS:
+        raise UnderstudyError(f"{where} needs a kind: one of {', '.join(VERBS)}")
+    return VERBS[kind]

@@ -1,0 +1,38 @@
+"""The results of an evaluation as typed, immutable values, from which alone `reporting` makes its pages and tables."""
+
+from understudy.evaluation.facts.base import Facts, Matrix
+from understudy.evaluation.facts.compression import (
+    CompressionFacts,
+    ExportFacts,
+    FileFacts,
+    OriginalFacts,
+    ScalingForecast,
+)
+from understudy.evaluation.facts.panel import Coverage, PanelFacts
+from understudy.evaluation.facts.run import (
+    ClassPair,
+    Confusions,
+    CorrelationMap,
+    Curve,
+    Data,
+    Metric,
+    Picture,
+    Role,
+    Row,
+    RunFacts,
+    Seed,
+)
+from understudy.evaluation.facts.speech import Example, SpeechFacts, SpeechRow
+from understudy.evaluation.facts.transfer import FewShotFacts, ShotResult, SuiteFacts, TaskResult
+
+# by the verb that makes a collection of runs
+COLLECTION_FACTS: dict[str, type[Facts]] = {
+    "transfer": FewShotFacts, "suite": SuiteFacts, "compress": CompressionFacts, "specialists": PanelFacts
+}  # fmt: skip
+
+__all__ = [
+    "COLLECTION_FACTS", "ClassPair", "CompressionFacts", "Confusions", "CorrelationMap", "Coverage", "Curve", "Data",
+    "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts", "Matrix", "Metric", "OriginalFacts", "PanelFacts",
+    "Picture", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow",
+    "SuiteFacts", "TaskResult",
+]  # fmt: skip

@@ -1,0 +1,175 @@
+"""The model card of an export: Markdown with Hugging Face metadata; and the same numbers for `export.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from understudy.evaluation.facts import Row, RunFacts
+from understudy.exporters.build import ExportedFile
+from understudy.exporters.interface import Interface
+from understudy.reporting.summary import ROLE_NAMES
+from understudy.reporting.wording import MISSING, compact, moment
+
+_MAX_CLASSES = 50  # number of class names listed
+
+
+@dataclass(frozen=True)
+class ModelCardInfo:
+    """What a model card says besides the measurements of the files."""
+
+    name: str  # e.g. "demo-distilled-0"
+    model: str  # its spec, e.g. "timm:resnet18"
+    data: str  # name of the dataset
+    hub: str | None  # name of the dataset on the Hugging Face Hub, or of a named set; None for local files
+    examples: int  # number of test samples
+    calibrated_on: int  # number of samples int8 was calibrated on; 0 without int8
+    facts: RunFacts | None  # results of the run, if the model is from a run
+    license: str | None  # Hugging Face license identifier; None to leave it out
+    distilled: bool = False  # whether a teacher trained it
+
+
+def model_card(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedFile], script: str | None) -> str:
+    """The README.md of a folder of exported files; `script` is the name of its predict.py, if any."""
+    parts = [_header(info, interface, files), f"# {info.name}", _summary(info), "## Files", _files(info, files)]
+    if script is not None:
+        parts += ["## Usage", _usage(interface, script)]
+    parts += ["## Inputs and outputs", _inputs_and_outputs(interface)]
+    if info.facts is not None and info.facts.rows:
+        parts += ["## Evaluation", _evaluation(info.facts)]
+    parts += ["## Limitations", _limitations(info)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedFile]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    audio = interface.contract.modality == "audio"
+    task = f"{'image' if interface.image_mode else 'audio' if audio else 'tabular'}-classification"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=info.hub or info.data,
+            dataset_name=info.data,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"accuracy of {file.file.name}",
+            metric_value=round(file.accuracy, 6),
+        )
+        for file in files
+        if file.accuracy is not None
+    ]
+    data = ModelCardData(
+        license=info.license,
+        library_name="onnx" if any(file.format != "torch" for file in files) else "pytorch",
+        pipeline_tag=task,
+        tags=[*(file.format for file in files), "understudy", *(["knowledge-distillation"] if info.distilled else [])],
+        datasets=[info.hub] if info.hub else None,
+        metrics=["accuracy"] if results else None,
+        model_name=info.name if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _summary(info: ModelCardInfo) -> str:
+    how = "distilled from a teacher" if info.distilled else "trained"
+    return (
+        f"`{info.model}`, {how} on {_escape(info.data)} with Understudy. Each file was loaded back and verified "
+        f"against the network it was exported from on all {info.examples:,} test samples."
+    )
+
+
+def _files(info: ModelCardInfo, files: Sequence[ExportedFile]) -> str:
+    rows = [("PyTorch", files[0].original, MISSING, MISSING)]
+    rows += [(f"`{file.file.name}`", file, f"{file.agreement:.2%}", f"{file.worst_difference:.2g}") for file in files]
+    lines = ["| | size | median latency | p90 | accuracy | agreement | worst logit difference |", "|---|" + "---:|" * 6]
+    for name, row, agreement, difference in rows:
+        accuracy = MISSING if row.accuracy is None else f"{row.accuracy:.2%}"
+        lines.append(
+            f"| {name} | {compact(row.bytes, 'B')} | {moment(row.latency_ms)} | {moment(row.latency_p90_ms)} "
+            f"| {accuracy} | {agreement} | {difference} |"
+        )
+    note = "Latency is for one sample on one thread, from one interleaved benchmark; PyTorch runs the folded network."
+    if info.calibrated_on:
+        note += f" int8 was calibrated on {info.calibrated_on:,} training samples."
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _usage(interface: Interface, script: str) -> str:
+    example = "photo.jpg" if interface.image_mode else "samples.npy"
+    packages = "onnxruntime numpy pillow" if interface.image_mode else "onnxruntime numpy"
+    return f"```console\npip install {packages}\npython {script} {example}\n```"
+
+
+def _inputs_and_outputs(interface: Interface) -> str:
+    contract = interface.contract
+    dtype = interface.input_spec["dtype"]
+    shape = ", ".join(map(str, interface.shape))
+    if interface.preprocessing == "embedded":
+        scale = " pixels" if dtype == "uint8" else " in [0, 1]" if interface.image_mode else ""
+        details = f"{scale}. The file resizes and normalizes."
+    else:
+        details = f", normalized with mean {_numbers(contract.mean)} and standard deviation {_numbers(contract.std)}"
+        details += " of values in [0, 1]." if interface.image_mode else "."
+    names = ", ".join(map(_escape, contract.classes[:_MAX_CLASSES]))
+    more = len(contract.classes) - _MAX_CLASSES
+    return "\n".join(
+        [
+            f"- `input`: {dtype} (N, {shape}), any N{details}",
+            f"- `logits`: float32 (N, {len(contract.classes)}); apply softmax to get probabilities.",
+            f"- Classes, in order: {names}{f', and {more:,} more' if more > 0 else ''}.",
+            "- The metadata of the file holds the class names, mean, standard deviation and input size as JSON.",
+        ]
+    )
+
+
+def _escape(name: str) -> str:
+    """Escape a name for Markdown."""
+    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(name.split()))
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _evaluation(facts: RunFacts) -> str:
+    lines = ["| | model | test accuracy | parameters |", "|---|---|---:|---:|"]
+    for row in facts.of("teacher", "alone", "distilled", "model"):
+        count = MISSING if row.parameters is None else compact(row.parameters)
+        suffix = "" if row.name in (row.role, "student alone") else f", {row.name}"
+        lines.append(f"| {ROLE_NAMES[row.role]}{suffix} | `{row.model}` | {_accuracy(row)} | {count} |")
+    return "\n".join(lines)
+
+
+def _accuracy(row: Row) -> str:
+    mean, sd = row.mean("accuracy"), row.sd("accuracy")
+    assert mean is not None
+    spread = "" if sd is None else f" ± {100 * sd:.2f} over {len(row.seeds)} seeds"
+    return f"{100 * mean:.2f}%{spread}"
+
+
+def _limitations(info: ModelCardInfo) -> str:
+    return (
+        f"It predicts only the classes above and was evaluated only on the test split of {_escape(info.data)}; expect "
+        "lower accuracy on other data. Its probabilities are not calibrated for your data."
+    )
+
+
+def export_summary(
+    info: ModelCardInfo, interface: Interface, files: Sequence[ExportedFile], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The contents of `export.json`: the numbers of the model card."""
+    return {
+        "name": info.name,
+        "model": info.model,
+        "data": {"name": info.data, "split": "test", "examples": info.examples},
+        "preprocessing": interface.preprocessing,
+        "input": interface.input_spec,
+        "classes": list(interface.contract.classes),
+        "original": asdict(files[0].original),
+        "files": [file.to_json() for file in files],
+        **options,
+    }

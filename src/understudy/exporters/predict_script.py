@@ -1,0 +1,83 @@
+"""The standalone `predict.py` that goes with an exported file."""
+
+from __future__ import annotations
+
+from understudy.exporters.interface import Interface
+
+_HEAD = '''"""{purpose}. Requires onnxruntime, numpy{more}."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+{imports}
+session = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"))
+metadata = {{key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}}
+'''
+
+_IMAGE = """for path in sys.argv[1:]:
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = Image.fromarray(np.uint8(np.round(np.clip(image, 0, 65535) / 257))) if image.mode[0] == "I" else image
+    image = image.convert("{mode}")
+{box}    image = image.resize(({width}, {height}), Image.Resampling.BICUBIC, box, 3.0)
+    x = {array}
+    logits = session.run(None, {{"input": x}})[0][0].astype(float)
+    probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    print(path, metadata["classes"][probs.argmax()], f"{{probs.max():.4f}}", sep="\\t")
+"""
+
+_CENTER_CROP = """    margin = np.subtract(image.size, min(image.size)) / 2
+    box = (*margin, *(margin + min(image.size)))  # the central square
+"""
+_FULL_IMAGE = """    box = (0, 0, image.width, image.height)
+"""
+
+_ARRAY = """samples = np.load(sys.argv[1], allow_pickle=False).astype(np.{dtype})  # (N, {shape})
+{scale}for row, logits in enumerate(session.run(None, {{"input": samples}})[0].astype(float)):
+    probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    print(row, metadata["classes"][probs.argmax()], f"{{probs.max():.4f}}", sep="\\t")
+"""
+
+
+def predict_script(interface: Interface, file: str) -> str:
+    """A program that classifies images, or the rows of an .npy array, with the exported `file`.
+
+    It crops and resizes images the way `understudy predict` does.
+    """
+    external, uint8 = interface.preprocessing == "external", interface.layout == "NHWC"
+    if interface.image_mode is None:
+        head = _HEAD.format(
+            purpose="Classify the rows of an array: python predict.py samples.npy", more="", imports="", file=file
+        )
+        return head + _ARRAY.format(
+            dtype="uint8" if uint8 else "float32",
+            shape=", ".join(map(str, interface.shape)),
+            scale=f"samples = {_normalized('samples', interface)}\n" if external else "",
+        )
+    height, width = interface.image_size
+    head = _HEAD.format(
+        purpose="Classify images: python predict.py IMAGE [IMAGE ...]",
+        more=" and Pillow",
+        imports="from PIL import Image, ImageOps\n",
+        file=file,
+    )
+    pixels = f"np.asarray(image).reshape({height}, {width}, {1 if interface.image_mode == 'L' else 3})"
+    array = f"{pixels}[None]" if uint8 else f"{pixels}.transpose(2, 0, 1)[None] / np.float32(255)"
+    return head + _IMAGE.format(
+        mode=interface.image_mode,
+        box=_FULL_IMAGE if interface.contract.crop_mode == "squash" else _CENTER_CROP,
+        height=height,
+        width=width,
+        array=_normalized(array, interface) if external else array,
+    )
+
+
+def _normalized(x: str, interface: Interface) -> str:
+    """Code that normalizes a batch with one value per channel."""
+    shape = "(-1, 1, 1)" if interface.layout == "NCHW" else "-1"
+    mean, std = (f'np.reshape(metadata["{key}"], {shape})' for key in ("mean", "std"))
+    return f"(({x} - {mean}) / {std}).astype(np.float32)"

@@ -1,0 +1,56 @@
+"""Plain networks: fully connected, and a small convolutional one for images of 16 to 64 pixels."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from understudy.models.dropout import CounterDropout
+
+
+def mlp(
+    hidden: list[int],
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    batchnorm: bool = False,
+) -> nn.Sequential:
+    """ReLU layers on flattened inputs, (B, *shape) -> (B, classes); BatchNorm, if any, comes before each ReLU."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    if input_dropout:
+        layers.append(CounterDropout(input_dropout))
+    width = math.prod(shape)
+    for units in hidden:
+        layers.append(nn.Linear(width, units))
+        if batchnorm:
+            layers.append(nn.BatchNorm1d(units))
+        layers.append(nn.ReLU(inplace=True))
+        if dropout:
+            layers.append(CounterDropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def cnn(
+    widths: list[int], shape: tuple[int, ...], classes: int, *, depth: int = 2, dropout: float = 0.0
+) -> nn.Sequential:
+    """Stages of `depth` 3x3 Conv-BatchNorm-ReLU layers, (B, C, H, W) -> (B, classes).
+
+    Max pooling in between, global average pooling and dropout of the pooled features at the end.
+    """
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for stage, width in enumerate(widths):
+        if stage:
+            layers.append(nn.MaxPool2d(2))
+        for _ in range(depth):
+            conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if dropout:
+        layers.append(CounterDropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(channels, classes))

@@ -1,0 +1,86 @@
+"""Memory banks: initial rows, momentum updates and collectives that keep them equal on all ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def initial_rows(
+    count: int, dim: int, seed: int, dtype: torch.dtype, file: Path | None = None, kept: slice = slice(None)
+) -> Tensor:
+    """(count, dim) random unit vectors, the same on every rank, or only the rows `kept` of them.
+
+    They are in memory, or mapped from a new `file`.
+    """
+    low, high, _ = kept.indices(count)
+    # uniform as in the released code, where the rows' mean square norm is 1; here each row's norm is
+    generator = torch.Generator().manual_seed(seed)
+    if file is None:
+        rows = torch.empty(high - low, dim, dtype=dtype)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = torch.from_file(str(file), shared=True, size=(high - low) * dim, dtype=dtype).view(-1, dim)
+    for start in range(0, count, 2**16):
+        end = min(start + 2**16, count)
+        chunk = F.normalize(torch.rand(end - start, dim, generator=generator) * 2 - 1, dim=1)
+        first, last = max(start, low), min(end, high)
+        if first < last:
+            rows[first - low : last - low] = chunk[first - start : last - start]
+    return rows
+
+
+@torch.no_grad()
+def momentum_update(bank: Tensor, rows: Tensor, values: Tensor, momentum: float) -> None:
+    """`bank[r] <- normalize(momentum * bank[r] + (1 - momentum) * values)` of (M, D), at distinct rows (B,), in place.
+
+    >>> bank = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> momentum_update(bank, torch.tensor([1]), torch.tensor([[0.0, 1.0]]), momentum=0.5)
+    >>> bank[1]
+    tensor([0.7071, 0.7071])
+    """
+    rows, values = rows.to(bank.device), values.to(bank.device)
+    old = bank.index_select(0, rows).to(values.dtype)
+    bank.index_copy_(0, rows, F.normalize(torch.lerp(values, old, momentum), dim=1).to(bank.dtype))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def all_gather(*values: Tensor) -> tuple[Tensor, ...]:
+    """Concatenate each tensor's rows over all ranks, in rank order; batch sizes may differ between ranks."""
+    if world_size() == 1:
+        return values
+    count = torch.tensor([len(values[0])], device=values[0].device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    sizes = [int(n) for n in counts]
+    gathered = []
+    for x in values:
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        gathered.append(torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]))
+    return tuple(gathered)
+
+
+def first_occurrences(ids: Tensor) -> Tensor:
+    """Indices of the first occurrence of each id: samplers that pad give a sample to several ranks.
+
+    >>> first_occurrences(torch.tensor([7, 3, 7, 5, 3]))
+    tensor([0, 1, 3])
+    """
+    in_order, index = ids.sort(stable=True)
+    first = torch.ones_like(in_order, dtype=torch.bool)
+    first[1:] = in_order[1:] != in_order[:-1]
+    return index[first].sort().values

@@ -1,0 +1,1 @@
+"""From a recipe to a finished run: one class for each kind of recipe."""

@@ -1,0 +1,79 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from lightning_fabric import Fabric
+
+from understudy.config.options import MachineOptions
+from understudy.errors import UnderstudyError
+from understudy.models import Network, is_depthwise
+
+_AUTO = MachineOptions()
+
+
+def supports_bf16(accelerator: str) -> bool:
+    """Whether the processor has units for bf16 matrix products; without them autocast is slower than float32."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    units = torch.cpu.get_capabilities()
+    return accelerator == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+def slower_in_bf16(options: MachineOptions, network: Network) -> bool:
+    """Whether automatic precision means float32 for this network: depthwise convolutions are slow in bf16 on CPUs.
+
+    `benchmarks/precision.py` measures it.
+    """
+    return options.precision == "auto" and accelerator_of(options) == "cpu" and is_depthwise(network.module)
+
+
+def accelerator_of(options: MachineOptions = _AUTO) -> str:
+    """The device type: a GPU if there is one, unless the options say otherwise."""
+    if options.accelerator != "auto":
+        return options.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(options: MachineOptions = _AUTO) -> torch.device:
+    """The device of `accelerator_of`; each of several processes has its own."""
+    return torch.device(accelerator_of(options))
+
+
+def workers_of(options: MachineOptions) -> int:
+    """The number of data loading processes."""
+    return min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
+
+
+def make_fabric(options: MachineOptions) -> Fabric:
+    """Fabric for the options; several devices start processes of their own unless torchrun or SLURM did."""
+    accelerator = accelerator_of(options)
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if supports_bf16(accelerator) else "32"
+    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if available.get(accelerator, options.devices) < options.devices:
+        raise UnderstudyError(
+            f"{options.devices} {accelerator} devices were requested and {available[accelerator]} are available; "
+            "pass fewer --devices, or --accelerator cpu"
+        )
+    if precision == "fp16" and accelerator == "cpu":
+        raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
+    several = options.devices * options.nodes > 1
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would repeat what the recipe says
+    return Fabric(
+        accelerator=accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=("ddp" if launched else "ddp_spawn") if several else "auto",
+        precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],  # type: ignore[arg-type]
+    )
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes and prints, of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,0 +1,127 @@
+"""`distill`: a student trained on its teachers' soft targets, with the same student trained alone as the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+
+from understudy.config.options import parse_pairs
+from understudy.config.recipe import DistillRecipe
+from understudy.data import Source, merged_unlabeled
+from understudy.data.modalities import check_modality
+from understudy.errors import UnderstudyError
+from understudy.models import InputContract, Network, build
+from understudy.objectives import BuildContext
+from understudy.panels.panel import SpecialistPanel
+from understudy.pipeline.base import AnyTeacher, Pipeline, for_crops
+from understudy.pipeline.device import slower_in_bf16
+from understudy.pipeline.loss import Term, methods_of
+from understudy.pipeline.modality import can_read, set_modality
+from understudy.pipeline.run_data import in_subset, open_parts
+from understudy.pipeline.weights import files_of, load_teacher, weights_of
+from understudy.teachers import Ensemble, Teacher, check_classes
+
+D = TypeVar("D", bound=DistillRecipe)
+
+
+class Distill(Pipeline[D]):
+    """Trains `student` by each method of the recipe, on the same batches and one pass of the teachers."""
+
+    def check(self) -> None:
+        recipe, overrides = self.recipe, self.overrides
+        if not recipe.data and overrides.data is None:
+            raise UnderstudyError(f"no data; write understudy {recipe.kind} DATA, as in digits or photos/")
+        if not recipe.teacher and not overrides.teachers:
+            raise UnderstudyError("no teacher; pass --teacher with a run folder or a weights file")
+        if not recipe.student and overrides.model is None:
+            raise UnderstudyError("no student; pass --student, as in --student mlp:300x2")
+        methods_of(recipe)  # unknown names and options
+
+    @property
+    def _transfer_set(self) -> object | None:
+        given = self.overrides.transfer_set
+        return self.recipe.transfer_set if given is None else given
+
+    def open_data(self) -> tuple[Source, Source | None]:
+        if not self._transfer_set:
+            return super().open_data()
+        data = self.recipe.data if self.overrides.data is None else self.overrides.data
+        train, test = open_parts(self.recipe, data, {}, self.test_size)  # pairs are of the transfer set
+        return in_subset(self.recipe, train), test
+
+    def transfer_set(self, train: Source, labeled: Source) -> Source:
+        if not self._transfer_set:
+            return train
+        transfer, _ = open_parts(self.recipe, self._transfer_set, parse_pairs(self.recipe.pair), self.test_size)
+        if self.recipe.transfer_beside:
+            return merged_unlabeled(train, transfer)
+        return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
+
+    @cached_property
+    def teachers(self) -> dict[str, Network]:
+        recipe, data = self.recipe, self.data
+        networks: dict[str, Network] = {}
+        for index, module in enumerate(self.overrides.teachers):
+            network = networks[f"teacher-{index}"] = build(module, data.contract(recipe.teacher_modality))
+            if not network.classes:  # neither the data nor the module names them
+                names = map(str, range(network.shapes(()).classes))
+                network.contract = replace(network.contract, classes=tuple(names))
+        for file in self._files:
+            networks[str(file)] = load_teacher(file)  # code that a file names is never run
+        for network in networks.values():
+            network.full_precision = slower_in_bf16(recipe, network)
+        classes = data.labeled.classes or next(iter(networks.values())).classes
+        for name, network in networks.items():
+            check_classes(network, f"teacher {name}", classes)
+            set_modality(network, f"teacher {name}", recipe.teacher_modality)
+            check_modality(data.train, network.contract.modality)
+        return networks
+
+    @cached_property
+    def _files(self) -> list:
+        return [] if self.overrides.teachers else [file for name in self.recipe.teacher for file in weights_of(name)]
+
+    @property
+    def teacher_files(self) -> list[str]:
+        return [str(part) for file in self._files for part in files_of(file)]
+
+    def ensemble(self, teachers: Sequence[Teacher | SpecialistPanel]) -> Ensemble:
+        return Ensemble(teachers, self.recipe.mean)
+
+    @property
+    def spec(self) -> str:
+        return self.recipe.student
+
+    def losses(self) -> Mapping[str, tuple[Term, ...]]:
+        methods = methods_of(self.recipe)
+        losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
+        baseline = self.recipe.baseline and self.data.train.targets is not None
+        return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
+
+    def contract(self) -> InputContract:
+        """Of data without labels a student learns the teachers' classes."""
+        contract = for_crops(self.data.contract(self.recipe.student_modality), self.recipe)
+        if contract.classes or not self.teachers:
+            return contract
+        return replace(contract, classes=next(iter(self.teachers.values())).classes)
+
+    def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
+        if all(term.reads_logits_alone for term in terms):
+            return super().build_contexts(terms, network)
+        train, student = self.data.train, network.shapes(self.recipe.student_taps or None)
+        shapes = [teacher.shapes(self.recipe.teacher_taps or None) for teacher in self.teachers.values()]
+        return [BuildContext(student, teacher, train.ids, train.targets) for teacher in shapes]
+
+    def evaluation_teacher(self, device: torch.device) -> AnyTeacher | None:
+        test = self.data.test
+        if test is not None and not all(can_read(test, network) for network in self.teachers.values()):
+            return None
+        return self.teacher(device)
+
+    @property
+    def gallery_temperature(self) -> float | None:
+        return self.recipe.temperature

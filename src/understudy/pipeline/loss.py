@@ -1,0 +1,149 @@
+"""From a recipe's methods to losses: `crd+kd`, or `crd:weight=0.8,negatives=16384` for each term of a sum."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import yaml
+
+from understudy.config.recipe import DistillRecipe
+from understudy.errors import UnderstudyError, nearest
+from understudy.objectives import OBJECTIVES, BuildContext, Objective, PerTeacher, WeightedSum
+from understudy.objectives.base import LOGITS
+from understudy.randomness import name_key, seed_of
+
+_LABELS = {"ce", "bce"}
+_SOFT = {"kd", "logits"}  # with one of these alone, its weight and that of the labels add up to 1 (Hinton et al. 2015)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective of a weighted sum.
+
+    Attributes:
+        name: its key in `OBJECTIVES`.
+        weight: the objective's own where None.
+        options: arguments of its constructor.
+    """
+
+    name: str
+    weight: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads_logits_alone(self) -> bool:
+        """Whether it can be built without knowing the networks' layers."""
+        return self.name in _LABELS or OBJECTIVES[self.name].needs.teacher == LOGITS
+
+
+def parse_term(text: str) -> Term:
+    """A term from text; values are read as YAML scalars.
+
+    Raises:
+        UnderstudyError: an unknown name, or an option that the objective does not take.
+
+    >>> parse_term("crd:weight=0.8,negatives=16384")
+    Term(name='crd', weight=0.8, options={'negatives': 16384})
+    """
+    name, _, listed = text.partition(":")
+    if name not in OBJECTIVES:
+        raise UnderstudyError(f"there is no method {name!r}{nearest(name, OBJECTIVES)}")
+    options: dict[str, Any] = {}
+    for pair in filter(None, listed.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
+        options[key] = yaml.safe_load(value)
+    weight = options.pop("weight", None)
+    if weight is not None and not isinstance(weight, (int, float)):
+        raise UnderstudyError(f"the weight in {text!r} is not a number")
+    known = _options_of(OBJECTIVES[name])
+    for key in options:
+        if known is not None and key not in known:
+            raise UnderstudyError(f"{name} has no option {key!r}{nearest(key, {*known, 'weight'})}")
+    return Term(name, weight, options)
+
+
+def methods_of(recipe: DistillRecipe) -> dict[str, tuple[Term, ...]]:
+    """The weighted terms of each method of a recipe, by its label, with the term of the labels."""
+    if recipe.objective:
+        terms = [parse_term(text) for text in recipe.objective]
+        return {"+".join(term.name for term in terms): _weighted(terms, recipe)}
+    return {label: _weighted([parse_term(name) for name in label.split("+")], recipe) for label in recipe.method}
+
+
+def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
+    """The terms with the recipe's options and with their weights, and cross-entropy where no term reads the labels.
+
+    The weights of soft targets alone and of the labels add up to 1 (Hinton et al. 2015); in other sums every term has
+    its paper's weight and the labels have 1.
+    """
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise UnderstudyError(f"{'+'.join(names)} names an objective twice; name it once, with a weight")
+    soft = len(terms) == 1 and terms[0].name in _SOFT
+    hard = recipe.hard_weight if recipe.hard_weight is not None else (0.1 if soft else 1.0)
+    if soft and hard > 1:
+        raise UnderstudyError(f"hard_weight is {hard:g}; with soft targets alone it must be at most 1")
+    shared = {
+        "kd": {"temperature": recipe.temperature, "mean": recipe.mean},
+        "dkd": {"temperature": recipe.temperature},
+    }
+    full = []
+    for term in terms:
+        weight = term.weight
+        if weight is None:
+            weight = 1 - hard if soft else OBJECTIVES[term.name].weight
+        full.append(replace(term, weight=weight, options=shared.get(term.name, {}) | dict(term.options)))
+    return tuple(full) if _LABELS & set(names) else (*full, Term("ce", hard))
+
+
+def compose(terms: Sequence[Term], contexts: Sequence[BuildContext], seed: int) -> WeightedSum:
+    """The weighted sum of some terms, built for the shapes of one student and its teachers.
+
+    Args:
+        contexts: one for each teacher.
+        seed: for the initial weights of projectors and banks, which do not depend on the other terms.
+
+    Raises:
+        UnderstudyError: a term that does not fit the networks or the data.
+    """
+    built = {}
+    for term in terms:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, name_key(term.name)))
+            try:
+                objective = _built(term, contexts)
+            except (ValueError, TypeError) as error:
+                raise UnderstudyError(f"{term.name}: {error}") from error
+        built[term.name] = (OBJECTIVES[term.name].weight if term.weight is None else term.weight, objective)
+    return WeightedSum(built)
+
+
+def trains_head(objective: Objective, *, labeled: bool) -> bool:
+    """Whether a sum has a term with a weight that reads the student's logits, and the labels only if there are any."""
+    assert isinstance(objective, WeightedSum)
+    terms = [term for name, term in objective.terms.items() if objective.weights[name]]
+    needs = [term.needs for term in terms if isinstance(term, Objective)]
+    return any("logits" in need.student and (labeled or not need.targets) for need in needs)
+
+
+def _built(term: Term, contexts: Sequence[BuildContext]) -> Objective:
+    objective = OBJECTIVES[term.name]
+    first = objective.from_shapes(contexts[0], **term.options)
+    if len(contexts) == 1 or first.needs.teacher <= LOGITS:
+        return first  # it averages the logits of an ensemble itself
+    return PerTeacher([first, *(objective.from_shapes(context, **term.options) for context in contexts[1:])])
+
+
+def _options_of(objective: type[Objective]) -> set[str] | None:
+    """The options of an objective's constructor and `from_shapes`; None where it passes them on to another."""
+    taken: set[str] = set()
+    for function in (objective.__init__, objective.from_shapes):
+        parameters = inspect.signature(function).parameters
+        taken |= {name for name, parameter in parameters.items() if parameter.kind != parameter.VAR_KEYWORD}
+    return None if objective.__name__ == "LogitStandardization" else taken - {"self", "context"}

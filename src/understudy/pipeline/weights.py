@@ -1,0 +1,52 @@
+"""From a run folder's or a weights file's path to trained networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from understudy.errors import UnderstudyError
+from understudy.models import Network, load_network
+from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
+from understudy.runs.run import Run, find_run
+
+
+def weights_of(name: str | Path) -> list[Path]:
+    """The weights files of a run folder or of a file's path: the distilled ones where there are any.
+
+    Raises:
+        UnderstudyError: there is no such path, or no trained model in it.
+    """
+    path = Path(name)
+    if (path / MANIFEST).is_file():
+        return [path / MANIFEST]  # a panel of specialists
+    if path.is_dir():
+        models = Run(path).models
+        if not models:
+            raise UnderstudyError(f"{name} holds no trained model; finish it with: understudy resume {name}")
+        distilled = [file for member, file in models.items() if member.startswith("distilled")]
+        return distilled or list(models.values())
+    if not path.is_file():
+        raise UnderstudyError(f"there is no run folder or weights file {name}")
+    return [path]
+
+
+def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Network]:
+    """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
+    path = Path(target)
+    (file, *_) = weights_of(path)  # raises for what is not there, and for a run without a trained model
+    if path.is_dir():
+        if file.name == MANIFEST:
+            return {"model-0": load_teacher(file)}
+        return {name: load_network(file, trust_code=trust_code) for name, file in find_run(path).models.items()}
+    name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
+    return {name: load_network(path, trust_code=trust_code)}
+
+
+def load_teacher(file: Path) -> Network:
+    """The network of a weights file, or the panel of a list of specialists."""
+    return load_panel(file.parent) if file.name == MANIFEST else load_network(file)
+
+
+def files_of(file: Path) -> list[Path]:
+    """The files that `load_teacher` reads."""
+    return panel_files(file.parent) if file.name == MANIFEST else [file]

@@ -1,0 +1,190 @@
+"""The students of a cohort, which train side by side on the same batches and teacher outputs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from understudy.config.options import OptimizerConfig
+from understudy.errors import UnderstudyError
+from understudy.models import Network, to_channels_last
+from understudy.objectives import Objective, ddp_ignored_buffers
+from understudy.randomness import name_key, seed_of
+from understudy.signals import Batch, Signals
+from understudy.training.optimizer import limit_norms, make_optimizer, update_ema
+
+
+class Learner(nn.Module):
+    """A student with its objective: the module that is wrapped for data parallelism, so that projectors train too."""
+
+    def __init__(self, network: Network, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, batch: Batch, teacher: Signals | None) -> tuple[Tensor, Tensor]:
+        """The loss, and the student's logits (detached)."""
+        student = self.network(batch)
+        try:
+            loss = self.objective(student, teacher, batch)
+        except ValueError as error:  # objectives can be used without this package, so they raise plain ValueErrors
+            raise UnderstudyError(str(error)) from error
+        return loss, student.logits.detach()
+
+
+@dataclass
+class EpochMetrics:
+    """Running sums over the samples of an epoch, kept on the device.
+
+    >>> metrics = EpochMetrics(torch.tensor([5.0, 8.0, 10.0, 9.0, 10.0]))
+    >>> metrics.compute(uses_teacher=True)
+    {'loss': 0.5, 'accuracy': 0.8, 'agreement': 0.9}
+    """
+
+    values: Tensor  # loss, correct, labeled, agreeing, samples
+
+    def update(self, loss: Tensor, logits: Tensor, batch: Batch, teacher: Signals | None) -> None:
+        predictions = logits.argmax(1)
+        zero = torch.zeros((), device=predictions.device, dtype=torch.int64)
+        labeled = zero if batch.targets is None else (batch.targets >= 0).sum()
+        correct = zero if batch.targets is None else (predictions == batch.targets).sum()
+        if batch.partners is not None:  # mixed inputs count in proportion to their two classes
+            correct = batch.weight * correct + (1 - batch.weight) * (predictions == batch.partners).sum()
+        agreeing = zero if teacher is None else (predictions == teacher.logits.argmax(1)).sum()
+        count = len(batch)
+        sums = loss.detach().double() * count, correct, labeled, agreeing, torch.full_like(zero, count)
+        self.values += torch.stack(sums)
+
+    def compute(self, uses_teacher: bool) -> dict[str, float]:
+        """Mean loss, accuracy if there were labels, and agreement with the teacher if it is used."""
+        loss, correct, labeled, agreeing, samples = self.values.tolist()
+        metrics = {"loss": loss / max(samples, 1)}
+        if labeled:
+            metrics["accuracy"] = correct / labeled
+        if uses_teacher:
+            metrics["agreement"] = agreeing / max(samples, 1)
+        return metrics
+
+
+@dataclass
+class Member:
+    """One student of the cohort, with its own objective, optimizer and metrics.
+
+    Attributes:
+        name: "alone-0", "distilled-2", ...: the role and the number of the initialization.
+        seed: of dropout and of all other random numbers that an update draws.
+        uses_teacher: whether the teacher's outputs are passed to its objective and its agreement is reported.
+        module: the learner as wrapped by Fabric.
+        best: the highest validation accuracy and its weights, if training stops early.
+    """
+
+    name: str
+    role: str
+    seed: int
+    learner: Learner
+    optimizer_config: OptimizerConfig
+    uses_teacher: bool
+    optimizer: Any = None
+    module: Any = None
+    ema: Network | None = None
+    best: tuple[float, dict[str, Tensor]] | None = None
+    metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics(torch.zeros(5, dtype=torch.float64)))
+
+    @property
+    def network(self) -> Network:
+        """The trained network: the moving average if one is kept."""
+        return self.ema if self.ema is not None else self.learner.network
+
+    def setup(self, fabric: Fabric) -> None:
+        """Build the optimizer and move everything to the device."""
+        to_channels_last(self.learner, fabric.device)
+        network = self.learner.network
+        network.dropout_seed = seed_of(self.seed, name_key("dropout"))
+        if self.optimizer_config.ema is not None:
+            self.ema = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
+        network.watch(self.learner.objective.needs.student)
+        ignored = ddp_ignored_buffers(self.learner)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, ignored)
+        self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.optimizer_config))
+        self.metrics = EpochMetrics(torch.zeros(5, dtype=torch.float64, device=fabric.device))
+
+    def step(
+        self, fabric: Fabric, batch: Batch, teacher: Signals | None, lr: float, samples: int, micro_batch: int | None
+    ) -> Tensor:
+        """Make one update on this rank's part of a batch of `samples` on all ranks; returns this rank's loss.
+
+        Micro-batches, of at most `micro_batch` samples per forward pass, are weighted by their size, so that the
+        gradient is that of the mean over the whole batch.
+        """
+        config = self.optimizer_config
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        size = micro_batch or len(batch)
+        whole = size >= len(batch)
+        total = torch.zeros((), device=batch.ids.device)
+        for start in range(0, len(batch), size):
+            rows = slice(start, start + size)
+            part = batch if whole else batch[rows]
+            teacher_out = teacher if whole or teacher is None else teacher[rows]
+            with fabric.no_backward_sync(self.module, enabled=start + size < len(batch)):
+                loss, logits = self.module(part, teacher_out)
+                # gradients are averaged over the ranks: weight by the share of the whole batch times their number
+                fabric.backward(loss * (len(part) * fabric.world_size / samples))
+            self.metrics.update(loss, logits, part, teacher_out)
+            total += loss.detach() * (len(part) / len(batch))
+        if config.clip is not None:
+            fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if config.max_norm is not None:
+            limit_norms(self.learner.network.module, config.max_norm)
+        if self.ema is not None and config.ema is not None:
+            update_ema(self.ema, self.learner.network, config.ema)
+        return total
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state that a resumed run needs, as flat tensors."""
+        state = {f"learner.{k}": v for k, v in self.learner.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
+        if self.ema is not None:
+            state |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        if self.best is not None:
+            state |= {f"best.{k}": v for k, v in self.best[1].items()}
+            state["best_accuracy"] = torch.tensor(self.best[0], dtype=torch.float64)
+        return state | {"metrics": self.metrics.values}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.learner.load_state_dict(with_prefix(state, "learner."))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in with_prefix(state, "optimizer.").items():
+            index, key = name.split(".", 1)
+            slots.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        # fused optimizers need their state in the memory format of the parameters
+        for parameter, slot in self.optimizer.state.items():
+            slot |= {k: torch.empty_like(parameter).copy_(v) for k, v in slot.items() if v.shape == parameter.shape}
+        if self.ema is not None:
+            self.ema.load_state_dict(with_prefix(state, "ema."))
+        if "best_accuracy" in state:
+            self.best = (float(state["best_accuracy"]), with_prefix(state, "best."))
+        self.metrics.values.copy_(state["metrics"])
+
+    def keep_if_best(self, accuracy: float) -> bool:
+        """Keep a copy of the weights if this is the best validation accuracy so far; returns whether it is."""
+        if self.best is not None and accuracy <= self.best[0]:
+            return False
+        self.best = (accuracy, {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()})
+        return True
+
+
+def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names start with the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,109 @@
+"""What the verbs share: from a caller's arguments to a configuration, and where the results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from understudy.config.options import Options
+from understudy.config.recipe import Recipe
+from understudy.config.yaml import checked
+from understudy.data import Source
+from understudy.errors import UnderstudyError
+from understudy.pipeline.run_data import Overrides
+
+C = TypeVar("C", bound=Options)
+Data = object
+"""Whatever `understudy.open_source` opens: a name, a path, a Dataset, a pair of arrays or a dict of paired ones."""
+Model = str | Path | nn.Module
+"""A model's name, a run folder or a weights file to start from, or a module."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a verb would run.
+
+    Attributes:
+        recipes: by the name of each run.
+        overrides: objects in place of names.
+        notes: what the user should know, in sentences.
+        run_notes: the same for the pages of some of the runs.
+    """
+
+    recipes: Mapping[str, Recipe]
+    overrides: Overrides = field(default_factory=Overrides)
+    notes: tuple[str, ...] = ()
+    run_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results go.
+
+    Attributes:
+        run: the folder; a new one under runs/ where None.
+        overwrite: replace what the folder holds.
+        command: the command line, for the page; empty for Python.
+    """
+
+    run: Path | None = None
+    overwrite: bool = False
+    command: tuple[str, ...] = ()
+
+
+def place(run: str | Path | None, overwrite: bool) -> Place:
+    return Place(None if run is None else Path(run), overwrite)
+
+
+def configure(schema: type[C], options: Mapping[str, Any], **arguments: Any) -> C:
+    """A verb's configuration from its arguments, objects by their names, and its options."""
+    named = {name: name_of(value) for name, value in arguments.items() if value is not None}
+    verb = str(schema.model_fields["kind"].default)
+    return checked(schema, named | dict(options), verb)
+
+
+def name_of(value: Any) -> Any:
+    """What a recipe calls an argument: a path as text, an object by its own name or its type's."""
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, Source):
+        return value.name
+    if isinstance(value, (list, tuple)) and all(isinstance(one, (str, Path, nn.Module)) for one in value):
+        return [name_of(one) for one in value]
+    return type(value).__name__
+
+
+def given(value: Any) -> Any | None:
+    """An argument that is an object, not a name."""
+    return None if isinstance(value, (str, Path)) else value
+
+
+def module(value: Any) -> nn.Module | None:
+    return value if isinstance(value, nn.Module) else None
+
+
+def require(config: Options, overrides: Overrides | None = None) -> None:
+    """Check that a configuration names what it cannot do without.
+
+    Raises:
+        UnderstudyError: something is missing; with an example.
+    """
+    objects = {} if overrides is None else {
+        "data": overrides.data, "model": overrides.model, "student": overrides.model, "teacher": overrides.teachers,
+        "backbone": overrides.model,
+    }  # fmt: skip
+    for name, example in config.required.items():
+        if not getattr(config, name) and not objects.get(name):
+            what = "DATA" if name == "data" else f"--{name}"
+            raise UnderstudyError(f"{what} is missing; {example}")
+
+
+def listed(one_or_more: Any) -> list[Any]:
+    """One value or several, as a list."""
+    return (
+        list(one_or_more) if isinstance(one_or_more, Sequence) and not isinstance(one_or_more, str) else [one_or_more]
+    )

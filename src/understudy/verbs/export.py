@@ -1,0 +1,212 @@
+"""`export`: a run's network as files that run elsewhere, with a model card and a script that uses them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy.data import NAMED, Source, open_source, resize_square
+from understudy.errors import UnderstudyError, nearest
+from understudy.evaluation.facts import ExportFacts, RunFacts
+from understudy.exporters import (
+    CALIBRATE,
+    TOLERANCE,
+    ExportedFile,
+    Interface,
+    ModelCardInfo,
+    check_formats,
+    export_network,
+    export_summary,
+    interface_of,
+    model_card,
+    predict_script,
+)
+from understudy.files import sha256, write_whole
+from understudy.models import Network, load_network
+from understudy.pipeline.evaluate import scorable
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.panel_folder import MANIFEST
+from understudy.pipeline.run import versions
+from understudy.pipeline.weights import weights_of
+from understudy.runs.run import Run
+from understudy.teachers import check_classes
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files of an export.
+
+    Attributes:
+        path: the folder: the files, README.md (the model card), export.json, and predict.py where there is an ONNX
+            file.
+        name: the model's, as in "demo-distilled-0".
+        files: each with its measurements; all with the same `original`.
+    """
+
+    path: Path
+    name: str
+    files: tuple[ExportedFile, ...]
+
+    @property
+    def facts(self) -> ExportFacts:
+        """What was measured, as pages have it."""
+        original = self.files[0].original
+        return ExportFacts.from_json(
+            {
+                "folder": self.path.name,
+                "original": {
+                    "latency_ms": original.latency_ms, "latency_p90_ms": original.latency_p90_ms,
+                    "bytes": original.bytes, "accuracy": original.accuracy,
+                },
+                "files": [one.to_json() for one in self.files],
+            }
+        )  # fmt: skip
+
+
+def export(
+    target: str | Path,
+    *,
+    format: str | Sequence[str] = ("onnx",),
+    preprocessing: str = "embedded",
+    network: str | None = None,
+    data: object | None = None,
+    calibrate: int = CALIBRATE,
+    tolerance: float = TOLERANCE,
+    out: str | Path | None = None,
+    license: str | None = None,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    pair: Mapping[str, str] | None = None,
+    trust_code: bool = False,
+) -> Export:
+    """Write a network as files that run elsewhere, each verified on the whole test split.
+
+    Args:
+        target: a run folder, or a weights file.
+        format: "onnx", "torch" (a `torch.export` program) or "int8" (quantized ONNX), or several of them.
+        preprocessing: "embedded": the file takes samples as the data stores them; "external": resized and normalized.
+        network: which of the run's, as "distilled-crd-1"; default: the one that `predict` uses.
+        data: whatever `open_source` opens, to verify and calibrate on; default: the run's own.
+        calibrate: number of training samples for the calibration of int8.
+        tolerance: points of test accuracy that int8 may lose.
+        out: the folder; default: RUN/export, or export/ beside the weights file.
+        license: of the model, as Hugging Face names it.
+        data_root, download, size, pair: as for `open_source`, with `data`.
+        trust_code: whether the function that made the network (pkg.mod:fn) may be imported.
+
+    Raises:
+        UnderstudyError: whatever `export_network` raises; no trained network, data without a test split, or a folder
+            with a README.md that is not an export's.
+    """
+    formats = tuple(dict.fromkeys([format] if isinstance(format, str) else format))
+    if not formats:
+        raise UnderstudyError("no format to export to; pass --format onnx, torch or int8")
+    check_formats(formats)
+    file = _weights(Path(target), network)
+    run = Run(Path(target)) if Path(target).is_dir() else None
+    folder = Path(out) if out is not None else (file.parent if run is None else run.path) / "export"
+    _check_folder(folder)
+    net = _trained(file, run, trust_code)
+    if data is not None:
+        root = Path(data_root) if data_root else None
+        splits = open_source(data, root=root, download=download, size=size, pairs=pair)
+        calibration, test = splits.train, splits.test
+    else:
+        calibration, test = _data_of(target, run)
+    if net.contract.crop_mode == "squash":  # as in `predict`: whole images at the network's size
+        side = net.contract.shape[1]
+        calibration, test = resize_square(calibration, side), None if test is None else resize_square(test, side)
+    if test is None:
+        raise UnderstudyError(f"{calibration.name} has no test split to verify the files on; pass --data with one")
+    if test.targets is not None:
+        check_classes(net, file.stem, test.classes)
+    files = export_network(
+        net, test, calibration, formats, folder,
+        preprocessing=preprocessing, calibrate=calibrate, tolerance=tolerance,
+    )  # fmt: skip
+    done = Export(folder, file.stem if run is None else f"{run.path.resolve().name}-{file.stem}", tuple(files))
+    samples = min(calibrate, len(calibration)) if "int8" in formats else 0
+    info = ModelCardInfo(
+        done.name, net.spec, test.name, _hub_name(test.name), len(test), samples, _facts(run), license,
+        distilled=file.stem.startswith("distilled"),
+    )  # fmt: skip
+    options = {"weights": sha256(file), "tolerance": tolerance, "calibrated_on": samples, "versions": versions()}
+    _describe(done, info, interface_of(net, test, preprocessing), options)
+    return done
+
+
+def _weights(target: Path, network: str | None) -> Path:
+    """The weights file; of a run, by default the one that `predict` uses."""
+    files = weights_of(str(target))  # raises for a run without a trained model
+    if files[0].name == MANIFEST:
+        raise UnderstudyError(f"{target} is a panel of specialists; distill it, and export the student")
+    if not target.is_dir():
+        if network is not None:
+            raise UnderstudyError(f"{target} is a single network; leave out --network")
+        return files[0]
+    models = Run(target).models
+    if network is None:
+        return next(iter(models.values()))
+    if network not in models:
+        raise UnderstudyError(f"{target} has no network {network!r}{nearest(network, models)}")
+    return models[network]
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "README.md").exists() and not (folder / "export.json").exists():
+        raise UnderstudyError(f"{folder} has a README.md that is not an export's; choose another --out folder")
+
+
+def _trained(file: Path, run: Run | None, trust_code: bool) -> Network:
+    """The network, whose head must have been trained."""
+    network = load_network(file, trust_code=trust_code)
+    untrained = [] if run is None else run.record.get("untrained_heads", [])
+    _, cautions = scorable({}, None, [file.stem] if file.stem in untrained else [])
+    if cautions:
+        raise UnderstudyError(cautions[0])
+    return network
+
+
+def _data_of(target: str | Path, run: Run | None) -> tuple[Source, Source | None]:
+    """The training samples of the run, and the test split of its data."""
+    if run is None or not run.exists:
+        raise UnderstudyError(
+            f"{target} does not name data to verify its files on; pass --data, as in --data digits or --data photos/"
+        )
+    try:
+        data = pipeline_of(run.recipe).data
+    except UnderstudyError as fault:
+        raise UnderstudyError(f"the run's data cannot be opened ({fault}); pass --data to name it") from fault
+    return data.train, data.test
+
+
+def _hub_name(name: str) -> str | None:
+    """The name of a public data set; None for the user's own."""
+    if name.startswith("hf:"):
+        return name.removeprefix("hf:").partition(":")[0]
+    return name if name in NAMED else None
+
+
+def _facts(run: Run | None) -> RunFacts | None:
+    return run.facts if run is not None and (run.path / "evaluation.json").exists() else None
+
+
+def _describe(done: Export, info: ModelCardInfo, interface: Interface, options: dict[str, object]) -> None:
+    """Write the model card and the script, and remove files of an earlier export that this one did not write."""
+    folder, own = done.path, [one.file.name for one in done.files]
+    described = folder / "export.json"
+    earlier = json.loads(described.read_text()) if described.exists() else {}
+    runnable = next((one.file.name for one in done.files if one.format != "torch"), None)
+    script = None if runnable is None else "predict.py"
+    if runnable is not None:
+        write_whole(folder / "predict.py", predict_script(interface, runnable))
+    else:
+        (folder / "predict.py").unlink(missing_ok=True)
+    write_whole(folder / "README.md", model_card(info, interface, done.files, script))
+    write_whole(described, json.dumps(export_summary(info, interface, done.files, options), indent=2) + "\n")
+    for one in earlier.get("files", []):
+        if one["file"] not in own:
+            (folder / Path(one["file"]).name).unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""`predict`: the classes of images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from understudy.data import Unreadable
+from understudy.data.augment import crop_and_resize
+from understudy.data.formats.decode import decode
+from understudy.errors import UnderstudyError
+from understudy.models import fold
+from understudy.pipeline.weights import networks_of
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted classes of one image with their probabilities, the most probable first.
+
+    Attributes:
+        error: why the image could not be read, or None.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    error: str | None = None
+
+
+def predict(
+    target: str | Path, images: Sequence[str | Path], *, top: int = 5, trust_code: bool = False
+) -> list[Prediction]:
+    """Classify image files, or the images of folders, with a run's first network or a weights file.
+
+    Args:
+        target: a run folder or a weights file.
+        images: files, or folders of them.
+        top: number of classes for each image.
+        trust_code: whether the function that made the network (pkg.mod:fn) may be imported.
+
+    Returns:
+        One for each image; one that cannot be read has no classes, and an `error`.
+    """
+    network = fold(next(iter(networks_of(target, trust_code=trust_code).values())))
+    shape = network.contract.source_shape
+    channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
+    if not channels:
+        raise UnderstudyError(f"{target} was trained on vectors; predict takes images")
+    predictions = []
+    for path in _image_files(images):
+        try:
+            image = decode(io.BytesIO(path.read_bytes()))
+        except (Unreadable, OSError) as error:
+            predictions.append(Prediction(str(path), (), (), str(error)))
+            continue
+        resize = height if network.contract.crop_mode == "squash" else 0
+        square = crop_and_resize(image.convert("L" if channels == 1 else "RGB"), height, None, 1.0, resize)
+        pixels = torch.from_numpy(np.array(square)).float().div(255)
+        pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+        with torch.inference_mode():
+            probabilities, index = network(pixels[None]).logits[0].softmax(0).sort(descending=True)
+        kept = slice(0, min(top, len(index)))
+        names = tuple(network.classes[i] for i in index[kept].tolist())
+        predictions.append(Prediction(str(path), names, tuple(probabilities[kept].tolist())))
+    return predictions
+
+
+def _image_files(images: Sequence[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for image in images:
+        path = Path(image)
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UnderstudyError(f"there is no image or folder {image}")
+    if not files:
+        raise UnderstudyError("no images; name image files, or folders that hold some")
+    return files

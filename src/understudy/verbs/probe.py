@@ -1,0 +1,93 @@
+"""`probe`: linear classifiers fitted to the frozen representations of a run's networks, on any data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from understudy.data import Source, only_classes, open_source
+from understudy.data.loader import count_skip_reasons
+from understudy.errors import UnderstudyError
+from understudy.evaluation.probe import ProbedSet, extract_embeddings, hold_out, linear_probe
+from understudy.models import Network
+from understudy.pipeline.device import device_of
+from understudy.pipeline.weights import load_teacher, networks_of, weights_of
+
+
+def probe(
+    target: str | Path | Mapping[str, Network],
+    *data: object,
+    teacher: Sequence[str | Path] = (),
+    only_classes: Sequence[str | int] = (),
+    data_root: str | Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    trust_code: bool = False,
+) -> list[ProbedSet]:
+    """Fit linear probes to the frozen penultimate layers of networks, on data of any classes, sizes and channels.
+
+    Args:
+        target: a run folder, a weights file, or networks by name, all on one device; names such as "alone-0" and
+            "alone-1" are seeds of one kind.
+        data: whatever `open_source` opens. Of data without a labeled test part, a fifth of each class is held out.
+        teacher: run folders or weights files to probe too.
+        only_classes: of the data, by name or index; all where empty.
+        data_root, download, size: as for `open_source`.
+        trust_code: whether the function that made a network (pkg.mod:fn) may be imported.
+
+    Returns:
+        One for each data set, in their order.
+
+    Raises:
+        UnderstudyError: data without labels, with a single class or too few samples, or a network that cannot be
+            probed.
+    """
+    if not data:
+        raise UnderstudyError("no data to probe on; name data sets, as in: understudy probe RUN digits photos/")
+    networks = dict(target) if isinstance(target, Mapping) else placed(networks_of(target, trust_code=trust_code))
+    networks = _teachers(teacher) | networks
+    if not networks:
+        raise UnderstudyError("no network to probe; give at least one")
+    root = Path(data_root) if data_root is not None else None
+    found = []
+    for one in data:
+        splits = open_source(one, root=root, download=download, size=size)
+        found.append(_probed(networks, splits.train, splits.test, only_classes))
+    return found
+
+
+def _probed(
+    networks: Mapping[str, Network], train: Source, test: Source | None, names: Sequence[str | int]
+) -> ProbedSet:
+    if train.targets is None:
+        raise UnderstudyError(f"{train.name} has no labels to fit a linear probe to; give labeled data")
+    if test is not None and test.targets is None:
+        test = None
+    if names:
+        train = train.subset(only_classes(train, names))
+        test = None if test is None else test.subset(only_classes(test, names))
+    if test is None:
+        kept, held_out = hold_out(train)
+        train, test = train.subset(kept), train.subset(held_out)
+    skipped = dict(train.skipped) | dict(test.skipped)
+    fit, scored = (extract_embeddings(networks, part, skipped=skipped) for part in (train, test))
+    return ProbedSet(
+        train.name,
+        len(fit.targets.unique()),
+        len(fit.targets),
+        len(scored.targets),
+        {name: linear_probe(fit, scored, name) for name in networks},
+        count_skip_reasons(skipped),
+    )
+
+
+def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
+    """Teachers of one architecture count as seeds of one kind."""
+    networks = [load_teacher(file) for name in files for file in weights_of(name)]
+    several = len({network.spec for network in networks}) > 1
+    return placed({f"teacher-{n.spec}-{i}" if several else f"teacher-{i}": n for i, n in enumerate(networks)})
+
+
+def placed(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """The networks on one device, the accelerator if there is one."""
+    return {name: network.to(device_of()) for name, network in networks.items()}

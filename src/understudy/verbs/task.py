@@ -1,0 +1,213 @@
+"""A transfer before it runs: BiT-HyperRule resolved on data and a backbone, which are opened once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from understudy.config.hyperrule import HyperRule, hyperrule
+from understudy.config.options import ClassifierOptions
+from understudy.config.recipe import TrainRecipe
+from understudy.config.verbs import TransferOptions
+from understudy.config.yaml import checked, updated
+from understudy.data import Source, open_source, typical_size
+from understudy.errors import UnderstudyError
+from understudy.models import parse_spec
+from understudy.pipeline.base import new_network
+from understudy.pipeline.run_data import Overrides, RunData
+from understudy.pipeline.train import Train
+from understudy.verbs.common import Plan
+
+DECAY = 1e-4
+"""Weight decay where `decay_to` is set and `weight_decay` is not: that of BiT's pre-training."""
+_PIXELS = 64 * 224**2  # of the images of one forward pass, by default
+_FEWEST = 32  # images of a forward pass of a network with BatchNorm
+
+
+@dataclass
+class Task:
+    """Data and a backbone, opened once, from which any number of transfers are planned.
+
+    Attributes:
+        options: of the transfer.
+        base: the fields of its recipes before the rule's: what the caller set.
+        overrides: the opened data, and the backbone where it is a module.
+    """
+
+    options: TransferOptions
+    base: dict[str, Any]
+    overrides: Overrides
+    _size: tuple[int, int] | None = None
+    _inspected: dict[int, tuple[int, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: TransferOptions, data: str, overrides: Overrides) -> Task:
+        spec = options.backbone if overrides.model else pretrained(options.backbone, options.from_scratch)
+        base = {"data": data, "model": spec} | recipe_fields(options)
+        return cls(options, base, opened(options, data, overrides))
+
+    def data(self, **fields: Any) -> RunData:
+        """The data, with these fields of the recipe set too."""
+        return Train(self._one_step(fields), self.overrides).data
+
+    @property
+    def source(self) -> Source:
+        """The whole training part."""
+        return self.data().labeled
+
+    def _one_step(self, fields: dict[str, Any]) -> TrainRecipe:
+        """The recipe before the rule is known: the data can be opened with it."""
+        return checked(TrainRecipe, updated(self.base, fields), "transfer").model_copy(update={"steps": 1})
+
+    def plan(self, name: str, steps: int | None = None, **fields: Any) -> Plan:
+        """Resolve the rule.
+
+        Args:
+            name: of the run.
+            steps: in place of the options'.
+            **fields: of the recipe, set too.
+        """
+        first, data = self._one_step(fields), self.data(**fields)
+        _check_classes(first, data.train)
+        examples, self._size = len(data.train), self._size or typical_size(data.labeled)
+        rule = rule_of(self.options, examples, self._size, steps)
+        size, batch_norm = self._inspect(first, data, rule.crop_size)
+        notes = [_summary(self.options, rule, examples, self._size)]
+        if size != rule.crop_size:
+            rule = rule.sized(size)
+            notes.append(f"the backbone takes images of {size} pixels only, cropped from {rule.resize}")
+        if min(self._size) < rule.crop_size:
+            notes.append(f"images are enlarged from {_by(self._size)} pixels to the input size of {rule.crop_size}")
+        micro = min(self.options.micro_batch or likely_to_fit(rule.crop_size, batch_norm), rule.batch_size)
+        if micro < rule.batch_size and batch_norm:
+            notes.append(f"BatchNorm's statistics are of the {micro} images of a forward pass, not of a whole batch")
+        values = updated(rule.fields, {} if self.options.random_crop else {"augmentation": {"resize": rule.crop_size}})
+        values = updated(updated(values, decay_of(self.options)), self.base)
+        values |= {"zero_head": True, "micro_batch": micro if micro < rule.batch_size else None}
+        recipe = checked(TrainRecipe, updated(values, fields), "transfer")
+        return Plan({name: recipe}, self.overrides, tuple(notes))
+
+    def _inspect(self, recipe: TrainRecipe, data: RunData, crop_size: int) -> tuple[int, bool]:
+        """The input size of the backbone where `crop_size` is wanted, and whether it has BatchNorm."""
+        if crop_size not in self._inspected:
+            contract = data.contract(recipe.modality)
+            contract = replace(contract, shape=(contract.shape[0], crop_size, crop_size))
+            network = new_network(recipe.model, self.overrides, contract, 0, recipe.seed, several=True)
+            size = crop_size if network.accepts_size(crop_size) else network.contract.shape[1]
+            if size != crop_size and self.options.crop_size:
+                raise UnderstudyError(f"{recipe.model} takes images of {size} pixels only; leave out --crop-size")
+            try:
+                outputs = network.shapes(()).classes
+            except RuntimeError as fault:
+                shape = "x".join(map(str, network.contract.shape))
+                raise UnderstudyError(f"{recipe.model} cannot take images of {shape}: {fault}") from fault
+            if outputs != len(data.labeled.classes):
+                raise UnderstudyError(
+                    f"{recipe.model} has {outputs} outputs, and {data.labeled.name} {len(data.labeled.classes)} "
+                    "classes; give it a head of as many"
+                )
+            self._inspected[crop_size] = size, any(isinstance(layer, _BatchNorm) for layer in network.modules())
+        return self._inspected[crop_size]
+
+
+def recipe_fields(options: ClassifierOptions) -> dict[str, Any]:
+    """The options that were set and are fields of a recipe; those that a rule resolves are left to it."""
+    names = set(TrainRecipe.model_fields) - {"kind", "data", "model", "micro_batch", "batch_size", "steps", "crop_size"}
+    return options.model_dump(exclude_unset=True, include=names)
+
+
+def opened(options: ClassifierOptions, data: str, overrides: Overrides) -> Overrides:
+    """The overrides with the data opened, so that planning and running share it."""
+    if options.devices * options.nodes > 1 or options.pair:  # each process opens it, or pairs follow
+        return overrides
+    root = Path(options.data_root) if options.data_root else None
+    source = data if overrides.data is None else overrides.data
+    return replace(overrides, data=open_source(source, root=root, download=options.download, size=options.size))
+
+
+def rule_of(options: TransferOptions, examples: int, size: tuple[int, int], steps: int | None = None) -> HyperRule:
+    """The rule for a task, with what the options change but for the size that a network insists on."""
+    rule = hyperrule(examples, size, variant=options.variant, batch_size=options.batch_size)
+    if wanted := steps or options.steps:
+        rule = rule.within(wanted)
+    return rule if options.crop_size is None else rule.sized(options.crop_size)
+
+
+def decay_of(options: TransferOptions) -> dict[str, Any]:
+    """The weight decay where its target is set and it is not."""
+    asked = options.optimizer.model_fields_set
+    return {"optimizer": {"weight_decay": DECAY}} if "decay_to" in asked and "weight_decay" not in asked else {}
+
+
+def pretrained(backbone: str, from_scratch: bool = False) -> str:
+    """The name of a model with the option that loads its weights, where its library has them by name.
+
+    Raises:
+        UnderstudyError: it would start without pre-trained weights, and `from_scratch` is not set.
+
+    >>> pretrained("timm:resnet50"), pretrained("torchvision:resnet50")
+    ('timm:resnet50?pretrained=true', 'torchvision:resnet50?weights=DEFAULT')
+    """
+    if backbone.endswith(".npz") and ":" not in backbone:
+        return f"bit:{backbone}"
+    if Path(backbone).exists() or from_scratch:
+        return backbone
+    spec = parse_spec(backbone)
+    if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz"):
+        return backbone
+    join = "&" if "?" in backbone else "?"
+    if spec.family == "torchvision":
+        return f"{backbone}{join}weights=DEFAULT"
+    if spec.family == "timm":
+        return f"{backbone}{join}pretrained=true"
+    raise UnderstudyError(
+        f"{backbone} has no pre-trained weights by that name; give a run folder, a weights file or a timm: or "
+        "torchvision: model that has them, or pass --from-scratch"
+    )
+
+
+def likely_to_fit(size: int, batch_norm: bool) -> int:
+    """Images of a forward pass that are likely to fit into memory: a power of two.
+
+    >>> likely_to_fit(224, batch_norm=False), likely_to_fit(480, batch_norm=False), likely_to_fit(480, batch_norm=True)
+    (64, 8, 32)
+    """
+    fitting = 2 ** int(math.log2(max(_PIXELS // size**2, 1)))
+    return max(fitting, _FEWEST) if batch_norm else fitting
+
+
+def _check_classes(recipe: TrainRecipe, train: Source) -> None:
+    """Check that every class has an example, unless classes were chosen."""
+    if train.targets is None or recipe.only_classes or recipe.omit_classes:
+        return
+    counts = train.targets.bincount(minlength=len(train.classes)).tolist()
+    empty = [name for name, count in zip(train.classes, counts, strict=True) if count == 0]
+    if empty:
+        raise UnderstudyError(
+            f"{train.name} has no training example of class {empty[0]!r}"
+            + (f" and {len(empty) - 1} more" if len(empty) > 1 else "")
+            + "; add some, or leave the class out with --omit-classes"
+        )
+
+
+def _summary(options: TransferOptions, rule: HyperRule, examples: int, size: tuple[int, int]) -> str:
+    decays = ", ".join(f"{step:,}" for step in rule.decay_steps)
+    mixup = options.mixup if "mixup" in options.model_fields_set else rule.mixup
+    crop = (
+        f"{rule.crop_size} pixels cropped from {rule.resize}"
+        if options.random_crop
+        else f"resized to {rule.crop_size} pixels"
+    )
+    return (
+        f"BiT-HyperRule for {examples:,} images of {_by(size)} pixels: {rule.steps:,} steps of {rule.batch_size}, "
+        f"learning rate {rule.base_lr:g}, warm-up {rule.warmup:,}, decays at {decays}, "
+        f"{f'MixUp {mixup:g}' if mixup else 'no MixUp'}, {crop}"
+    )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,68 @@
+"""CONTRIBUTING, followed to the letter: every file written, every line added, every command typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RECIPES = dict(re.findall(r"^## (Add [^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+STEP = re.compile(
+    r"[Ww]rite\s+`(?P<file>src/[^`]+)`:\n\n```python\n(?P<text>.*?)```"
+    r"|(?:In `(?P<into>src/[^`]+)`, |and )?(?P<where>below|above) the line `(?P<anchor>[^`]+)`, add:\n\n"
+    r"```python\n(?P<lines>.*?)```"
+    r"|```console\n(?P<commands>.*?)```",
+    re.DOTALL,
+)
+
+
+def test_there_is_a_recipe_for_each_kind_of_part() -> None:
+    assert list(RECIPES) == [
+        "Add an objective", "Add a data format", "Add a model family", "Add a verb", "Add a paper's experiment",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_works_as_it_is_written(title: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "understudy").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m understudy "$@"\n')
+    (tmp_path / "understudy").chmod(0o755)
+    paths = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "PATH": paths}
+    into, done = "", {"files": 0, "lines": 0, "commands": 0}
+    for step in STEP.finditer(RECIPES[title]):
+        if step["file"]:
+            (tmp_path / step["file"]).write_text(step["text"])
+            done["files"] += 1
+        elif step["anchor"]:
+            into = step["into"] or into
+            add_lines(
+                tmp_path / into, step["anchor"].replace("\\n", "\n"), step["lines"], below=step["where"] == "below"
+            )
+            done["lines"] += 1
+        else:
+            for command in step["commands"].splitlines():
+                ran = subprocess.run(
+                    command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+                )
+                assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+                done["commands"] += 1
+    assert all(done.values()), done
+    assert done["lines"] == RECIPES[title].count("the line `")
+
+
+def add_lines(path: Path, anchor: str, lines: str, *, below: bool) -> None:
+    text = path.read_text()
+    assert text.count(anchor) == 1, (path, anchor)
+    at = text.index(anchor) + (len(anchor) if below else 0)
+    if below:  # an opening bracket may be followed by more on its line
+        path.write_text(f"{text[:at]}\n{lines.rstrip()}{'' if text[at] == chr(10) else chr(10)}{text[at:]}")
+    else:
+        path.write_text(text[:at] + lines + "\n" + text[at:])
