@@ -25,10 +25,10 @@ from understudy.config.yaml import recipe_from, to_yaml
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.objectives import OBJECTIVES
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.runs.run import new_run_path
 from understudy.verbs import registry
-from understudy.verbs.common import Place, Plan, require
+from understudy.verbs.arguments import Place, Plan
 from understudy.verbs.predict import Prediction
 
 VERBS = (
@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     def starter(kind: str) -> Callable[..., Done]:
         def start(config: Any, overrides: Overrides, place: Place) -> Done:
-            require(config)
+            require(config, Overrides())
             seen.update(recipe=config, trust_code=overrides.trust_code, run=place.run, overwrite=place.overwrite)
             return Done(place.run or Path("r"))
 

@@ -36,7 +36,7 @@ from understudy.pipeline.run_data import Overrides
 from understudy.runs.run import Run
 from understudy.signals import Batch, Signals
 from understudy.training.lr_schedule import learning_rate
-from understudy.verbs.common import configure
+from understudy.verbs.arguments import configure
 from understudy.verbs.pretrain import plan, pretrain
 
 # --- the scales -------------------------------------------------------------------------------------------

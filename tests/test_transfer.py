@@ -29,7 +29,7 @@ from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
 from understudy.training import Loop
-from understudy.verbs.common import configure
+from understudy.verbs.arguments import configure
 from understudy.verbs.few_shots import few_shots
 from understudy.verbs.task import pretrained
 from understudy.verbs.transfer import plan, transfer

@@ -65,7 +65,7 @@ def _flag(match: re.Match[str]) -> str:
 def carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) -> int:
     """Do what a configuration says, or print what that would be. Returns the exit code."""
     from understudy.pipeline.run_data import Overrides
-    from understudy.verbs.common import Place
+    from understudy.verbs.arguments import Place
     from understudy.verbs.registry import measured, planner, starter
 
     kind = str(getattr(config, "kind", ""))

@@ -29,11 +29,11 @@ from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, compose
 from understudy.pipeline.modality import set_modality
-from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_parts, resolve_augmentation
+from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_parts, require, resolve_augmentation
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.signals import Shapes
-from understudy.teachers import Ensemble, Teacher
+from understudy.teachers import Ensemble, Teacher, combine
 from understudy.training import Learner, Member
 
 R = TypeVar("R", bound=Recipe)
@@ -130,20 +130,20 @@ class Pipeline(ABC, Generic[R]):
     def teacher(self, device: torch.device) -> AnyTeacher | None:
         """The teachers as one, ready to answer on a device."""
         frozen = [as_teacher(network, device) for network in self.teachers.values()]
-        return self.ensemble(frozen) if len(frozen) > 1 else next(iter(frozen), None)
+        return self.combine(frozen) if frozen else None
 
-    def ensemble(self, teachers: Sequence[Teacher | SpecialistPanel]) -> Ensemble:
-        return Ensemble(teachers)
+    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
+        return combine(teachers)
 
     # --- members ------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def check(self) -> None:
         """Check what can be checked before anything is opened.
 
         Raises:
             UnderstudyError: something is missing, or unknown.
         """
+        require(self.recipe, self.overrides)
 
     @property
     @abstractmethod

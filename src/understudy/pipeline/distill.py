@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,6 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
-from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
@@ -23,7 +23,7 @@ from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import in_subset, open_parts
 from understudy.pipeline.weights import files_of, load_teacher, weights_of
-from understudy.teachers import Ensemble, Teacher, check_classes
+from understudy.teachers import Teacher, check_classes, combine
 
 D = TypeVar("D", bound=DistillRecipe)
 
@@ -32,14 +32,8 @@ class Distill(Pipeline[D]):
     """Trains `student` by each method of the recipe, on the same batches and one pass of the teachers."""
 
     def check(self) -> None:
-        recipe, overrides = self.recipe, self.overrides
-        if not recipe.data and overrides.data is None:
-            raise UnderstudyError(f"no data; write understudy {recipe.kind} DATA, as in digits or photos/")
-        if not recipe.teacher and not overrides.teachers:
-            raise UnderstudyError("no teacher; pass --teacher with a run folder or a weights file")
-        if not recipe.student and overrides.model is None:
-            raise UnderstudyError("no student; pass --student, as in --student mlp:300x2")
-        methods_of(recipe)  # unknown names and options
+        super().check()
+        methods_of(self.recipe)  # unknown names and options
 
     @property
     def _transfer_set(self) -> object | None:
@@ -82,15 +76,15 @@ class Distill(Pipeline[D]):
         return networks
 
     @cached_property
-    def _files(self) -> list:
+    def _files(self) -> list[Path]:
         return [] if self.overrides.teachers else [file for name in self.recipe.teacher for file in weights_of(name)]
 
     @property
     def teacher_files(self) -> list[str]:
         return [str(part) for file in self._files for part in files_of(file)]
 
-    def ensemble(self, teachers: Sequence[Teacher | SpecialistPanel]) -> Ensemble:
-        return Ensemble(teachers, self.recipe.mean)
+    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
+        return combine(teachers, self.recipe.mean)
 
     @property
     def spec(self) -> str:

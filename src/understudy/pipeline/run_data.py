@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from understudy.config.options import AugmentationConfig, TrainingOptions
+from understudy.config.options import AugmentationConfig, Options, TrainingOptions
 from understudy.data import ArraySource, Source, concatenated, open_source, read_subset, resize_square
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.loader import EpochSampler
@@ -31,6 +31,22 @@ class Overrides:
     teachers: tuple[nn.Module, ...] = ()
     transfer_set: object | None = None
     trust_code: bool = False
+
+
+def require(config: Options, overrides: Overrides) -> None:
+    """Check that a configuration names what it cannot do without.
+
+    Raises:
+        UnderstudyError: something is missing; with an example.
+    """
+    objects = {
+        "data": overrides.data, "model": overrides.model, "student": overrides.model, "teacher": overrides.teachers,
+        "backbone": overrides.model,
+    }  # fmt: skip
+    for name, example in config.required.items():
+        if not getattr(config, name) and not objects.get(name):
+            what = "DATA" if name == "data" else f"--{name}"
+            raise UnderstudyError(f"{what} is missing; {example}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from understudy.pipeline.train import Train
 from understudy.pipeline.weights import networks_of
 from understudy.runs.run import Run
 from understudy.speech.recognition import Recognizer, score_words
-from understudy.teachers import Ensemble, Teacher
+from understudy.teachers import Ensemble, Teacher, combine
 
 ENSEMBLE = "ensemble"
 _TITLES = {"alone": "student alone", "distilled": "distilled", "model": "single model"}
@@ -61,5 +61,4 @@ def _ensemble(networks: Sequence[Network]) -> Recognizer:
 
 def joined(networks: Sequence[Network]) -> Teacher | Ensemble:
     """Networks as one recognizer."""
-    frozen = [Teacher(network) for network in networks]
-    return Ensemble(frozen) if len(frozen) > 1 else frozen[0]
+    return combine([Teacher(network) for network in networks])

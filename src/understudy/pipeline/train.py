@@ -24,12 +24,6 @@ _CALIBRATION_SAMPLES = 10_000  # more than one number needs
 class Train(Pipeline[T]):
     """Trains `model` on the labels of the data."""
 
-    def check(self) -> None:
-        if not self.recipe.data and self.overrides.data is None:
-            raise UnderstudyError(f"no data; write understudy {self.recipe.kind} DATA, as in digits or photos/")
-        if not self.recipe.model and self.overrides.model is None:
-            raise UnderstudyError("no model to train; pass --model, as in --model mlp:300x2")
-
     def open_data(self) -> tuple[Source, Source | None]:
         train, test = super().open_data()
         if train.targets is None:

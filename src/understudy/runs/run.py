@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -120,6 +121,12 @@ class Run:
                 (self.path / name).unlink(missing_ok=True)
         write_whole(self.path / "recipe.yaml", to_yaml(recipe))
 
+    def prepare(self, recipe: Recipe, notes: Sequence[str], *, overwrite: bool) -> None:
+        """Take the folder for a recipe, with notes for its page, unless it holds that recipe's run already."""
+        if overwrite or not self.exists or self.recipe != recipe:
+            self.open(recipe, overwrite=True)
+            self.note(notes=list(notes))
+
     def abandon(self) -> None:
         """Remove the folder if a mistake ended the run before its first step."""
         if not (self.path / "metrics.jsonl").exists():
@@ -137,9 +144,18 @@ class Run:
 
 def new_run_path(verb: str, name: str, default: str = "data") -> Path:
     """The first of runs/VERB-NAME-1, -2, ... that does not exist, NAME being the stem of a path in safe characters."""
-    plain = re.sub(r"[^A-Za-z0-9._]+", "-", Path(name).stem).strip("-.") or default
+    plain = plain_stem(name, default)
     paths = (Path("runs") / f"{verb}-{plain}-{number}" for number in count(1))
     return next(path for path in paths if not path.exists())
+
+
+def plain_stem(name: str | Path, default: str) -> str:
+    """The stem of a path in safe characters.
+
+    >>> plain_stem("photos of birds.zip", "data"), plain_stem("...", "data")
+    ('photos-of-birds', 'data')
+    """
+    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(name).stem).strip("-.") or default
 
 
 def find_run(path: Path) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -49,6 +49,9 @@ class Member(Protocol):
     def __call__(self, batch: Batch) -> Signals: ...
 
 
+T = TypeVar("T", bound=Member)
+
+
 class Ensemble:
     """An ensemble of teachers, which may differ in architecture and input size.
 
@@ -78,6 +81,11 @@ class Ensemble:
         with torch.inference_mode():
             log_probs = ensemble_log_probs(torch.stack([member.logits for member in members]), 1.0, self.mean)
         return Signals(log_probs, members=members)
+
+
+def combine(teachers: Sequence[T], mean: Mean = "arithmetic") -> T | Ensemble:
+    """Several teachers as an ensemble, a single one as it is."""
+    return Ensemble(teachers, mean) if len(teachers) > 1 else teachers[0]
 
 
 def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:

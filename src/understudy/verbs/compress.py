@@ -31,11 +31,11 @@ from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import train_and_evaluate
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
 from understudy.runs.run import Run, new_run_path
-from understudy.verbs.common import Data, Place, Plan, configure, given, listed, place, require
+from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
 from understudy.verbs.export import export
 from understudy.verbs.schedules import (
     LARGEST,
@@ -95,8 +95,9 @@ def plan(config: CompressConfig, overrides: Overrides, folder: Path | None = Non
     seconds = None if config.budget is None else parse_budget(config.budget)
     folder = folder or new_run_path("compress", config.data)
     teachers = [Teacher.of(task) for task in _tasks(config, overrides)]
-    source, first = teachers[0].task.source, teachers[0].recipe
-    images = min(LARGEST, max(typical_size(source)))
+    task, first = teachers[0].task, teachers[0].recipe
+    overrides = task.overrides  # with the data opened
+    images = min(LARGEST, max(typical_size(task.source)))
     size = config.student_size or min(images, first.augmentation.crop_size or images)
     recipe = student_recipe(config, teachers, size, folder)
     examples = len(Distill(recipe, overrides).data.train)
@@ -123,9 +124,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
     if not found.continues(config, overwrite=place.overwrite):
         planned = plan(config, overrides, found.path)
         for name, recipe in planned.recipes.items():
-            run = Run(found.path / name)
-            run.open(recipe, overwrite=place.overwrite or run.exists)
-            run.note(notes=list(planned.run_notes.get(name, ())))
+            Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()), overwrite=True)
         # last, as what has a record can be resumed
         found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
     return resume(found, overrides)
@@ -161,10 +160,12 @@ def _tasks(config: CompressConfig, overrides: Overrides) -> list[Task]:
     values: dict[str, Any] = config.model_dump(exclude_unset=True, include=set(SHARED))
     values |= {name: getattr(config, name) for name in ("crop_size", "micro_batch", "from_scratch")}
     values |= {"steps": config.teacher_steps, "calibrate": True, "data": config.data}
-    return [
-        Task.of(checked(TransferConfig, values | {"backbone": backbone}, "compress"), config.data, overrides)
-        for backbone in config.backbone
-    ]
+    tasks: list[Task] = []
+    for backbone in config.backbone:
+        options = checked(TransferConfig, values | {"backbone": backbone}, "compress")
+        tasks.append(Task.of(options, config.data, overrides))
+        overrides = tasks[-1].overrides  # the next finds the data opened
+    return tasks
 
 
 def _facts(found: RunCollection) -> CompressionFacts:

@@ -14,7 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.run import Run
 from understudy.verbs import train
-from understudy.verbs.common import Data, Model, configure, given, listed, module, place
+from understudy.verbs.arguments import Data, Model, configure, given, listed, module, place
 
 plan, start = train.plan, train.start
 

@@ -20,7 +20,7 @@ from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import in_subset
 from understudy.pipeline.weights import load_teacher, networks_of, weights_of
 from understudy.runs.run import Run
-from understudy.teachers import Ensemble, check_classes
+from understudy.teachers import check_classes, combine
 
 
 def evaluate(
@@ -72,7 +72,7 @@ def evaluate(
         check_classes(network, f"teacher {network.spec}", source.classes)
     device = device_of()
     frozen = [as_teacher(network, device) for network in teachers]
-    together = Ensemble(frozen) if len(frozen) > 1 else next(iter(frozen), None)
+    together = combine(frozen) if frozen else None
     facts = score_models(source, networks, together, teachers, None, device=device)
     facts["data"]["split"] = split
     return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate", "cautions": cautions} | facts)

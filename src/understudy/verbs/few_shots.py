@@ -18,12 +18,12 @@ from understudy.data import Subset, draw_shots, read_subset
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import FewShotFacts, ShotResult
 from understudy.pipeline.run import train_and_evaluate
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
 from understudy.runs.run import Run, new_run_path
-from understudy.verbs.common import Data, Model, Place, Plan, configure, given, module, place, require
+from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
 from understudy.verbs.task import Task
 
 
@@ -87,10 +87,8 @@ def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunColl
             for name, subset in draws.items()
         }
         for name, planned in plans.items():
-            run, recipe = Run(found.path / name), planned.recipes[name]
-            if place.overwrite or not run.exists or run.recipe != recipe:
-                run.open(recipe, overwrite=place.overwrite or run.exists)
-                run.note(notes=list(planned.notes))
+            run = Run(found.path / name)
+            run.prepare(planned.recipes[name], planned.notes, overwrite=place.overwrite)
         if not continues:
             found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
         return resume(found, task.overrides)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from understudy.config.keywords import PretrainKeywords
 from understudy.config.recipe import TrainRecipe
 from understudy.config.upstream import Loss, Upstream, upstream
@@ -15,11 +13,11 @@ from understudy.config.yaml import checked, updated
 from understudy.errors import UnderstudyError
 from understudy.pipeline import run as runner
 from understudy.pipeline.base import new_network
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.runs.run import Run
-from understudy.verbs.common import Data, Model, Place, Plan, configure, given, module, place, require
-from understudy.verbs.task import likely_to_fit, opened, recipe_fields
+from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
+from understudy.verbs.task import has_batch_norm, likely_to_fit, opened, recipe_fields
 
 _FEW_STEPS = 1_000
 
@@ -83,7 +81,7 @@ def plan(config: PretrainConfig, overrides: Overrides) -> Plan:
         raise UnderstudyError(f"{train.name} holds vectors, which cannot be cropped; give images, or use train")
     schedule = resolved(len(train))
     network = new_network(first.model, overrides, pipeline.contract(), 0, first.seed, several=True)
-    batch_norm = any(isinstance(layer, _BatchNorm) for layer in network.modules())
+    batch_norm = has_batch_norm(network)
     micro = min(config.micro_batch or likely_to_fit(size, batch_norm), config.batch_size)
     values = schedule.fields | {"micro_batch": micro if micro < config.batch_size else None}
     recipe = checked(TrainRecipe, updated(values, base), "pretrain")

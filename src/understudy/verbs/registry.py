@@ -15,7 +15,7 @@ from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
-from understudy.verbs.common import Place, Plan
+from understudy.verbs.arguments import Place, Plan, place
 
 _MODULES = {
     "train": "train",
@@ -68,8 +68,7 @@ def run_config(config: Config, *, run: str | Path | None = None, overwrite: bool
     """
     options = read_config(config)
     overrides = Overrides(trust_code=not isinstance(config, (str, Path)))
-    place = Place(None if run is None else Path(run), overwrite)
-    return starter(getattr(options, "kind", ""))(options, overrides, place)
+    return starter(getattr(options, "kind", ""))(options, overrides, place(run, overwrite))
 
 
 def dry_run(config: Config) -> dict[str, dict[str, str]]:

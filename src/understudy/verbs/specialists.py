@@ -36,7 +36,7 @@ from understudy.pipeline.device import device_of, workers_of
 from understudy.pipeline.evaluate import hardware
 from understudy.pipeline.panel_folder import MANIFEST, Manifest, load_panel, read_manifest, specialist_run, untrained
 from understudy.pipeline.run import ensure
-from understudy.pipeline.run_data import Overrides, RunData
+from understudy.pipeline.run_data import Overrides, RunData, require
 from understudy.pipeline.specialist import Specialist, bias_correction
 from understudy.pipeline.train import Train
 from understudy.pipeline.weights import weights_of
@@ -44,7 +44,7 @@ from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
 from understudy.teachers import check_classes
 from understudy.training import run_jobs
-from understudy.verbs.common import Data, Place, Plan, configure, given, place, require
+from understudy.verbs.arguments import Data, Place, Plan, configure, given, place
 
 _MUTABLE = frozenset({"only", "parallel", "student", "top_n", "generalist", "workers", "devices", "accelerator"})
 """Options that may change when a panel is continued."""

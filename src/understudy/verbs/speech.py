@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -12,16 +11,16 @@ from understudy.config.recipe import SpeechDistillRecipe, SpeechTrainRecipe
 from understudy.data.formats.frames import FRAMES
 from understudy.errors import UnderstudyError
 from understudy.models import Network
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.speech import ENSEMBLE, joined
 from understudy.pipeline.weights import networks_of, weights_of
-from understudy.runs.run import Run, find_run
+from understudy.runs.run import Run, find_run, plain_stem
 from understudy.speech.corpus import open_corpus
 from understudy.speech.decoding import Decoder
 from understudy.speech.preparation import SPEECH, Prepared, prepare_corpus, read_prepared
 from understudy.speech.recognition import Transcript, transcribe
 from understudy.verbs import train as trainer
-from understudy.verbs.common import Place, Plan, configure, listed, place, require
+from understudy.verbs.arguments import Place, Plan, configure, listed, place
 
 
 def prepare(
@@ -79,7 +78,7 @@ def prepared_folder(data: str | Path) -> Path:
 
 
 def _default_folder(corpus: Path) -> Path:
-    return Path("runs") / f"speech-{re.sub(r'[^A-Za-z0-9._]+', '-', corpus.stem).strip('-.') or 'corpus'}"
+    return Path("runs") / f"speech-{plain_stem(corpus, 'corpus')}"
 
 
 def train(

@@ -23,13 +23,13 @@ from understudy.errors import Interrupted, UnderstudyError, nearest
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
 from understudy.files import write_whole
 from understudy.pipeline.run import train_and_evaluate
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs import few_shots
-from understudy.verbs.common import Place, Plan, configure, given, place, require
+from understudy.verbs.arguments import Place, Plan, configure, given, place
 from understudy.verbs.task import Task, pretrained
 
 
@@ -70,7 +70,7 @@ def suite(
 
 def plan(config: SuiteConfig, overrides: Overrides) -> Plan:
     """The recipes that the rule resolves to on every task."""
-    require(config)
+    require(config, overrides)
     recipes, notes = {}, []
     for name, data in tasks_of(config.data).items():
         planned = Task.of(config, str(data), Overrides(trust_code=overrides.trust_code)).plan(name)
@@ -84,7 +84,7 @@ def start(config: SuiteConfig, overrides: Overrides, place: Place) -> RunCollect
 
 
 def _start(config: SuiteConfig, tasks: Mapping[str, object], trust_code: bool, place: Place) -> RunCollection:
-    require(config)
+    require(config, Overrides())
     for one in tasks.values():
         _check_known(one)
     pretrained(config.backbone, config.from_scratch)
@@ -182,9 +182,7 @@ def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides
             fields["subset"] = str(manifest)  # the last of them: all thousand
     planned = task.plan(name, **fields)
     run, recipe = Run(found.path / name), planned.recipes[name]
-    if overwrite or not run.exists or run.recipe != recipe:
-        run.open(recipe, overwrite=overwrite or run.exists)
-        run.note(notes=list(planned.notes))
+    run.prepare(recipe, planned.notes, overwrite=overwrite)
     try:
         return run if run.finished else train_and_evaluate(Train(recipe, planned.overrides), run, found.command)
     except UnderstudyError:

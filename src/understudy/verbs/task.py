@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config.hyperrule import HyperRule, hyperrule
@@ -20,7 +22,7 @@ from understudy.models import parse_spec
 from understudy.pipeline.base import new_network
 from understudy.pipeline.run_data import Overrides, RunData
 from understudy.pipeline.train import Train
-from understudy.verbs.common import Plan
+from understudy.verbs.arguments import Plan
 
 DECAY = 1e-4
 """Weight decay where `decay_to` is set and `weight_decay` is not: that of BiT's pre-training."""
@@ -50,14 +52,10 @@ class Task:
         base = {"data": data, "model": spec} | recipe_fields(options)
         return cls(options, base, opened(options, data, overrides))
 
-    def data(self, **fields: Any) -> RunData:
-        """The data, with these fields of the recipe set too."""
-        return Train(self._one_step(fields), self.overrides).data
-
-    @property
+    @cached_property
     def source(self) -> Source:
         """The whole training part."""
-        return self.data().labeled
+        return Train(self._one_step({}), self.overrides).data.labeled
 
     def _one_step(self, fields: dict[str, Any]) -> TrainRecipe:
         """The recipe before the rule is known: the data can be opened with it."""
@@ -71,7 +69,8 @@ class Task:
             steps: in place of the options'.
             **fields: of the recipe, set too.
         """
-        first, data = self._one_step(fields), self.data(**fields)
+        first = self._one_step(fields)
+        data = Train(first, self.overrides).data
         _check_classes(first, data.train)
         examples, self._size = len(data.train), self._size or typical_size(data.labeled)
         rule = rule_of(self.options, examples, self._size, steps)
@@ -110,7 +109,7 @@ class Task:
                     f"{recipe.model} has {outputs} outputs, and {data.labeled.name} {len(data.labeled.classes)} "
                     "classes; give it a head of as many"
                 )
-            self._inspected[crop_size] = size, any(isinstance(layer, _BatchNorm) for layer in network.modules())
+            self._inspected[crop_size] = size, has_batch_norm(network)
         return self._inspected[crop_size]
 
 
@@ -168,6 +167,10 @@ def pretrained(backbone: str, from_scratch: bool = False) -> str:
         f"{backbone} has no pre-trained weights by that name; give a run folder, a weights file or a timm: or "
         "torchvision: model that has them, or pass --from-scratch"
     )
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
 
 
 def likely_to_fit(size: int, batch_norm: bool) -> int:

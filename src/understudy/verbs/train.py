@@ -9,9 +9,9 @@ from understudy.config.keywords import TrainKeywords
 from understudy.config.recipe import Recipe, TrainRecipe
 from understudy.pipeline import run as runner
 from understudy.pipeline.kinds import pipeline_of
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.runs.run import Run
-from understudy.verbs.common import Data, Model, Place, Plan, configure, given, module, place, require
+from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
 
 
 def train(
@@ -51,5 +51,4 @@ def plan(config: Recipe, overrides: Overrides) -> Plan:
 
 
 def start(config: Recipe, overrides: Overrides, place: Place) -> Run:
-    require(config, overrides)
     return runner.start(pipeline_of(config, overrides), place.run, overwrite=place.overwrite, command=place.command)

@@ -9,12 +9,12 @@ from typing import Unpack, overload
 from understudy.config.keywords import TransferKeywords
 from understudy.config.verbs import TransferConfig
 from understudy.pipeline import run as runner
-from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
 from understudy.verbs import few_shots
-from understudy.verbs.common import Data, Model, Place, Plan, configure, given, module, place, require
+from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
 from understudy.verbs.task import Task
 
 
@@ -70,7 +70,6 @@ def plan(config: TransferConfig, overrides: Overrides) -> Plan:
 
 
 def start(config: TransferConfig, overrides: Overrides, place: Place) -> Run | RunCollection:
-    require(config, overrides)
     if config.shots:
         return few_shots.start(config, overrides, place)
     planned = plan(config, overrides)

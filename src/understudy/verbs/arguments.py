@@ -13,7 +13,6 @@ from understudy.config.options import Options
 from understudy.config.recipe import Recipe
 from understudy.config.yaml import checked
 from understudy.data import Source
-from understudy.errors import UnderstudyError
 from understudy.pipeline.run_data import Overrides
 
 C = TypeVar("C", bound=Options)
@@ -84,22 +83,6 @@ def given(value: Any) -> Any | None:
 
 def module(value: Any) -> nn.Module | None:
     return value if isinstance(value, nn.Module) else None
-
-
-def require(config: Options, overrides: Overrides | None = None) -> None:
-    """Check that a configuration names what it cannot do without.
-
-    Raises:
-        UnderstudyError: something is missing; with an example.
-    """
-    objects = {} if overrides is None else {
-        "data": overrides.data, "model": overrides.model, "student": overrides.model, "teacher": overrides.teachers,
-        "backbone": overrides.model,
-    }  # fmt: skip
-    for name, example in config.required.items():
-        if not getattr(config, name) and not objects.get(name):
-            what = "DATA" if name == "data" else f"--{name}"
-            raise UnderstudyError(f"{what} is missing; {example}")
 
 
 def listed(one_or_more: Any) -> list[Any]:
