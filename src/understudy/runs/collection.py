@@ -19,18 +19,17 @@ from understudy.config.options import Options
 from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.evaluation.facts import COLLECTION_FACTS, Facts
+from understudy.evaluation.facts import COLLECTION_FACTS
 from understudy.files import write_whole
+from understudy.runs.folder import EvaluatedFolder
 from understudy.runs.run import Run
 
 RECORD = "collection.json"
 
 
 @dataclass(frozen=True)
-class RunCollection:
+class RunCollection(EvaluatedFolder):
     """A folder of runs."""
-
-    path: Path
 
     @property
     def exists(self) -> bool:
@@ -85,16 +84,9 @@ class RunCollection:
         return self.exists and bool(self.record.get("finished"))
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
     def facts(self) -> Any:
         """The results of the evaluation: the facts of its kind, as `SuiteFacts`."""
-        path = self.path / "evaluation.json"
-        if not path.exists():
-            raise UnderstudyError(f"{self.path} has no evaluation yet; finish it with: understudy resume {self.path}")
-        return COLLECTION_FACTS[self.kind].from_json(json.loads(path.read_text(encoding="utf-8")))
+        return COLLECTION_FACTS[self.kind].from_json(self.evaluation)
 
     def continues(self, config: Options, *, overwrite: bool) -> bool:
         """Whether the folder holds an unfinished collection of this configuration, to go on with.
@@ -124,11 +116,6 @@ class RunCollection:
             (self.path / name).unlink(missing_ok=True)
         record = {"config": as_set(config), "command": list(command), "notes": list(notes), "runs": list(runs)}
         write_whole(self.path / RECORD, json.dumps(record | {"finished": False} | facts, indent=1) + "\n")
-
-    def write_page(self, facts: Facts, page: str) -> None:
-        """Write `evaluation.json` and `report.html`."""
-        write_whole(self.path / "evaluation.json", facts.model_dump_json() + "\n")
-        write_whole(self.report, page)
 
     def abandon(self, files: Sequence[Path] = ()) -> None:
         """Remove the folder if a mistake ended every run before its first step.

@@ -26,16 +26,15 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.files import write_whole
 from understudy.models import Network, load_network
+from understudy.runs.folder import EvaluatedFolder
 
 _PARTS = ("checkpoints/*", "models/*", "gallery/*")
 _FILES = ("run.json", "metrics.jsonl", "evaluation.json", "report.html")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(EvaluatedFolder):
     """A run folder."""
-
-    path: Path
 
     @property
     def recipe(self) -> Recipe:
@@ -60,10 +59,6 @@ class Run:
         return bool(self.record.get("finished"))
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
     def duration(self) -> float:
         """Seconds of training, over all resumptions."""
         return float(self.record.get("seconds", 0.0))
@@ -71,15 +66,7 @@ class Run:
     @property
     def facts(self) -> RunFacts:
         """The results of the evaluation."""
-        path = self.path / "evaluation.json"
-        if not path.exists():
-            raise UnderstudyError(f"{self.path} has no evaluation yet; finish it with: understudy resume {self.path}")
-        return RunFacts.from_json(json.loads(path.read_text()))
-
-    def write_page(self, facts: RunFacts, page: str) -> None:
-        """Write `evaluation.json` and `report.html`."""
-        write_whole(self.path / "evaluation.json", facts.model_dump_json() + "\n")
-        write_whole(self.report, page)
+        return RunFacts.from_json(self.evaluation)
 
     @property
     def models(self) -> dict[str, Path]:
