@@ -1,4 +1,4 @@
-# make demo, test, lint, clean. Everything is installed into .venv, and again when pyproject.toml changes.
+# make demo, test, campaign, lint, clean. Everything is installed into .venv, and again when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ STUDENT_EPOCHS ?= 60
 # How many processes run the tests.
 JOBS ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test campaign lint format clean
 
 demo: $(STAMP)
 	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
@@ -21,6 +21,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Every kill, bad input, hostile file and rank of tests/faults, with a table of what held.
+campaign: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --campaign -n $(JOBS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
