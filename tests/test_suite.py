@@ -374,7 +374,7 @@ def test_a_folder_of_another_suite(tmp_path: Path, tasks: list[str]) -> None:
     with pytest.raises(UnderstudyError, match="DATA is missing"):
         understudy.suite([], "cnn:4", **QUICK)
     (again.path / "collection.json").write_text("{")
-    with pytest.raises(UnderstudyError, match=r"collection\.json cannot be read"):
+    with pytest.raises(UnderstudyError, match=r"collection\.json is damaged"):
         understudy.suite(tasks[:1], "cnn:4", run=found.path, **QUICK)
 
 

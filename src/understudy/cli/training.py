@@ -24,7 +24,7 @@ _RUN = Parameter(group=Group("Run", sort_key=2))
 _PLACE = {
     "config": (Path | None, None, "Options from a YAML file; flags override it."),
     "run": (Path | None, None, "Folder of the results; default: runs/VERB-NAME-1, -2, ..."),
-    "overwrite": (bool, False, "Replace what the folder holds."),
+    "overwrite": (bool, False, "Replace the results in the folder, once the new run has a checkpoint."),
     "dry_run": (bool, False, "Print the resolved recipes, the sizes and the expected time; train nothing."),
 }
 

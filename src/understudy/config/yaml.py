@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UnderstudyError(f"there is no recipe {path}") from None
     except OSError as error:
         raise UnderstudyError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise UnderstudyError(f"{path} is not plain YAML: {line}") from None
     if not isinstance(values, dict):

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256, write_whole
+from understudy.files import read_json, sha256, write_whole
 from understudy.models import load_network
 from understudy.panels.panel import SpecialistPanel
 from understudy.runs.run import Run
@@ -52,14 +52,15 @@ class Manifest(BaseModel):
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a panel; raises `UnderstudyError` if there is none or it is damaged."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UnderstudyError(f"{folder} holds no specialists: it has no {MANIFEST}")
     try:
-        return Manifest.model_validate(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UnderstudyError(f"{folder} holds no specialists: it has no {MANIFEST}") from None
-    except (ValidationError, ValueError) as error:
+        return Manifest.model_validate(read_json(path, "run understudy specialists again with --overwrite"))
+    except ValidationError as error:
         line = str(error).splitlines()[0]
         raise UnderstudyError(
-            f"{folder / MANIFEST} is not what understudy specialists writes ({line}); run it again with --overwrite"
+            f"{path} is not what understudy specialists writes ({line}); run it again with --overwrite"
         ) from None
 
 

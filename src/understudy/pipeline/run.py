@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
+from understudy.runs.replace import held, is_staged, replace
 from understudy.runs.run import Run, new_run_path
 from understudy.training import Callback, Loop, Member, launch
 from understudy.training.logging import ConsoleLogger, MetricsFile
@@ -44,7 +46,7 @@ def start(
 
     Args:
         path: a new folder under runs/ where None, named by the verb.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         command: the command line, for the page.
         notes: lines for the page.
         verb: default: the recipe's kind.
@@ -55,16 +57,27 @@ def start(
     """
     pipeline.check()
     run = Run(Path(path) if path is not None else new_run_path(verb or pipeline.recipe.kind, pipeline.recipe.data))
+    if overwrite:
+        begin = partial(_begin, pipeline, command=command, notes=notes)
+        replace(run.path, pipeline.recipe, begin, writes=first_process())
+        if dist.is_initialized():
+            dist.barrier()  # the others of torchrun's processes wait for the first
+        return train_and_evaluate(pipeline, run, command)
+    return _begin(pipeline, run.path, command=command, notes=notes)
+
+
+def _begin(pipeline: Pipeline[Any], path: Path, *, command: Sequence[str], notes: Sequence[str]) -> Run:
+    """Run a recipe in a folder that holds no run; a mistake before the first step leaves nothing in it."""
+    run = Run(path)
     if not first_process():  # the first takes the folder
         return train_and_evaluate(pipeline, run, command)
-    run.open(pipeline.recipe, overwrite=overwrite)
-    if notes:
-        run.note(notes=list(notes))
-    try:
-        return train_and_evaluate(pipeline, run, command)
-    except UnderstudyError:
-        run.abandon()
-        raise
+    with held(path):
+        run.open(pipeline.recipe, notes)
+        try:
+            return train_and_evaluate(pipeline, run, command)
+        except Exception:
+            run.abandon()
+            raise
 
 
 def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> Run:
@@ -78,23 +91,33 @@ def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> 
 def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str] = ()) -> Run:
     """Train a recipe's members in a run folder, from its newest checkpoint if it has one; evaluate; write the page.
 
+    Of torchrun's processes, the first holds the folder.
+
     Raises:
         Interrupted: a signal asked to stop; a checkpoint was written.
         Diverged: a loss became NaN or infinite.
         UnderstudyError: a mistake that the caller can fix.
     """
-    if "created" not in run.record:
-        run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
-    recipe = pipeline.recipe
-    fabric = make_fabric(recipe)
+    if not first_process():
+        _launch(pipeline, run)
+        return run
+    with held(run.path):
+        if "created" not in run.record:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            run.note(created=now, command=list(command), versions=versions())
+        _launch(pipeline, run)
+        evaluate_run(pipeline, run)
+        run.finish()
+    return run
+
+
+def _launch(pipeline: Pipeline[Any], run: Run) -> None:
+    """Train on every device."""
+    fabric, recipe = make_fabric(pipeline.recipe), pipeline.recipe
     if recipe.devices * recipe.nodes > 1:
         launch(fabric, partial(_train, pipeline=pipeline, run=run))
     else:
         _train(fabric, pipeline, run)
-    if fabric.global_rank == 0:
-        evaluate_run(pipeline, run)
-        run.note(finished=True)
-    return run
 
 
 def versions() -> dict[str, str]:
@@ -121,7 +144,7 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         callbacks += [ConsoleLogger(pipeline.title(run), console)]
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device),
-        run.path / "checkpoints", callbacks, str(run.path),
+        run.path / "checkpoints", callbacks, str(run.path), pause=is_staged(run.path),
     )  # fmt: skip
     started = time.monotonic()
     try:

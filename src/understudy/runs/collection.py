@@ -15,16 +15,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from understudy.config.options import Options
 from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import COLLECTION_FACTS
-from understudy.files import write_whole
-from understudy.runs.folder import EvaluatedFolder
+from understudy.files import remove_files, write_whole
+from understudy.runs.folder import EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
 from understudy.runs.run import Run
 
-RECORD = "collection.json"
+_WRITTEN = (
+    "subsets/*.json", "errors/*.txt", "export/model*", "export/README.md", "export/predict.py",
+    "export/export.json", "specialists.json", "covariance.safetensors", EVALUATION, REPORT, RECORD,
+)  # fmt: skip
+
+
+class CollectionRecord(BaseModel):
+    """What `collection.json` holds; verbs add to it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    config: dict[str, Any]
+    command: list[str]
+    notes: list[str]
+    runs: list[str]
+    finished: bool
+
+    @field_validator("config")
+    @classmethod
+    def _of_a_verb(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if config.get("kind") not in VERBS:
+            raise ValueError(f"no verb is called {config.get('kind')!r}")
+        return config
+
+    @field_validator("runs")
+    @classmethod
+    def _within(cls, runs: list[str]) -> list[str]:
+        for name in runs:
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is not the name of a folder")
+        return runs
 
 
 @dataclass(frozen=True)
@@ -42,12 +74,7 @@ class RunCollection(EvaluatedFolder):
         Raises:
             UnderstudyError: it cannot be read.
         """
-        try:
-            return json.loads((self.path / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as fault:
-            raise UnderstudyError(
-                f"{self.path / RECORD} cannot be read ({fault}); restore it, or choose another --run folder"
-            ) from None
+        return read_record(self.path / RECORD, CollectionRecord, "restore it, or choose another --run folder")
 
     def note(self, **facts: Any) -> None:
         """Add to `collection.json`."""
@@ -79,16 +106,20 @@ class RunCollection(EvaluatedFolder):
         """The runs by name, in their order."""
         return {name: Run(self.path / name) for name in self.record["runs"]}
 
-    @property
-    def finished(self) -> bool:
-        return self.exists and bool(self.record.get("finished"))
+    def files(self) -> Iterator[Path]:
+        """What a verb wrote in the folder; its record last."""
+        for name in self.record["runs"]:
+            held = RunCollection(self.path / name) if RunCollection(self.path / name).exists else Run(self.path / name)
+            yield from held.files()
+        for pattern in _WRITTEN:
+            yield from sorted(self.path.glob(pattern))
 
     @property
     def facts(self) -> Any:
         """The results of the evaluation: the facts of its kind, as `SuiteFacts`."""
-        return COLLECTION_FACTS[self.kind].from_json(self.evaluation)
+        return self.facts_of(COLLECTION_FACTS[self.kind])
 
-    def continues(self, config: Options, *, overwrite: bool) -> bool:
+    def continues(self, config: Options) -> bool:
         """Whether the folder holds an unfinished collection of this configuration, to go on with.
 
         Raises:
@@ -96,9 +127,7 @@ class RunCollection(EvaluatedFolder):
         """
         if not self.exists:
             if Run(self.path).exists:
-                raise UnderstudyError(f"{self.path} holds a run; choose another --run folder")
-            return False
-        if overwrite:
+                raise UnderstudyError(f"{self.path} holds a run; choose another --run folder or pass --overwrite")
             return False
         if self.record["config"] != as_set(config):
             raise UnderstudyError(
@@ -111,29 +140,21 @@ class RunCollection(EvaluatedFolder):
     def open(
         self, config: Options, runs: Sequence[str], *, command: Sequence[str], notes: Sequence[str] = (), **facts: Any
     ) -> None:
-        """Write the record of a new collection, which has no evaluation and no page yet."""
-        for name in ("evaluation.json", "report.html"):
-            (self.path / name).unlink(missing_ok=True)
+        """Write the record of a new collection."""
         record = {"config": as_set(config), "command": list(command), "notes": list(notes), "runs": list(runs)}
         write_whole(self.path / RECORD, json.dumps(record | {"finished": False} | facts, indent=1) + "\n")
 
     def abandon(self, files: Sequence[Path] = ()) -> None:
-        """Remove the folder if a mistake ended every run before its first step.
+        """Remove what was written if a mistake ended every run before it had begun.
 
         Args:
             files: written for the runs, to be removed with them.
         """
-        for run in self.runs.values() if self.exists else ():
-            if run.exists:
-                run.abandon()
-            if run.exists:
-                return
-        (self.path / RECORD).unlink(missing_ok=True)
-        for file in files:
-            file.unlink(missing_ok=True)
-        for folder in (*dict.fromkeys(file.parent for file in files), self.path):
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+        runs = list(self.runs.values()) if self.exists else []
+        if not any(run.begun for run in runs):
+            for run in runs:
+                run.clear()
+            remove_files((*files, self.path / RECORD), self.path)
 
 
 @contextmanager

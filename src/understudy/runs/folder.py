@@ -1,40 +1,86 @@
-"""What a run folder and a collection share: the facts of an evaluation, and the page made from them."""
+"""What a run folder and a collection share: a record, the facts of an evaluation, and the page made from them."""
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from understudy.config.yaml import complaint
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import Facts
-from understudy.files import write_whole
+from understudy.files import read_json, write_whole
+
+EVALUATION, REPORT = "evaluation.json", "report.html"
+RECORD = "collection.json"
+"""What makes a folder one of several runs."""
+
+
+def read_record(path: Path, schema: type[BaseModel], remedy: str) -> dict[str, Any]:
+    """What was noted in a file, checked; fields that were not noted are left out.
+
+    Raises:
+        UnderstudyError: it is damaged; with the remedy.
+    """
+    try:
+        return schema.model_validate(read_json(path, remedy)).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        where, why = complaint(error)
+        raise UnderstudyError(f"{path} is damaged ({'.'.join(map(str, where))}: {why}); {remedy}") from None
+
+
+F = TypeVar("F", bound=Facts)
 
 
 @dataclass(frozen=True)
-class EvaluatedFolder:
-    """A folder with `evaluation.json` and `report.html`."""
+class EvaluatedFolder(ABC):
+    """A folder with a record, `evaluation.json` and `report.html`."""
 
     path: Path
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the folder has a record."""
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """`evaluation.json`.
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What was noted."""
+
+    @abstractmethod
+    def note(self, **facts: Any) -> None:
+        """Add to the record."""
+
+    def finish(self) -> None:
+        """Note that everything is written that the verb promises; called last."""
+        self.note(finished=True, pages=[name for name in (EVALUATION, REPORT) if (self.path / name).exists()])
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was written, and its pages are still there."""
+        record = self.record if self.exists else {}
+        return bool(record.get("finished")) and all((self.path / name).exists() for name in record.get("pages", ()))
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+    def facts_of(self, schema: type[F]) -> F:
+        """What `evaluation.json` holds.
 
         Raises:
-            UnderstudyError: there is none yet.
+            UnderstudyError: there is none yet, or it is damaged.
         """
-        path = self.path / "evaluation.json"
+        path, again = self.path / EVALUATION, f"understudy resume {self.path}"
         if not path.exists():
-            raise UnderstudyError(f"{self.path} has no evaluation yet; finish it with: understudy resume {self.path}")
-        return json.loads(path.read_text(encoding="utf-8"))
+            raise UnderstudyError(f"{self.path} has no evaluation yet; finish it with: {again}")
+        return schema.from_json(read_json(path, f"delete it, and evaluate again with: {again}"))
 
     def write_page(self, facts: Facts, page: str) -> None:
         """Write `evaluation.json` and `report.html`."""
-        write_whole(self.path / "evaluation.json", facts.model_dump_json() + "\n")
+        write_whole(self.path / EVALUATION, facts.model_dump_json() + "\n")
         write_whole(self.report, page)

@@ -12,24 +12,54 @@ report.html        the page
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from understudy.config.recipe import Recipe
+from pydantic import BaseModel, ConfigDict
+
+from understudy.config.recipe import RECIPES, Recipe
 from understudy.config.yaml import read_yaml, recipe_from, to_yaml
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
-from understudy.files import write_whole
+from understudy.files import remove_files, sha256, write_whole
 from understudy.models import Network, load_network
-from understudy.runs.folder import EvaluatedFolder
+from understudy.runs.folder import EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.training.logging import read_metrics
 
-_PARTS = ("checkpoints/*", "models/*", "gallery/*")
-_FILES = ("run.json", "metrics.jsonl", "evaluation.json", "report.html")
+_NOTES, _RECIPE = "run.json", "recipe.yaml"
+_MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[0-9].safetensors")
+_WRITTEN = (
+    "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", *(f"models/{name}" for name in _MODELS),
+    "gallery/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", EVALUATION, REPORT, _NOTES, _RECIPE,
+)  # fmt: skip
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds; more may be noted."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = ""
+    recipe_sha256: str = ""
+    created: str = ""
+    command: list[str] = []
+    versions: dict[str, str] = {}
+    notes: list[str] = []
+    teachers: dict[str, str] = {}
+    """SHA-256 of each weights file that was read."""
+    init_from: list[str] = []
+    untrained_heads: list[str] = []
+    sizes: dict[str, dict[str, float]] = {}
+    skipped: dict[str, str] = {}
+    seconds: float = 0.0
+    finished: bool = False
+    pages: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -38,25 +68,50 @@ class Run(EvaluatedFolder):
 
     @property
     def recipe(self) -> Recipe:
-        return recipe_from(read_yaml(self.path / "recipe.yaml"), str(self.path / "recipe.yaml"))
+        """`recipe.yaml`.
+
+        Raises:
+            UnderstudyError: it is damaged, or is not as the run wrote it.
+        """
+        path, known = self.path / _RECIPE, self.record.get("recipe_sha256")
+        if known and sha256(path) != known:
+            raise UnderstudyError(
+                f"{path} is not as it was when the run began; restore it, or train by it with: understudy "
+                f"{self.record['kind']} --config {path} --run FOLDER"
+            )
+        return recipe_from(read_yaml(path), str(path))
 
     @property
     def record(self) -> dict[str, Any]:
-        """`run.json`; {} before there is one."""
-        path = self.path / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """`run.json`; {} before there is one.
+
+        Raises:
+            UnderstudyError: it is damaged.
+        """
+        path = self.path / _NOTES
+        return read_record(path, RunRecord, "restore it, or repeat the run with --overwrite") if path.exists() else {}
 
     def note(self, **facts: Any) -> None:
         """Add to `run.json`."""
-        write_whole(self.path / "run.json", json.dumps(self.record | facts, indent=2) + "\n")
+        write_whole(self.path / _NOTES, json.dumps(self.record | facts, indent=2) + "\n")
 
     @property
     def exists(self) -> bool:
-        return (self.path / "recipe.yaml").exists()
+        return (self.path / _RECIPE).exists() and (self.path / _NOTES).exists()
 
-    @property
-    def finished(self) -> bool:
-        return bool(self.record.get("finished"))
+    def files(self) -> Iterator[Path]:
+        """What a run wrote in the folder, its recipe last; nothing where there is no run.
+
+        Raises:
+            UnderstudyError: the folder has a recipe, and no run wrote it.
+        """
+        recipe = self.path / _RECIPE
+        if not recipe.exists():
+            return
+        if not self.exists or read_yaml(recipe).get("kind") not in RECIPES:
+            raise UnderstudyError(f"{recipe} is not of a run, and stays; choose another --run folder")
+        for pattern in _WRITTEN:
+            yield from sorted(self.path.glob(pattern))
 
     @property
     def duration(self) -> float:
@@ -66,7 +121,7 @@ class Run(EvaluatedFolder):
     @property
     def facts(self) -> RunFacts:
         """The results of the evaluation."""
-        return RunFacts.from_json(self.evaluation)
+        return self.facts_of(RunFacts)
 
     @property
     def models(self) -> dict[str, Path]:
@@ -77,20 +132,20 @@ class Run(EvaluatedFolder):
             method = file.stem.rpartition("-")[0].removeprefix("distilled-")
             return file.stem < "distilled", methods.index(method) if method in methods else 0, file.stem
 
-        files = sorted((self.path / "models").glob("*.safetensors"), key=place)
+        files = sorted((file for name in _MODELS for file in (self.path / "models").glob(name)), key=place)
         return {file.stem: file for file in files}
 
     def network(self, name: str, *, trust_code: bool = False) -> Network:
         """One of the trained networks, as "distilled-0"."""
         return load_network(self.path / "models" / f"{name}.safetensors", trust_code=trust_code)
 
-    def open(self, recipe: Recipe, *, overwrite: bool = False) -> None:
-        """Take the folder for a recipe.
+    def open(self, recipe: Recipe, notes: Sequence[str] = ()) -> None:
+        """Take the folder for a recipe, with notes for its page.
 
         Raises:
             UnderstudyError: it holds a run already.
         """
-        if self.exists and not overwrite:
+        if self.exists:
             if self.recipe != recipe:
                 raise UnderstudyError(
                     f"{self.path} holds a run of another recipe; choose another --run folder or pass --overwrite"
@@ -100,33 +155,40 @@ class Run(EvaluatedFolder):
             raise UnderstudyError(
                 f"{self.path} holds this run, unfinished; continue with: understudy resume {self.path}"
             )
-        if self.exists:
-            for part in _PARTS:
-                for file in self.path.glob(part):
-                    file.unlink()
-            for name in _FILES:
-                (self.path / name).unlink(missing_ok=True)
-        write_whole(self.path / "recipe.yaml", to_yaml(recipe))
+        if (self.path / RECORD).exists():
+            raise UnderstudyError(f"{self.path} holds several runs; choose another --run folder or pass --overwrite")
+        if (self.path / _RECIPE).exists():
+            raise UnderstudyError(f"{self.path / _RECIPE} is not of a run, and stays; choose another --run folder")
+        text = to_yaml(recipe)
+        self.note(kind=recipe.kind, recipe_sha256=hashlib.sha256(text.encode()).hexdigest(), notes=list(notes))
+        write_whole(self.path / _RECIPE, text)
 
-    def prepare(self, recipe: Recipe, notes: Sequence[str], *, overwrite: bool) -> None:
-        """Take the folder for a recipe, with notes for its page, unless it holds that recipe's run already."""
-        if overwrite or not self.exists or self.recipe != recipe:
-            self.open(recipe, overwrite=True)
-            self.note(notes=list(notes))
+    def prepare(self, recipe: Recipe, notes: Sequence[str]) -> None:
+        """Take the folder for a recipe, unless it holds that recipe's run already."""
+        if self.exists and self.recipe != recipe:
+            self.clear()
+        if not self.exists:
+            self.open(recipe, notes)
+
+    def clear(self) -> None:
+        """Remove what a run wrote in the folder."""
+        remove_files(list(self.files()), self.path)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a checkpoint or metrics."""
+        metrics = self.path / "metrics.jsonl"
+        checkpointed = any(self.path.glob("checkpoints/step-*.sha256"))
+        return checkpointed or (metrics.exists() and metrics.stat().st_size > 0)
 
     def abandon(self) -> None:
-        """Remove the folder if a mistake ended the run before its first step."""
-        if not (self.path / "metrics.jsonl").exists():
-            for name in ("recipe.yaml", "run.json"):
-                (self.path / name).unlink(missing_ok=True)
-            if self.path.exists() and not any(self.path.iterdir()):
-                self.path.rmdir()
+        """Remove what was written if a mistake ended the run before it had begun."""
+        if not self.begun:
+            self.clear()
 
     def epochs(self) -> list[dict[str, Any]]:
         """The metrics at the end of each epoch."""
-        path = self.path / "metrics.jsonl"
-        rows = [json.loads(line) for line in (path.read_text().splitlines() if path.exists() else [])]
-        return [row for row in rows if row.get("end_of_epoch")]
+        return [row for row in read_metrics(self.path / "metrics.jsonl") if row.get("end_of_epoch")]
 
 
 def new_run_path(verb: str, name: str, default: str = "data") -> Path:
@@ -151,6 +213,8 @@ def find_run(path: Path) -> Run:
     Raises:
         UnderstudyError: there is none.
     """
-    if not Run(path).exists:
-        raise UnderstudyError(f"{path} is not a run folder: it has no recipe.yaml")
-    return Run(path)
+    run = Run(path)
+    if not run.exists:
+        missing = next(name for name in (_RECIPE, _NOTES) if not (path / name).exists())
+        raise UnderstudyError(f"{path} is not a run folder: it has no {missing}")
+    return run

@@ -162,7 +162,9 @@ def prepare_corpus(
         torch.cat(frames), starts, torch.cat(targets), parts, aligner.models.names, features.before, features.after,
         skipped,
     )  # fmt: skip
-    sequences.check(corpus).save(folder / FRAMES)
+    sequences.check(corpus)
+    (folder / SPEECH).unlink(missing_ok=True)  # that of earlier frames, which would not be of these
+    sequences.save(folder / FRAMES)
     write_whole(folder / SPEECH, json.dumps(prepared.to_json(), indent=1) + "\n")
     return prepared
 

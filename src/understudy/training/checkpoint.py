@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -12,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from understudy.errors import UnderstudyWarning
-from understudy.files import sha256, write_whole
+from understudy.files import write_whole
 
 KEEP = 2
 
@@ -37,11 +38,11 @@ def read_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         hash_file = path.with_suffix(".sha256")
         if not hash_file.exists():
             continue  # the run was killed while writing it
-        if hash_file.read_text().split()[0] != sha256(path):
-            message = f"checkpoint {path} is damaged (its SHA-256 differs); using the previous one"
+        data = path.read_bytes()
+        if hash_file.read_bytes().split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
+            message = f"checkpoint {path} is damaged (its SHA-256 differs); continuing from an earlier one"
             warnings.warn(message, UnderstudyWarning, stacklevel=2)
             continue
-        data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
         return load(data), facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,9 +48,8 @@ class MetricsFile:
                 raise UnderstudyError("tensorboard is not installed; pip install understudy[tensorboard]") from None
 
     def on_train_start(self, step: int, steps: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_whole(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
 
     def on_step_end(self, step: int, samples: int, metrics: Callable[[], list[Row]]) -> None:
         if step % _LOG_EVERY == 0:
@@ -70,6 +70,17 @@ class MetricsFile:
                 prefix = f"{row['member']}/{row['part']}"
                 values = {f"{prefix}/{k}": row[k] for k in ("loss", "accuracy", "agreement") if k in row}
                 tracker.log_metrics(values, step=row["step"])
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics file; none where there is no file. A line that was cut, as by a full disk, is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
 
 
 class ConsoleLogger:

@@ -41,6 +41,7 @@ class Loop:
         folder: for checkpoints; None to write none.
         callbacks: loggers and the like; none on ranks other than the first.
         label: names the run in the message of `Interrupted`.
+        pause: stop as by a signal, of number 0, after the first update and its checkpoint.
         timer: time of the teacher and of each member; available once the loop runs.
     """
 
@@ -53,6 +54,7 @@ class Loop:
     folder: Path | None = None
     callbacks: Sequence[Callback] = ()
     label: str = ""
+    pause: bool = False
     timer: StepTimer = field(init=False)
     _epoch: int = 0
     _step_in_epoch: int = 0
@@ -110,12 +112,14 @@ class Loop:
             if self._step_in_epoch == self.batches.steps or self._step == self.steps:
                 self._end_epoch()
                 signal_number = signal_number or (flag.number if self.fabric.world_size == 1 else 0)
-            if (signal_number or checkpoint_due) and not self._done:
+            if (signal_number or checkpoint_due or self.pause) and not self._done:
                 self._save_checkpoint()
                 saved = time.monotonic()
-                if signal_number:
-                    raise Interrupted(self.label, self._step, signal_number)
+                if signal_number or self.pause:
+                    raise Interrupted(self.label, self._step, signal_number or flag.number)
         self._save_checkpoint()
+        if self.pause:
+            raise Interrupted(self.label, self._step, flag.number)
 
     def _sync_ranks(self, signal_number: int, samples: int, checkpoint_due: bool) -> tuple[int, int, bool]:
         """Agree on a step: the signal of any rank or 0, the samples on all ranks, and whether a checkpoint is due.

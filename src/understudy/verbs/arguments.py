@@ -45,13 +45,17 @@ class Place:
 
     Attributes:
         run: the folder; a new one under runs/ where None.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         command: the command line, for the page; empty for Python.
     """
 
     run: Path | None = None
     overwrite: bool = False
     command: tuple[str, ...] = ()
+
+    def at(self, folder: Path) -> Place:
+        """The same in another folder, which holds nothing."""
+        return Place(folder, False, self.command)
 
 
 def place(run: str | Path | None, overwrite: bool) -> Place:

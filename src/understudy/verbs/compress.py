@@ -34,6 +34,7 @@ from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
+from understudy.runs.replace import held, replace
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
 from understudy.verbs.export import export
@@ -73,7 +74,7 @@ def compress(
         student: a model's name.
         transfer_set: images to distill on in addition to the data; labels are not needed.
         run: the folder; a new one under runs/ by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `CompressConfig`.
 
     Returns:
@@ -121,13 +122,17 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
     require(config, overrides)
     check_formats(config.format)
     found = RunCollection(place.run or new_run_path("compress", config.data))
-    if not found.continues(config, overwrite=place.overwrite):
-        planned = plan(config, overrides, found.path)
-        for name, recipe in planned.recipes.items():
-            Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()), overwrite=True)
-        # last, as what has a record can be resumed
-        found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
-    return resume(found, overrides)
+    if place.overwrite:
+        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        return resume(found, overrides)
+    with held(found.path):
+        if not found.continues(config):
+            planned = plan(config, overrides, found.path)
+            for name, recipe in planned.recipes.items():
+                Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()))
+            # last, as what has a record can be resumed
+            found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
+        return resume(found, overrides)
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -152,7 +157,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
         found.note(latency_ms=_latencies(found, overrides.trust_code))
     facts = _facts(found)
     found.write_page(facts, render(facts, found.path))
-    found.note(finished=True)
+    found.finish()
     return found
 
 

@@ -37,7 +37,7 @@ def distill(
         student: a model's name, a run folder or weights file to start from, or a module.
         transfer_set: samples to distill on in place of the training part; labels are not needed.
         run: the run folder; a new one under runs/ by default.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `DistillRecipe`.
 
     Raises:

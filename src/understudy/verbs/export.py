@@ -23,7 +23,7 @@ from understudy.exporters import (
     model_card,
     predict_script,
 )
-from understudy.files import sha256, write_whole
+from understudy.files import read_json, sha256, write_whole
 from understudy.models import Network, load_network
 from understudy.pipeline.evaluate import scorable
 from understudy.pipeline.kinds import pipeline_of
@@ -198,15 +198,16 @@ def _describe(done: Export, info: ModelCardInfo, interface: Interface, options: 
     """Write the model card and the script, and remove files of an earlier export that this one did not write."""
     folder, own = done.path, [one.file.name for one in done.files]
     described = folder / "export.json"
-    earlier = json.loads(described.read_text()) if described.exists() else {}
+    earlier = read_json(described, "delete it, and export again") if described.exists() else {}
     runnable = next((one.file.name for one in done.files if one.format != "torch"), None)
     script = None if runnable is None else "predict.py"
     if runnable is not None:
         write_whole(folder / "predict.py", predict_script(interface, runnable))
     else:
         (folder / "predict.py").unlink(missing_ok=True)
-    write_whole(folder / "README.md", model_card(info, interface, done.files, script))
+    # before the card, as a card without it is not an export's
     write_whole(described, json.dumps(export_summary(info, interface, done.files, options), indent=2) + "\n")
+    write_whole(folder / "README.md", model_card(info, interface, done.files, script))
     for one in earlier.get("files", []):
         if one["file"] not in own:
             (folder / Path(one["file"]).name).unlink(missing_ok=True)

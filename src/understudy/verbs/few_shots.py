@@ -22,6 +22,7 @@ from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
+from understudy.runs.replace import held, replace
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
 from understudy.verbs.task import Task
@@ -40,7 +41,7 @@ def few_shots(
         data, backbone: as for `transfer`.
         shots: training examples per class, as in (1, 5, 10).
         run: the folder; a new one under runs/ by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `TransferConfig`; `draws` is the number of draws.
 
     Returns:
@@ -71,31 +72,31 @@ def plan(config: TransferConfig, overrides: Overrides) -> Plan:
 def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunCollection:
     require(config, overrides)
     found = RunCollection(place.run or new_run_path("transfer", config.data))
-    continues = found.continues(config, overwrite=place.overwrite)
-    task = Task.of(config, config.data, overrides)
-    draws = _draws(config, task)
-    manifests = {name: found.path / "subsets" / f"{name}.json" for name in draws}
-    try:
-        for name, subset in draws.items():
-            if continues and manifests[name].exists() and read_subset(manifests[name]) != subset:
-                raise UnderstudyError(
-                    f"{found.path} holds draws of other samples; choose another --run folder or pass --overwrite"
-                )
-            subset.write(manifests[name])
-        plans = {
-            name: task.plan(name, subset=str(manifests[name]), seed=config.seed + subset.draw)
-            for name, subset in draws.items()
-        }
-        for name, planned in plans.items():
-            run = Run(found.path / name)
-            run.prepare(planned.recipes[name], planned.notes, overwrite=place.overwrite)
-        if not continues:
-            found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
-        return resume(found, task.overrides)
-    except UnderstudyError:
-        if not continues:
-            found.abandon(list(manifests.values()))
-        raise
+    if place.overwrite:
+        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        return resume(found, overrides)
+    with held(found.path):
+        continues = found.continues(config)
+        task = Task.of(config, config.data, overrides)
+        draws = _draws(config, task)
+        manifests = {name: found.path / "subsets" / f"{name}.json" for name in draws}
+        try:
+            for name, subset in draws.items():
+                if continues and manifests[name].exists() and read_subset(manifests[name]) != subset:
+                    raise UnderstudyError(
+                        f"{found.path} holds draws of other samples; choose another --run folder or pass --overwrite"
+                    )
+                subset.write(manifests[name])
+            for name, subset in draws.items():
+                planned = task.plan(name, subset=str(manifests[name]), seed=config.seed + subset.draw)
+                Run(found.path / name).prepare(planned.recipes[name], planned.notes)
+            if not continues:
+                found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
+            return resume(found, task.overrides)
+        except Exception:
+            if not continues:
+                found.abandon(list(manifests.values()))
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -106,7 +107,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
                 train_and_evaluate(Train(run.recipe, overrides), run, found.command)
     facts = _facts(found)
     found.write_page(facts, render(facts, found.path))
-    found.note(finished=True)
+    found.finish()
     return found
 
 

@@ -37,7 +37,7 @@ def pretrain(
         model: a model's name, a run folder or weights file to start from, or a module with a head for the data's
             classes.
         run: the run folder, which is a backbone for `transfer`; a new one under runs/ by default.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `PretrainConfig`, which override the scale's.
 
     Raises:

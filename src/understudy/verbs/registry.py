@@ -61,7 +61,7 @@ def run_config(config: Config, *, run: str | Path | None = None, overwrite: bool
         config: a recipe; values with a `kind`, as {"kind": "train", "data": "digits", "model": "mlp:32x1", "lr": 0.01};
             or a YAML file of such, of which functions (pkg.mod:fn) are not imported.
         run: the folder; a new one under runs/ by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
 
     Raises:
         UnderstudyError: whatever the verb raises.

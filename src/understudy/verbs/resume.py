@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.pipeline.device import first_process
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
+from understudy.runs.replace import held
 from understudy.runs.run import Run, find_run
 from understudy.verbs import compress, few_shots, specialists, suite
 
@@ -32,12 +35,19 @@ def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollecti
     Raises:
         UnderstudyError: there is nothing to resume, or it is finished.
     """
-    overrides, collection = Overrides(trust_code=trust_code), RunCollection(Path(folder))
-    if collection.exists:
-        if collection.finished:
-            raise UnderstudyError(f"{folder} is finished; its page is {collection.report}")
-        return COLLECTIONS[collection.kind](collection, overrides)
-    run = find_run(Path(folder))
-    if run.finished:
-        raise UnderstudyError(f"{folder} is finished; its page is {run.report}")
-    return train_and_evaluate(pipeline_of(run.recipe, overrides), run, run.record.get("command", ()))
+    overrides, path = Overrides(trust_code=trust_code), Path(folder)
+    if not path.is_dir():
+        raise UnderstudyError(f"there is no folder {folder}")
+    with held(path) if first_process() else nullcontext():
+        collection = RunCollection(path)
+        if collection.exists:
+            _check_unfinished(collection)
+            return COLLECTIONS[collection.kind](collection, overrides)
+        run = find_run(path)
+        _check_unfinished(run)
+        return train_and_evaluate(pipeline_of(run.recipe, overrides), run, run.record.get("command", ()))
+
+
+def _check_unfinished(found: Run | RunCollection) -> None:
+    if found.finished:
+        raise UnderstudyError(f"{found.path} is finished; its page is {found.report}")

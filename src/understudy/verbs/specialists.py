@@ -42,6 +42,7 @@ from understudy.pipeline.train import Train
 from understudy.pipeline.weights import weights_of
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
+from understudy.runs.replace import replace
 from understudy.teachers import check_classes
 from understudy.training import run_jobs
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, place
@@ -66,7 +67,7 @@ def specialists(
         data: as for `train`; labeled.
         generalist: a run folder of one network, or a weights file.
         run: the folder; specialists/ in the generalist's run folder by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `SpecialistsConfig`, as `clusters`, `epochs` and `lr`.
 
     Returns:
@@ -94,7 +95,10 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
     require(config, overrides)
     weights = _weights(config.generalist)
     found = RunCollection(place.run or _default_folder(Path(config.generalist)))
-    if found.exists and not place.overwrite:
+    if place.overwrite:
+        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        return _continue(found, config, weights, overrides, place.command)
+    if found.exists:
         _keep(found, config, weights)
     else:
         data = _data(config, overrides)
@@ -103,9 +107,6 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
         manifest.write(found.path)
         write_whole(found.path / "covariance.safetensors", save(tensors))
         found.open(config, list(recipes), command=place.command)
-        for name, run in found.runs.items():
-            if place.overwrite and run.exists:
-                run.open(recipes[name], overwrite=True)
     return _continue(found, config, weights, overrides, place.command)
 
 
@@ -120,6 +121,10 @@ def _continue(
     found: RunCollection, config: SpecialistsConfig, weights: Path, overrides: Overrides, command: tuple[str, ...]
 ) -> RunCollection:
     folder, manifest = found.path, read_manifest(found.path)
+    relative = os.path.relpath(weights, folder)
+    if manifest.generalist != relative:  # the folder was moved
+        manifest = manifest.model_copy(update={"generalist": relative})
+        manifest.write(folder)
     if config.only is not None and config.only >= len(manifest.groups):
         raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
     data = _data(config, overrides)
@@ -142,7 +147,7 @@ def _continue(
             run_jobs(jobs, config.parallel)
     if not untrained(folder):
         _evaluate(found, config, data, command)
-        found.note(finished=True)
+        found.finish()
     return found
 
 
@@ -205,9 +210,8 @@ def _keep(found: RunCollection, config: SpecialistsConfig, weights: Path) -> Non
             f"{found.path} holds specialists with another {name.replace('_', '-')} ({before.get(name)}, not "
             f"{now.get(name)}); choose another --run folder or pass --overwrite"
         )
-    relative = os.path.relpath(weights, found.path)
-    if manifest.top_n != config.top_n or manifest.generalist != relative:
-        manifest.model_copy(update={"top_n": config.top_n, "generalist": relative}).write(found.path)
+    if manifest.top_n != config.top_n:
+        manifest.model_copy(update={"top_n": config.top_n}).write(found.path)
     found.note(config=as_set(config), finished=False)
 
 

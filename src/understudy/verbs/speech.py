@@ -90,7 +90,7 @@ def train(
     Args:
         data: a prepared folder, or a corpus.
         run: the run folder; a new one under runs/ by default.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `SpeechTrainRecipe`.
     """
     config = configure(SpeechTrainRecipe, options, data=data)
@@ -107,7 +107,7 @@ def distill(
         data: a prepared folder, or a corpus.
         teacher: run folders or weights files.
         run: the run folder; a new one under runs/ by default.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `SpeechDistillRecipe`.
     """
     config = configure(SpeechDistillRecipe, options, data=data, teacher=listed(teacher))

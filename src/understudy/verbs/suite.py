@@ -27,6 +27,8 @@ from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
+from understudy.runs.folder import EVALUATION
+from understudy.runs.replace import held, replace
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs import few_shots
 from understudy.verbs.arguments import Place, Plan, configure, given, place
@@ -50,7 +52,7 @@ def suite(
         data: names and paths; or a dict of them, or of whatever `open_source` opens, by the tasks' names.
         backbone: as for `transfer`, by name or path.
         run: the folder; a new one under runs/ by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `SuiteConfig`.
 
     Returns:
@@ -89,12 +91,15 @@ def _start(config: SuiteConfig, tasks: Mapping[str, object], trust_code: bool, p
         _check_known(one)
     pretrained(config.backbone, config.from_scratch)
     found = RunCollection(place.run or new_run_path("suite", config.backbone.partition("?")[0], "backbone"))
-    if not found.continues(config, overwrite=place.overwrite):
-        objects = [name for name, one in tasks.items() if given(one) is not None]
-        found.open(config, list(tasks), command=place.command, objects=objects)
-        _write(found, {})
-    tasks = dict(zip(found.runs, tasks.values(), strict=True))  # by the names that the folder has for them
-    return _continue(found, tasks, trust_code, overwrite=place.overwrite)
+    if place.overwrite:
+        replace(found.path, config, lambda folder: _start(config, tasks, trust_code, place.at(folder)))
+        return _continue(found, tasks, trust_code)
+    with held(found.path):
+        if not found.continues(config):
+            objects = [name for name, one in tasks.items() if given(one) is not None]
+            found.open(config, list(tasks), command=place.command, objects=objects)
+            _write(found, {})
+        return _continue(found, tasks, trust_code)
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -105,16 +110,16 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     return _continue(found, tasks, overrides.trust_code)
 
 
-def _continue(
-    found: RunCollection, tasks: Mapping[str, object], trust_code: bool, *, overwrite: bool = False
-) -> RunCollection:
-    results = {task.name: task for task in found.facts.tasks if task.results}
+def _continue(found: RunCollection, tasks: Mapping[str, object], trust_code: bool) -> RunCollection:
+    tasks = dict(zip(found.runs, tasks.values(), strict=True))  # by the names that the folder has for them
+    known = found.facts.tasks if (found.path / EVALUATION).exists() else ()
+    results = {task.name: task for task in known if task.results}
     for name in found.runs:
         if name in results:
             continue
         try:
             with named_when_stopped(found.path):
-                results[name] = _task(found, name, tasks[name], trust_code, overwrite)
+                results[name] = _task(found, name, tasks[name], trust_code)
         except Interrupted:
             raise
         except UnderstudyError as fault:
@@ -125,7 +130,8 @@ def _continue(
             reason = f"{type(fault).__name__}: {first} (see {kept})"
             results[name] = TaskResult(name=name, group=group_of(name), reason=reason)
         _write(found, results)
-    found.note(finished=not any(result.reason for result in results.values()))
+    if not any(result.reason for result in results.values()):
+        found.finish()
     return found
 
 
@@ -139,7 +145,7 @@ def _write(found: RunCollection, results: Mapping[str, TaskResult]) -> None:
     found.write_page(facts, render(facts, found.path))
 
 
-def _task(found: RunCollection, name: str, data: object, trust_code: bool, overwrite: bool) -> TaskResult:
+def _task(found: RunCollection, name: str, data: object, trust_code: bool) -> TaskResult:
     config: SuiteConfig = found.config
     if data is None:
         raise UnderstudyError(f"the data of {name} is a Python object; call understudy.suite again with this folder")
@@ -148,12 +154,12 @@ def _task(found: RunCollection, name: str, data: object, trust_code: bool, overw
     options = checked(TransferConfig, values | {"data": name if given(data) is not None else str(data)}, name)
     if config.shots:
         drawn = RunCollection(found.path / name)
-        if overwrite or not drawn.finished:
-            drawn = few_shots.start(options, overrides, Place(found.path / name, overwrite, tuple(found.command)))
+        if not drawn.finished:
+            drawn = few_shots.start(options, overrides, Place(drawn.path, command=tuple(found.command)))
         results = drawn.facts.results
         first = next(iter(drawn.runs.values()))
     else:
-        first = _one_run(found, name, options, overrides, overwrite)
+        first = _one_run(found, name, options, overrides)
         rows = first.facts.of("model")
         examples = (first.facts.data.train_examples if first.facts.data else None) or 0
         accuracies = tuple(rows[0].values("accuracy")) if rows else ()
@@ -166,7 +172,7 @@ def _task(found: RunCollection, name: str, data: object, trust_code: bool, overw
     )
 
 
-def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides: Overrides, overwrite: bool) -> Run:
+def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides: Overrides) -> Run:
     """The task's run, finished: on all its examples, or on VTAB-1k's."""
     fields: dict[str, Any] = {}
     config: SuiteConfig = found.config
@@ -182,10 +188,10 @@ def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides
             fields["subset"] = str(manifest)  # the last of them: all thousand
     planned = task.plan(name, **fields)
     run, recipe = Run(found.path / name), planned.recipes[name]
-    run.prepare(recipe, planned.notes, overwrite=overwrite)
+    run.prepare(recipe, planned.notes)
     try:
         return run if run.finished else train_and_evaluate(Train(recipe, planned.overrides), run, found.command)
-    except UnderstudyError:
+    except Exception:
         run.abandon()
         raise
 

@@ -29,7 +29,7 @@ def train(
             ones.
         model: a model's name, a run folder or weights file to start from, or a module that maps (B, *shape) to logits.
         run: the run folder; a new one under runs/ by default.
-        overwrite: replace the run that the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `TrainRecipe`, those of optimizer and augmentation by their own names (`lr=0.1`).
 
     Raises:

@@ -49,7 +49,7 @@ def transfer(
             weights file, or a module with a head for the data's classes.
         shots: training images per class: several transfers from random draws, see `few_shots`.
         run: the folder; a new one under runs/ by default.
-        overwrite: replace what the folder holds.
+        overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `TransferConfig`, which override the rule.
 
     Raises:

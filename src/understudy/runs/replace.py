@@ -1,0 +1,152 @@
+"""A folder's results replaced as a whole: new ones are made beside them, and take their place once they stand.
+
+FOLDER/.new/    the new results, until the first checkpoint among them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.config.options import Options
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.files import remove_empty, write_whole
+from understudy.runs.collection import RunCollection
+from understudy.runs.folder import RECORD
+from understudy.runs.lock import locked
+from understudy.runs.run import Run
+
+STAGED = ".new"
+_LEAVING, _LEFT = ".replacing", ".replaced"
+"""Where the old files go, and what that folder is called once all are there."""
+
+
+def is_staged(folder: Path) -> bool:
+    """Whether what is made in a folder is to replace something: training pauses there at its first checkpoint."""
+    return STAGED in folder.parts
+
+
+def replace(folder: Path, config: Options, begin: Callable[[Path], object], *, writes: bool = True) -> None:
+    """Begin new results in a folder, in the place of those that it holds, if any.
+
+    Args:
+        config: what is to be done; nothing that it names may be among the files that would be replaced.
+        begin: folder -> does it there, until `Interrupted` by the pause at the first checkpoint.
+        writes: whether this is the process that writes, of those that torchrun started.
+
+    Raises:
+        UnderstudyError: the new results could not be begun, and the old ones stay.
+        Interrupted: a signal asked to stop, after the new results took the place.
+    """
+    staged = folder / STAGED
+    if not writes:
+        stop = _begin(begin, staged)
+    else:
+        with held(folder):
+            _check_inputs(config, folder, files_of_results(folder))
+            try:
+                stop = _begin(begin, staged)
+                if not any(staged.rglob("step-*.sha256")):
+                    raise UnderstudyError(f"nothing could be trained, and {folder} is as it was; check the data")
+            except BaseException:
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
+            _rename_within(staged, str(staged), str(folder))
+            _move(folder)
+    if stop is not None and stop.signal_number:
+        raise Interrupted(str(folder), stop.step, stop.signal_number)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, as `locked`; if a process was killed while it replaced results there, that is finished first."""
+    with locked(folder):
+        if any((folder / name).exists() for name in (_LEAVING, _LEFT)):
+            _move(folder)
+        elif (folder / STAGED).exists():
+            shutil.rmtree(folder / STAGED)
+        yield
+
+
+def _begin(begin: Callable[[Path], object], staged: Path) -> Interrupted | None:
+    try:
+        begin(staged)
+    except Interrupted as stop:
+        return stop
+    return None
+
+
+def files_of_results(folder: Path) -> list[Path]:
+    """The files that a run or a collection of runs wrote in its folder; none where there is neither.
+
+    Raises:
+        UnderstudyError: the folder has a recipe or a record that no run wrote.
+    """
+    collection = RunCollection(folder)
+    return list((collection if collection.exists else Run(folder)).files())
+
+
+def _check_inputs(config: Options, folder: Path, files: Iterable[Path]) -> None:
+    """Check that nothing that a configuration names is among the files that would be replaced."""
+    place, taken = folder.resolve(), {file.resolve() for file in files}
+    for text in filter(None, _texts(config.model_dump(mode="json"))):
+        try:
+            named = Path(text).resolve()
+        except (OSError, ValueError):
+            continue
+        if taken and (named == place or not taken.isdisjoint((named, *named.parents))):
+            raise UnderstudyError(f"{text} is in {folder}, which would be replaced; choose another --run folder")
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+
+
+def _move(folder: Path) -> None:
+    """Put new results in the place of the old ones; everything else that the folder holds stays."""
+    leaving, left, staged = folder / _LEAVING, folder / _LEFT, folder / STAGED
+    if not left.exists():
+        leaving.mkdir(exist_ok=True)
+        for file in files_of_results(folder):
+            _rename(file, leaving / file.relative_to(folder))
+            remove_empty(file.parent, folder)
+        os.replace(leaving, left)
+    for path in sorted(staged.rglob("*")):
+        if not path.is_dir():
+            _rename(path, folder / path.relative_to(staged))
+    shutil.rmtree(staged)
+    shutil.rmtree(left)
+
+
+def _rename(path: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, place)
+
+
+def _rename_within(folder: Path, old: str, new: str) -> None:
+    """Have the records of results name the folder that they move to."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace(old, new)
+        if isinstance(value, dict):
+            return {key: renamed(one) for key, one in value.items()}
+        return [renamed(one) for one in value] if isinstance(value, list) else value
+
+    for path in (*folder.rglob(RECORD), *folder.rglob("run.json")):
+        write_whole(path, json.dumps(renamed(json.loads(path.read_bytes())), indent=1) + "\n")
+    for path in folder.rglob("recipe.yaml"):
+        values = renamed(yaml.safe_load(path.read_text(encoding="utf-8")))
+        digest = write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        Run(path.parent).note(recipe_sha256=digest)
