@@ -28,6 +28,6 @@ class Facts(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise UnderstudyError(
-                f"the {cls.subject} cannot be reported: {where}: {first['msg']}; delete evaluation.json, and write it again "
-                "with: understudy resume FOLDER"
+                f"the {cls.subject} cannot be reported: {where}: {first['msg']}; delete evaluation.json, and write "
+                "it again with: understudy resume FOLDER"
             ) from error
