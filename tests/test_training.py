@@ -19,7 +19,6 @@ from understudy.data import ArraySource
 from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
 from understudy.errors import Diverged, UnderstudyError
-from understudy.evaluation import predict_logits
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import CrossEntropy
 from understudy.pipeline.kinds import pipeline_of

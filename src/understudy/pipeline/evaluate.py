@@ -60,7 +60,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
         if pipeline.teachers:
             facts["data"]["transfer_examples"] = len(data.train)
     checked = pipeline.complete(run, RunFacts.from_json(facts | {"notes": notes}))
-    run.write_page(checked, render(checked, run.path))
+    run.write_page(checked, render(checked, run.path, recipe))
     return checked
 
 

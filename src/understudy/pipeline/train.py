@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +17,7 @@ from understudy.models import InputContract, Network, find_head
 from understudy.pipeline.base import Pipeline, for_crops
 from understudy.pipeline.loss import Term
 from understudy.runs.run import Run
+from understudy.terminal import Terminal
 
 T = TypeVar("T", bound=TrainRecipe)
 _CALIBRATION_SAMPLES = 10_000  # more than one number needs
@@ -80,7 +80,7 @@ class Train(Pipeline[T]):
         if recipe.calibrate:
             done = calibrate(name, network, self.data.calibration, recipe.seed, device)
             run.note(calibration=run.record.get("calibration", {}) | {name: done})
-            Console().print(done)
+            Terminal().say(done)
         super().finish(name, network, run, device)
 
 
