@@ -35,22 +35,23 @@ def held_out(count: int, *, right: float, scale: float, seed: int) -> tuple[Tens
     count=st.integers(1, 200), right=st.floats(0, 1), scale=st.sampled_from([0.05, 1.0, 5.0, 40.0]),
     seed=st.integers(0, 2**30),
 )  # fmt: skip
-def test_held_out_samples_are_never_less_probable_for_it(count: int, right: float, scale: float, seed: int) -> None:
+def test_it_is_sharpened_only_as_far_as_held_out_samples_become_more_probable(
+    count: int, right: float, scale: float, seed: int
+) -> None:
     logits, targets = held_out(count, right=right, scale=scale, seed=seed)
     factor = fit_scale(logits, targets)
     assert 0 < factor < 2**10
     before, after = (float(cross_entropy(s * logits.double(), targets)) for s in (1.0, factor))
-    assert after <= before + 1e-9
-    further = float(cross_entropy(factor * (1 + 0.01 * ((factor > 1) - (factor < 1))) * logits.double(), targets))
-    assert further <= after + 1e-9  # it stops short of the best
+    if factor > 1:  # one sample of a random class is counted besides
+        assert after < before
+        assert float(cross_entropy(1.01 * factor * logits.double(), targets)) < after  # it stops short of the best
 
 
 def test_samples_that_are_all_right_do_not_make_it_certain() -> None:
-    logits = torch.tensor([[3.0, 0.0]]).repeat(100, 1)
-    factor = fit_scale(logits, torch.zeros(100, dtype=torch.int64))
-    wrong = 100 * (1 - (factor * logits[:1]).softmax(1)[0, 0])
-    assert 1 < factor < 1.5
-    assert wrong == pytest.approx(1.92, abs=0.05)  # expected of 100, for none seen
+    logits = torch.tensor([[0.5, 0.0]]).repeat(100, 1)
+    scaled = fit_scale(logits, torch.zeros(100, dtype=torch.int64)) * logits
+    wrong = 100 * float(1 - scaled[:1].softmax(1)[0, 0])
+    assert 1 < wrong < 10  # expected of 100, for none seen, where it was 38
 
 
 def test_few_samples_change_nothing() -> None:
@@ -101,7 +102,7 @@ def test_where_too_few_would_be_held_out_it_is_not_calibrated_and_the_page_says_
     run = understudy.train((x, y), "mlp:8x1", run=tmp_path, calibrate=True, epochs=1, batch_size=4, **CPU)
     data = pipeline_of(run.recipe, understudy.pipeline.run_data.Overrides(data=(x, y))).data
     assert data.train.ids.equal(data.labeled.ids)
-    said = "model-0: not calibrated, as 0 held-out samples are too few; it takes 10"
+    said = "model-0: not calibrated, as 24 training samples are too few to hold out a tenth of them"
     assert said in run.facts.notes
     assert said in run.report.read_text()
 

@@ -20,9 +20,10 @@ _SUM_TOLERANCE = 1e-4  # of priors typed by hand
 def fit_scale(logits: Tensor, targets: Tensor) -> float:
     """The factor by which to multiply the logits, (N, C), of held-out samples with these targets, (N,) int64.
 
-    This is the 1/T of temperature scaling (Guo et al. 2017, section 4.2), which minimizes the NLL; but of all factors
-    in its 95% confidence interval (by likelihood ratio), the one nearest to 1. A few samples, or many that are all
-    correct, for which the best factor is infinite, thus change the logits no more than they give reason to.
+    This is the 1/T of temperature scaling (Guo et al. 2017, section 4.2), which minimizes the NLL, but no further from
+    1 than the samples give reason to: one more sample is counted, any class of which is as likely as the others, so
+    that the NLL has a minimum even where all samples are correct; and of all factors in its 95% confidence interval (by
+    likelihood ratio), the one nearest to 1 is taken.
 
     The samples must not have been trained on: of those that a network knows by heart, the best factor says nothing
     about others.
@@ -35,13 +36,15 @@ def fit_scale(logits: Tensor, targets: Tensor) -> float:
     (1.0, 0.15)
     """
     logits = logits.double()
-    correct = logits.gather(1, targets[:, None])[:, 0]
+    # the logit of the true class of each sample, and its share in the mean logit of the one that is added
+    correct = logits.gather(1, targets[:, None])[:, 0] + logits.mean(1) / len(logits)
+    weight = 1 + 1 / len(logits)
 
     def nll(scale: float) -> float:
-        return float(((scale * logits).logsumexp(1) - scale * correct).sum())
+        return float((weight * (scale * logits).logsumexp(1) - scale * correct).sum())
 
     def slope(scale: float) -> float:
-        return float((((scale * logits).softmax(1) * logits).sum(1) - correct).sum())
+        return float((weight * ((scale * logits).softmax(1) * logits).sum(1) - correct).sum())
 
     # the NLL is convex in the scale, so that both searches are for a change of sign
     sharper = slope(1.0) < 0

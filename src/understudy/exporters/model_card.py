@@ -160,8 +160,8 @@ def _accuracy(row: Row) -> str:
 def _limitations(info: ModelCardInfo) -> str:
     data = markdown(shown(info.data))
     return (
-        f"It predicts only the classes above and was evaluated only on the test split of {data}; expect lower accuracy on "
-        "other data. Its probabilities are not calibrated for your data."
+        f"It predicts only the classes above and was evaluated only on the test split of {data}; expect lower accuracy "
+        "on other data. Its probabilities are not calibrated for your data."
     )
 
 

@@ -16,6 +16,7 @@ from understudy.evaluation import accuracy_by_size, fit_scale, predict_logits
 from understudy.models import InputContract, Network, find_head
 from understudy.pipeline.base import Pipeline, for_crops
 from understudy.pipeline.loss import Term
+from understudy.pipeline.run_data import RunData
 from understudy.runs.run import Run
 from understudy.terminal import Terminal
 
@@ -78,22 +79,26 @@ class Train(Pipeline[T]):
         if recipe.test_size:
             network.set_input_size(recipe.test_size)
         if recipe.calibrate:
-            done = calibrate(name, network, self.data.calibration, recipe.seed, device)
+            done = calibrate(name, network, self.data, recipe.seed, device)
             run.note(calibration=run.record.get("calibration", {}) | {name: done})
             Terminal().say(done)
         super().finish(name, network, run, device)
 
 
-def calibrate(name: str, network: Network, source: Source | None, seed: int, device: torch.device) -> str:
+def calibrate(name: str, network: Network, data: RunData, seed: int, device: torch.device) -> str:
     """Scale the logits of a network by what held-out samples give reason to.
 
     Returns:
         What was done, as a sentence without its period.
     """
-    count = 0 if source is None else len(source)
-    if source is None or count < _FEWEST:
-        return f"{name}: not calibrated, as {count} held-out samples are too few; it takes {_FEWEST}"
-    samples = source.subset(fraction(source, min(1.0, _CALIBRATION_SAMPLES / count), seed))
+    source = data.calibration
+    if source is None:
+        return (
+            f"{name}: not calibrated, as {len(data.train):,} training samples are too few to hold out a tenth of them"
+        )
+    if len(source) < _FEWEST:
+        return f"{name}: not calibrated, as a validation part of {len(source)} samples is too small; it takes {_FEWEST}"
+    samples = source.subset(fraction(source, min(1.0, _CALIBRATION_SAMPLES / len(source)), seed))
     predictions = predict_logits(network, samples, device=device)
     logits, targets = predictions.logits, predictions.targets
     assert targets is not None

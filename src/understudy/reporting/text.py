@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,17 +30,14 @@ def for_page(facts: F, folder: Path, options: Options) -> F:
         folder: of the page.
         options: of what was run; the paths in them may be part of any sentence.
     """
-    here, home = str(Path.cwd()), str(Path.home())
-    ends = {
-        path: shown(path) for path in {*places(options.model_dump()), str(folder.resolve()), str(folder.absolute())}
-    }
-    ends |= {f"{base}/": short for base, short in ((here, ""), (home, "~/")) if base != "/"}
-    longest_first = sorted(ends, key=len, reverse=True)
+    paths = {*places(options.model_dump()), str(folder.resolve()), str(folder.absolute())}
+    ends = {path: shown(path) for path in paths if len(Path(path).parts) > 1}
+    ends |= {f"{base}/": short for base, short in ((Path.cwd(), ""), (Path.home(), "~/")) if len(base.parts) > 1}
+    alternatives = "|".join(map(re.escape, sorted(ends, key=len, reverse=True)))
+    known = re.compile(rf"(?<![\w./-])(?:{alternatives})(?:(?<=/)|(?![\w-]))")
 
     def without_paths(text: str) -> str:
-        for path in longest_first:
-            text = text.replace(path, ends[path])
-        return text
+        return known.sub(lambda match: ends[match[0]], text) if ends else text
 
     def change(name: str, text: str) -> str:
         match name:
