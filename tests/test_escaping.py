@@ -1,4 +1,4 @@
-"""Names of files and classes are text wherever they are shown: nothing in them is obeyed, and nothing of them is lost."""
+"""Names of files and classes are text wherever they are shown: nothing in them is obeyed, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from understudy.config.options import Options
 from understudy.config.places import shown
 from understudy.config.recipe import TrainRecipe
 from understudy.config.yaml import recipe_from, to_yaml
-from understudy.data import ArraySource
 from understudy.errors import Interrupted, UnderstudyError, UnderstudyWarning
 from understudy.escaping import csv_cell, json_escaped, markdown, markdown_code, printable
 from understudy.evaluation.facts import FewShotFacts, RunFacts

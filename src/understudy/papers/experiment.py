@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from understudy.config.places import shown
 from understudy.errors import UnderstudyError
-from understudy.escaping import markdown, markdown_code
+from understudy.escaping import json_escaped, markdown, markdown_code
 from understudy.files import write_whole
 
 if TYPE_CHECKING:  # listing experiments must not import torch
@@ -181,7 +181,7 @@ class Experiment:
             words += [_FLAGS[name], *map(str, value if isinstance(value, tuple) else [value])]
         command, shown_command = shlex.join(words), shlex.join(map(shown, words))
         facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": bench.quick}
-        record = json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False)
+        record = json_escaped(json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False))
         results = bench.place("results")
         write_whole(results.with_suffix(".json"), record + "\n")
         write_whole(
