@@ -19,7 +19,6 @@ from understudy.data import ArraySource
 from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
 from understudy.errors import Diverged, UnderstudyError
-from understudy.evaluation import predict_logits
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import CrossEntropy
 from understudy.pipeline.kinds import pipeline_of
@@ -234,25 +233,3 @@ def test_depthwise_nets_keep_float32_unless_told_otherwise(spec: str, precision:
         said = network(torch.rand(2, 1, 8, 8)).logits
     assert network.full_precision is full
     assert said.dtype == (torch.float32 if full else torch.bfloat16)
-
-
-def test_a_calibrated_net_is_as_sure_as_it_is_right(tmp_path: Path) -> None:
-    """On the part that was kept from it; what it answers is what it would have answered."""
-    fields: dict[str, Any] = {"epochs": 2, "lr": 1e-3, "validation": 0.3, "precision": "32", "accelerator": "cpu"}
-    plain, calibrated = (
-        understudy.train("digits", "mlp:32x1", run=tmp_path / str(calibrate), calibrate=calibrate, **fields)
-        for calibrate in (False, True)
-    )
-    held = pipeline_of(plain.recipe).data.validation
-    assert held is not None
-    said = [predict_logits(run.network("model-0"), held, device=torch.device("cpu")) for run in (plain, calibrated)]
-    assert said[0].logits.argmax(1).equal(said[1].logits.argmax(1))
-    accuracy = float((said[1].logits.argmax(1) == held.targets).float().mean())
-    sure = [float(one.logits.softmax(1).amax(1).mean()) for one in said]
-    assert sure[1] == pytest.approx(accuracy, abs=1e-3)
-    assert abs(sure[0] - accuracy) > 0.05
-
-
-def test_calibration_is_of_the_softmax(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="calibrate needs the softmax loss"):
-        understudy.train("digits", "mlp:8", run=tmp_path, loss="sigmoid", calibrate=True)

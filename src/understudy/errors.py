@@ -5,12 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from understudy.escaping import printable
 
-class UnderstudyError(ValueError):
+
+class _Printable:
+    """A message that may name files and classes: what a terminal would obey in them is shown as escapes."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
+
+
+class UnderstudyError(_Printable, ValueError):
     """A mistake that the caller can fix. Its text is one sentence that says how."""
 
 
-class UnderstudyWarning(UserWarning):
+class UnderstudyWarning(_Printable, UserWarning):
     """Something that the user should know."""
 
 
@@ -18,7 +27,7 @@ class Diverged(UnderstudyError):
     """A loss that became NaN or infinite."""
 
 
-class Interrupted(Exception):
+class Interrupted(_Printable, Exception):
     """A run was stopped by a signal (Ctrl-C, SIGTERM), wrote a checkpoint and can be resumed."""
 
     def __init__(self, run: str, step: int, signal_number: int) -> None:

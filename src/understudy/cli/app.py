@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 from rich.text import Text
 
 from understudy.cli.flags import default_as_typed
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.escaping import printable
+from understudy.terminal import Terminal
 from understudy.version import __version__
 
 app = App(
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    line = Text.assemble(("error:", "bold red"), " ", (" ".join(message.split()), "red"))
-    Console(stderr=True).print(line, soft_wrap=True)
+    line = Text.assemble(("error:", "bold red"), " ", (printable(" ".join(message.split())), "red"))
+    Terminal(stderr=True).print(line, soft_wrap=True)
     return 2
 
 

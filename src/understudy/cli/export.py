@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.text import Text
-
 from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+from understudy.terminal import Terminal
 
 
 def export(
@@ -64,6 +62,6 @@ def export(
         tolerance=tolerance, out=out, license=license, data_root=data_root, download=download, size=size,
         pair=parse_pairs(pair), trust_code=trust_code,
     )  # fmt: skip
-    console = Console()
-    console.print(export_table(done.name, done.facts))
-    console.print(Text(f"model card: {done.path / 'README.md'}"), soft_wrap=True)
+    terminal = Terminal()
+    terminal.print(export_table(done.name, done.facts))
+    terminal.say(f"model card: {done.path / 'README.md'}")

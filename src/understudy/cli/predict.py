@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from understudy.cli.flags import TrustCode
 from understudy.errors import UnderstudyError
+from understudy.escaping import csv_cell
+from understudy.terminal import Terminal, cell
 
 if TYPE_CHECKING:
     from understudy.verbs.predict import Prediction
@@ -78,16 +78,16 @@ def _print_csv(predictions: Sequence[Prediction]) -> None:
     rows.writerow(["path", "rank", "class", "probability", "error"])
     for one in predictions:
         if one.error:
-            rows.writerow([one.path, "", "", "", one.error])
+            rows.writerow([csv_cell(one.path), "", "", "", csv_cell(one.error)])
         for rank, (name, probability) in enumerate(zip(one.classes, one.probabilities, strict=True), 1):
-            rows.writerow([one.path, rank, name, f"{probability:.6g}", ""])
+            rows.writerow([csv_cell(one.path), rank, csv_cell(name), f"{probability:.6g}", ""])
 
 
 def _print_table(predictions: Sequence[Prediction]) -> None:
     table = Table("image", "class", "probability", box=None, pad_edge=False)
     for one in predictions:
         if one.error:
-            table.add_row(Text(one.path), Text(one.error, "red"), "")
+            table.add_row(cell(one.path), cell(one.error, "red"), "")
         for row, (name, probability) in enumerate(zip(one.classes, one.probabilities, strict=True)):
-            table.add_row(Text("" if row else one.path), Text(name), f"{probability:.1%}")
-    Console().print(table)
+            table.add_row(cell("" if row else one.path), cell(name), f"{probability:.1%}")
+    Terminal().print(table)

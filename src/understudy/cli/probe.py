@@ -6,10 +6,9 @@ import json
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.text import Text
 
 from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+from understudy.terminal import Terminal
 
 
 def probe(
@@ -49,8 +48,8 @@ def probe(
     if as_json:
         print(json.dumps([one.to_json() for one in found], indent=2))
         return
-    console = Console()
-    console.print(probe_table(found))
+    terminal = Terminal()
+    terminal.print(probe_table(found))
     for one in found:
         for reason, count in one.skipped.items():
-            console.print(Text(f"{one.data}: {count:,} skipped: {reason}"), soft_wrap=True)
+            terminal.say(f"{one.data}: {count:,} skipped: {reason}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from understudy.terminal import Terminal, cell
 
 if TYPE_CHECKING:
     from understudy.evaluation.facts import Facts
@@ -27,11 +28,11 @@ def show(done: Run | RunCollection) -> int:
     if not done.report.exists():
         missing = f"not finished; continue with: understudy resume {done.path}"
         reason = "no labeled test part, so nothing was scored" if done.finished else missing
-        Console().print(Text(f"{done.path}: {reason}"), soft_wrap=True)
+        Terminal().say(f"{done.path}: {reason}")
         return 0
     facts = done.facts
     show_facts(facts)
-    Console().print(Text(f"report: {done.report}"), soft_wrap=True)
+    Terminal().say(f"report: {done.report}")
     return int(bool(getattr(facts, "failed", None)))
 
 
@@ -40,13 +41,13 @@ def show_facts(facts: Facts) -> None:
     from understudy.reporting import console
 
     for part in console(facts):
-        Console().print(part, soft_wrap=isinstance(part, Text))
+        Terminal().print(part, soft_wrap=isinstance(part, Text))
 
 
 def print_rows(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> None:
     """Print a table, plain where there is no terminal."""
     table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads), header_style="bold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*map(cell, row))
     if table.row_count:
-        Console().print(table)
+        Terminal().print(table)

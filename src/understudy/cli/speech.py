@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.text import Text
 
 from understudy.cli.app import epilogue
 from understudy.cli.show import print_rows
 from understudy.cli.training import training_command
 from understudy.errors import UnderstudyError
+from understudy.terminal import Terminal
 
 if TYPE_CHECKING:
     from understudy.speech.preparation import Prepared
@@ -141,25 +140,23 @@ def decode(
 
 
 def _show_prepared(folder: Path, prepared: Prepared) -> None:
-    console = Console()
+    terminal = Terminal()
     parts = [
         (part, kind, f"{sum((one.part, one.kind) == (part, kind) for one in prepared.utterances):,}")
         for part, kind in dict.fromkeys((one.part, one.kind) for one in prepared.utterances)
     ]
     print_rows(parts, ("part", "kind", "utterances"))
     history = prepared.history
-    console.print(
+    terminal.say(
         f"{len(prepared.models.words)} words, {len(prepared.models.names)} states; log-likelihood per frame from "
-        f"{history[0]:.2f} to {history[-1]:.2f} in {len(history)} alignments",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{history[0]:.2f} to {history[-1]:.2f} in {len(history)} alignments"
+    )
     for reason in dict.fromkeys(prepared.skipped.values()):
         names = [name for name, why in prepared.skipped.items() if why == reason]
-        console.print(Text(f"{len(names):,} skipped, {names[0]} first: {reason}", "yellow"), soft_wrap=True)
+        terminal.say(f"{len(names):,} skipped, {names[0]} first: {reason}", "yellow")
     if prepared.clipped:
-        clipped = f"{len(prepared.clipped):,} clipped, {prepared.clipped[0]} first; used as they are"
-        console.print(Text(clipped, "yellow"), soft_wrap=True)
-    console.print(Text(f"prepared: {folder}"), soft_wrap=True)
+        terminal.say(f"{len(prepared.clipped):,} clipped, {prepared.clipped[0]} first; used as they are", "yellow")
+    terminal.say(f"prepared: {folder}")
 
 
 def _plain(one: Transcript) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from understudy.config.options import NESTED, Options, nest
 from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked, read_yaml, to_yaml, updated
 from understudy.errors import UnderstudyError
+from understudy.escaping import printable
 
 _TYPED = "the command line"
 _RUN = Parameter(group=Group("Run", sort_key=2))
@@ -74,9 +75,9 @@ def carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) ->
         words = ("understudy", *sys.argv[1:])
         return show(starter(kind)(config, overrides, Place(place["run"], place["overwrite"], words)))
     plan = planner(kind)(config, overrides)
-    print("".join(f"# {note}\n" for note in plan.notes), end="")
+    print("".join(f"# {printable(note)}\n" for note in plan.notes), end="")
     for name, recipe in plan.recipes.items():
-        print(f"# {name}\n" if len(plan.recipes) > 1 else "", end="")
+        print(f"# {printable(name)}\n" if len(plan.recipes) > 1 else "", end="")
         print(to_yaml(recipe))
     for name, facts in measured(plan).items():
         print_rows([(name, "")] if len(plan.recipes) > 1 else [])

@@ -157,7 +157,7 @@ class ClassifierKeywords(TrainingKeywords, total=False):
     zero_head: bool
     """Initialize the classifier head to zero."""
     calibrate: bool
-    """Temperature scaling after training, on the validation part if there is one, else on the training part."""
+    """Temperature scaling after training, on the validation part, else on a tenth of the samples, held out for it."""
     test_size: int | None
     """Input size of the trained model in pixels; default: that of training."""
 

@@ -233,7 +233,7 @@ class ClassifierOptions(TrainingOptions):
     zero_head: bool = False
     """Initialize the classifier head to zero."""
     calibrate: bool = False
-    """Temperature scaling after training, on the validation part if there is one, else on the training part."""
+    """Temperature scaling after training, on the validation part, else on a tenth of the samples, held out for it."""
     test_size: Positive | None = None
     """Input size of the trained model in pixels; default: that of training."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from understudy.config.options import NESTED, Options, flat_fields, nest
 from understudy.config.recipe import RECIPES, Recipe
 from understudy.errors import UnderstudyError, nearest
+from understudy.escaping import printable
 
 R = TypeVar("R", bound=Options)
 
@@ -85,7 +86,13 @@ def to_yaml(options: BaseModel) -> str:
     values = options.model_dump(mode="json")
     names = dict.fromkeys(name for cls in type(options).__mro__ for name in vars(cls).get("__annotations__", ()))
     ordered = {name: values[name] for name in names if name in values}
-    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)
+    return dumped(ordered)
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that can be printed: what a terminal would obey is written as an escape of YAML."""
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return text if printable(text, lines=True) == text else yaml.safe_dump(dict(values), sort_keys=False)
 
 
 def updated(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

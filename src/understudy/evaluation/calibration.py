@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,29 +13,53 @@ from understudy.config.options import parse_assignment
 from understudy.errors import UnderstudyError, nearest
 
 _MAX_SCALE = 2.0**10
+_WITHIN = 1.92  # nats: half of the 95% quantile of chi squared with one degree of freedom
 _SUM_TOLERANCE = 1e-4  # of priors typed by hand
 
 
 def fit_scale(logits: Tensor, targets: Tensor) -> float:
-    """The factor s for which the mean confidence of softmax(s * logits), (N, C), equals the accuracy.
+    """The factor by which to multiply the logits, (N, C), of held-out samples with these targets, (N,) int64.
 
-    This is the 1/T of temperature scaling (Guo et al. 2017, section 4.2). There it minimizes the NLL, which needs
-    held-out samples: on training samples that are all correct, s is infinite. Matching the accuracy works on both; a
-    network that has memorized its training samples stays about as confident as it is. s is in [1/1024, 1024]: the lower
-    end if the accuracy is at most chance, the upper one if it is 1.
+    This is the 1/T of temperature scaling (Guo et al. 2017, section 4.2), which minimizes the NLL, but no further from
+    1 than the samples give reason to: one more sample is counted, any class of which is as likely as the others, so
+    that the NLL has a minimum even where all samples are correct; and of all factors in its 95% confidence interval (by
+    likelihood ratio), the one nearest to 1 is taken.
+
+    The samples must not have been trained on: of those that a network knows by heart, the best factor says nothing
+    about others.
 
     >>> logits = torch.tensor([[1.0, 0.0]] * 4)
-    >>> round(fit_scale(logits, torch.tensor([0, 0, 0, 1])), 4)  # log 3, where the confidence is 0.75
-    1.0986
+    >>> fit_scale(logits, torch.tensor([0, 0, 0, 1]))  # the best is log 3, but four samples are few
+    1.0
+    >>> right = torch.tensor([0] * 300 + [1] * 100)
+    >>> round(fit_scale(logits.repeat(100, 1), right), 2), round(fit_scale(9 * logits.repeat(100, 1), right), 2)
+    (1.0, 0.15)
     """
     logits = logits.double()
-    accuracy = float((logits.argmax(1) == targets).double().mean())
-    low, high = 1 / _MAX_SCALE, _MAX_SCALE
-    for _ in range(60):  # confidence increases with s: bisect its logarithm
-        middle = (low * high) ** 0.5
-        confidence = float((logits * middle).softmax(1).amax(1).mean())
-        low, high = (middle, high) if confidence < accuracy else (low, middle)
-    return (low * high) ** 0.5
+    # the logit of the true class of each sample, and its share in the mean logit of the one that is added
+    correct = logits.gather(1, targets[:, None])[:, 0] + logits.mean(1) / len(logits)
+    weight = 1 + 1 / len(logits)
+
+    def nll(scale: float) -> float:
+        return float((weight * (scale * logits).logsumexp(1) - scale * correct).sum())
+
+    def slope(scale: float) -> float:
+        return float((weight * ((scale * logits).softmax(1) * logits).sum(1) - correct).sum())
+
+    # the NLL is convex in the scale, so that both searches are for a change of sign
+    sharper = slope(1.0) < 0
+    end = _MAX_SCALE if sharper else 1 / _MAX_SCALE
+    best = _bisect(1.0, end, lambda scale: (slope(scale) < 0) == sharper)
+    most = nll(best) + _WITHIN
+    return _bisect(1.0, best, lambda scale: nll(scale) > most) if nll(1.0) > most else 1.0
+
+
+def _bisect(start: float, end: float, before: Callable[[float], bool]) -> float:
+    """Where, on the way from `start` to `end` on a logarithmic scale, `before` ceases to hold; `end` if nowhere."""
+    for _ in range(60):
+        middle = (start * end) ** 0.5
+        start, end = (middle, end) if before(middle) else (start, middle)
+    return end
 
 
 def fit_class_bias(logits: Tensor, priors: Tensor, *, tolerance: float = 1e-4) -> Tensor:

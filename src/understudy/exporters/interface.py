@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from understudy.config.places import shown
 from understudy.data import ArraySource, Source
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
+from understudy.escaping import json_escaped
 from understudy.models import InputContract, Network
 from understudy.models.contract import prepare_inputs
 from understudy.signals import ASPECTS
@@ -66,12 +68,12 @@ class Interface:
         """The metadata stored in the file: a JSON value per key."""
         contract = self.contract
         facts = {
-            "model": model, "preprocessing": self.preprocessing, "input": self.input_spec,
+            "model": shown(model), "preprocessing": self.preprocessing, "input": self.input_spec,
             "size": contract.shape[1:] or contract.shape, "classes": contract.classes, "mean": contract.mean,
             "std": contract.std, "interpolation": contract.interpolation, "fit": contract.crop_mode,
             "modality": contract.modality,
         }  # fmt: skip
-        return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+        return {key: json_escaped(json.dumps(value, ensure_ascii=False)) for key, value in facts.items()}
 
     def convert(self, inputs: Tensor | Mapping[str, Tensor], network: Network) -> Tensor:
         """Convert the inputs of a `Batch` to the input of the file, (B, *shape)."""

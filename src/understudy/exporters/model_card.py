@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from understudy.config.places import shown
+from understudy.config.yaml import dumped
+from understudy.escaping import markdown, markdown_code
 from understudy.evaluation.facts import Row, RunFacts
 from understudy.exporters.build import ExportedFile
 from understudy.exporters.interface import Interface
@@ -33,7 +35,13 @@ class ModelCardInfo:
 
 def model_card(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedFile], script: str | None) -> str:
     """The README.md of a folder of exported files; `script` is the name of its predict.py, if any."""
-    parts = [_header(info, interface, files), f"# {info.name}", _summary(info), "## Files", _files(info, files)]
+    parts = [
+        _header(info, interface, files),
+        f"# {markdown(info.name)}",
+        _summary(info),
+        "## Files",
+        _files(info, files),
+    ]
     if script is not None:
         parts += ["## Usage", _usage(interface, script)]
     parts += ["## Inputs and outputs", _inputs_and_outputs(interface)]
@@ -51,8 +59,8 @@ def _header(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedF
     results = [
         EvalResult(
             task_type=task,
-            dataset_type=info.hub or info.data,
-            dataset_name=info.data,
+            dataset_type=info.hub or shown(info.data),
+            dataset_name=shown(info.data),
             dataset_split="test",
             metric_type="accuracy",
             metric_name=f"accuracy of {file.file.name}",
@@ -71,14 +79,15 @@ def _header(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedF
         model_name=info.name if results else None,
         eval_results=results or None,
     )
-    return f"---\n{data.to_yaml()}\n---"
+    return f"---\n{dumped(data.to_dict())}---"
 
 
 def _summary(info: ModelCardInfo) -> str:
     how = "distilled from a teacher" if info.distilled else "trained"
+    model, data = markdown_code(shown(info.model)), markdown(shown(info.data))
     return (
-        f"`{info.model}`, {how} on {_escape(info.data)} with Understudy. Each file was loaded back and verified "
-        f"against the network it was exported from on all {info.examples:,} test samples."
+        f"{model}, {how} on {data} with Understudy. Each file was loaded back and verified against the network it was "
+        f"exported from on all {info.examples:,} test samples."
     )
 
 
@@ -114,7 +123,7 @@ def _inputs_and_outputs(interface: Interface) -> str:
     else:
         details = f", normalized with mean {_numbers(contract.mean)} and standard deviation {_numbers(contract.std)}"
         details += " of values in [0, 1]." if interface.image_mode else "."
-    names = ", ".join(map(_escape, contract.classes[:_MAX_CLASSES]))
+    names = ", ".join(map(markdown, contract.classes[:_MAX_CLASSES]))
     more = len(contract.classes) - _MAX_CLASSES
     return "\n".join(
         [
@@ -126,11 +135,6 @@ def _inputs_and_outputs(interface: Interface) -> str:
     )
 
 
-def _escape(name: str) -> str:
-    """Escape a name for Markdown."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(name.split()))
-
-
 def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
 
@@ -139,8 +143,10 @@ def _evaluation(facts: RunFacts) -> str:
     lines = ["| | model | test accuracy | parameters |", "|---|---|---:|---:|"]
     for row in facts.of("teacher", "alone", "distilled", "model"):
         count = MISSING if row.parameters is None else compact(row.parameters)
-        suffix = "" if row.name in (row.role, "student alone") else f", {row.name}"
-        lines.append(f"| {ROLE_NAMES[row.role]}{suffix} | `{row.model}` | {_accuracy(row)} | {count} |")
+        suffix = "" if row.name in (row.role, "student alone") else f", {markdown(row.name)}"
+        lines.append(
+            f"| {ROLE_NAMES[row.role]}{suffix} | {markdown_code(shown(row.model))} | {_accuracy(row)} | {count} |"
+        )
     return "\n".join(lines)
 
 
@@ -152,9 +158,10 @@ def _accuracy(row: Row) -> str:
 
 
 def _limitations(info: ModelCardInfo) -> str:
+    data = markdown(shown(info.data))
     return (
-        f"It predicts only the classes above and was evaluated only on the test split of {_escape(info.data)}; expect "
-        "lower accuracy on other data. Its probabilities are not calibrated for your data."
+        f"It predicts only the classes above and was evaluated only on the test split of {data}; expect lower accuracy "
+        "on other data. Its probabilities are not calibrated for your data."
     )
 
 
@@ -164,8 +171,8 @@ def export_summary(
     """The contents of `export.json`: the numbers of the model card."""
     return {
         "name": info.name,
-        "model": info.model,
-        "data": {"name": info.data, "split": "test", "examples": info.examples},
+        "model": shown(info.model),
+        "data": {"name": shown(info.data), "split": "test", "examples": info.examples},
         "preprocessing": interface.preprocessing,
         "input": interface.input_spec,
         "classes": list(interface.contract.classes),

@@ -27,7 +27,9 @@ _IMAGE = """for path in sys.argv[1:]:
     x = {array}
     logits = session.run(None, {{"input": x}})[0][0].astype(float)
     probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    print(path, metadata["classes"][probs.argmax()], f"{{probs.max():.4f}}", sep="\\t")
+    names = (path, metadata["classes"][probs.argmax()])
+    shown = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in names)
+    print(*shown, f"{{probs.max():.4f}}", sep="\\t")
 """
 
 _CENTER_CROP = """    margin = np.subtract(image.size, min(image.size)) / 2
@@ -39,7 +41,9 @@ _FULL_IMAGE = """    box = (0, 0, image.width, image.height)
 _ARRAY = """samples = np.load(sys.argv[1], allow_pickle=False).astype(np.{dtype})  # (N, {shape})
 {scale}for row, logits in enumerate(session.run(None, {{"input": samples}})[0].astype(float)):
     probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    print(row, metadata["classes"][probs.argmax()], f"{{probs.max():.4f}}", sep="\\t")
+    name = metadata["classes"][probs.argmax()]
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    print(row, shown, f"{{probs.max():.4f}}", sep="\\t")
 """
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from understudy.config.places import shown
 from understudy.errors import UnderstudyError
+from understudy.escaping import json_escaped, markdown, markdown_code
 from understudy.files import write_whole
 
 if TYPE_CHECKING:  # listing experiments must not import torch
@@ -60,9 +62,10 @@ class Comparison:
     notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        rows = [self.columns, ("---",) * len(self.columns), *self.lines]
-        table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-        return "\n\n".join([table, *self.notes]) + "\n"
+        columns, *lines = ([markdown(str(value)) for value in row] for row in (self.columns, *self.lines))
+        rows = [columns, ["---"] * len(columns), *lines]
+        table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        return "\n\n".join([table, *map(markdown, self.notes)]) + "\n"
 
     def plain(self) -> dict[str, object]:
         """JSON-serializable form, with the values, mean and standard deviation of each measured cell."""
@@ -74,18 +77,19 @@ class Comparison:
         return {"lines": lines, "notes": list(self.notes)}
 
     def show(self, title: str) -> None:
-        from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left")
+        from understudy.terminal import Terminal, cell
+
+        table = Table(title=cell(title), title_justify="left")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(cell(column), justify="right" if index else "left")
         for line in self.lines:
-            table.add_row(*map(str, line))
-        console = Console()
-        console.print(table)
+            table.add_row(*map(cell, line))
+        terminal = Terminal()
+        terminal.print(table)
         for note in self.notes:
-            console.print(note, markup=False, highlight=False)
+            terminal.print(cell(note))
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,15 @@ class Experiment:
         words = ["understudy", "reproduce", self.name] + ["--quick"] * bench.quick
         for name, value in changed.items():
             words += [_FLAGS[name], *map(str, value if isinstance(value, tuple) else [value])]
-        command = shlex.join(words)
+        command, shown_command = shlex.join(words), shlex.join(map(shown, words))
         facts = {"experiment": self.name, "paper": self.paper, "command": command, "quick": bench.quick}
-        record = json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False)
+        record = json_escaped(json.dumps({**facts, **outcome.plain()}, indent=2, ensure_ascii=False))
         results = bench.place("results")
         write_whole(results.with_suffix(".json"), record + "\n")
-        write_whole(results.with_suffix(".md"), f"# {title}\n\n{self.paper}. `{command}`\n\n{outcome.markdown()}")
+        write_whole(
+            results.with_suffix(".md"),
+            f"# {title}\n\n{self.paper}. {markdown_code(shown_command)}\n\n{outcome.markdown()}",
+        )
 
 
 def row(facts: RunFacts, *roles: Role, name: str = "") -> Row:

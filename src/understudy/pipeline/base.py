@@ -77,6 +77,7 @@ class Pipeline(ABC, Generic[R]):
             train = train.subset(omit_classes(train, recipe.omit_classes))
         if recipe.fraction < 1:
             train = train.subset(fraction(train, recipe.fraction, recipe.seed))
+        train, calibration = (train, validation) if validation is not None else self.hold_out(train)
         if recipe.steps is None and recipe.batch_size > len(train):
             raise UnderstudyError(
                 f"a batch size of {recipe.batch_size} exceeds the {len(train)} samples; "
@@ -85,7 +86,7 @@ class Pipeline(ABC, Generic[R]):
         if recipe.batch_size < recipe.devices * recipe.nodes:
             raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be split over {recipe.devices} devices")
         augmentation = resolve_augmentation(recipe.augmentation, train)
-        return RunData(labeled, train, validation, test, augmentation, self.sampler(train))
+        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), calibration)
 
     def open_data(self) -> tuple[Source, Source | None]:
         """The training part of the recipe's data, and its test part."""
@@ -102,6 +103,10 @@ class Pipeline(ABC, Generic[R]):
     def transfer_set(self, train: Source, labeled: Source) -> Source:
         """What the loop trains on, given the training part less the held-out samples, and the whole of it."""
         return train
+
+    def hold_out(self, train: Source) -> tuple[Source, Source | None]:
+        """What the loop trains on where there is no validation part, and what is held out from it to calibrate on."""
+        return train, None
 
     def sampler(self, train: Source) -> EpochSampler | None:
         """Which samples each epoch shows; all where None."""

@@ -32,6 +32,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
     notes = [
         *record.get("notes", ()),
         *record.get("init_from", ()),
+        *record.get("calibration", {}).values(),
         *_preferred_sizes(record.get("sizes", {}), recipe.augmentation.crop_size),
         *(f"{n:,} skipped: {why}" for why, n in count_skip_reasons(record.get("skipped", {})).items()),
     ]
@@ -55,11 +56,11 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
             test, models, pipeline.evaluation_teacher(device), list(pipeline.teachers.values()),
             pipeline.gallery_temperature, ms_per_image(record.get("cost", {})), device, run.path,
         )  # fmt: skip
-        facts["data"] |= {"train_examples": len(data.labeled)}
+        facts["data"] |= {"train_examples": len(data.labeled if pipeline.teachers else data.train)}
         if pipeline.teachers:
             facts["data"]["transfer_examples"] = len(data.train)
     checked = pipeline.complete(run, RunFacts.from_json(facts | {"notes": notes}))
-    run.write_page(checked, render(checked, run.path))
+    run.write_page(checked, render(checked, run.path, recipe))
     return checked
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from rich.console import Console
 
 from understudy.data import Source
 from understudy.errors import UnderstudyError
@@ -26,6 +25,7 @@ from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
 from understudy.runs.replace import held, is_staged, replace
 from understudy.runs.run import Run, new_run_path
+from understudy.terminal import Terminal
 from understudy.training import Callback, Loop, Member, launch
 from understudy.training.logging import ConsoleLogger, MetricsFile
 from understudy.version import __version__
@@ -131,17 +131,17 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first and pipeline.teacher_files:
         _check_teachers(run, pipeline.teacher_files)
     members = pipeline.members()
-    console = Console()
+    terminal = Terminal()
     if first:
         for line in dict.fromkeys(member.network.init_from for member in members):
-            console.print(line, highlight=False) if line else None
+            terminal.say(line) if line else None
     if teacher is not None:
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device, fabric.global_rank, fabric.world_size, workers_of(recipe))
     callbacks: list[Callback] = []
     if first:
         callbacks += [MetricsFile(run.path / "metrics.jsonl", recipe.tracker)]
-        callbacks += [ConsoleLogger(pipeline.title(run), console)]
+        callbacks += [ConsoleLogger(pipeline.title(run), terminal)]
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device),
         run.path / "checkpoints", callbacks, str(run.path), pause=is_staged(run.path),

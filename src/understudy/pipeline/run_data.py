@@ -57,6 +57,7 @@ class RunData:
         labeled: the whole training part of the recipe's data.
         train: what the loop trains on: the selected samples, or the transfer set.
         validation: held out from the training part, or None.
+        calibration: what the logits are scaled on: the validation part, or what was held out for this alone; or None.
         test: what is evaluated on, or None.
         sampler: which samples of `train` each epoch shows; all of them where None.
     """
@@ -67,6 +68,7 @@ class RunData:
     test: Source | None
     augmentation: Augmentation
     sampler: EpochSampler | None = None
+    calibration: Source | None = None
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""

@@ -7,18 +7,22 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from understudy.config.recipe import TrainRecipe
-from understudy.data import Source, fraction
+from understudy.data import Source, fraction, stratified_split
 from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_scale, predict_logits
 from understudy.models import InputContract, Network, find_head
 from understudy.pipeline.base import Pipeline, for_crops
 from understudy.pipeline.loss import Term
+from understudy.pipeline.run_data import RunData
 from understudy.runs.run import Run
+from understudy.terminal import Terminal
 
 T = TypeVar("T", bound=TrainRecipe)
 _CALIBRATION_SAMPLES = 10_000  # more than one number needs
+_FEWEST, _MOST, _SHARE = 10, 1_000, 0.1  # held out from the training samples, where there is no validation part
 
 
 class Train(Pipeline[T]):
@@ -37,6 +41,13 @@ class Train(Pipeline[T]):
     @property
     def spec(self) -> str:
         return self.recipe.model
+
+    def hold_out(self, train: Source) -> tuple[Source, Source | None]:
+        """A network is calibrated on samples that it was not trained on; where they would be too few, on none."""
+        if not self.recipe.calibrate:
+            return train, None
+        kept, held_out = stratified_split(train, min(_SHARE, _MOST / len(train)), self.recipe.seed)
+        return (train.subset(kept), train.subset(held_out)) if len(held_out) >= _FEWEST else (train, None)
 
     def losses(self) -> Mapping[str, tuple[Term, ...]]:
         if self.recipe.loss == "sigmoid":
@@ -68,13 +79,33 @@ class Train(Pipeline[T]):
         if recipe.test_size:
             network.set_input_size(recipe.test_size)
         if recipe.calibrate:
-            calibrate(network, validation or self.data.train, recipe.seed, device)
+            done = calibrate(name, network, self.data, recipe.seed, device)
+            run.note(calibration=run.record.get("calibration", {}) | {name: done})
+            Terminal().say(done)
         super().finish(name, network, run, device)
 
 
-def calibrate(network: Network, source: Source, seed: int, device: torch.device) -> None:
-    """Temperature scaling: scale the logits until mean confidence is accuracy."""
+def calibrate(name: str, network: Network, data: RunData, seed: int, device: torch.device) -> str:
+    """Scale the logits of a network by what held-out samples give reason to.
+
+    Returns:
+        What was done, as a sentence without its period.
+    """
+    source = data.calibration
+    if source is None:
+        return (
+            f"{name}: not calibrated, as {len(data.train):,} training samples are too few to hold out a tenth of them"
+        )
+    if len(source) < _FEWEST:
+        return f"{name}: not calibrated, as a validation part of {len(source)} samples is too small; it takes {_FEWEST}"
     samples = source.subset(fraction(source, min(1.0, _CALIBRATION_SAMPLES / len(source)), seed))
     predictions = predict_logits(network, samples, device=device)
-    assert predictions.targets is not None
-    network.scale_logits(fit_scale(predictions.logits, predictions.targets))
+    logits, targets = predictions.logits, predictions.targets
+    assert targets is not None
+    scale = fit_scale(logits, targets)
+    network.scale_logits(scale)
+    held_out = f"{len(targets):,} held-out samples"
+    if scale == 1:
+        return f"{name}: logits left as they are, as {held_out} do not show that another scale is better"
+    before, after = (float(cross_entropy(factor * logits, targets)) for factor in (1.0, scale))
+    return f"{name}: logits scaled by {scale:.3g}, as {held_out} give reason to (NLL from {before:.3f} to {after:.3f})"

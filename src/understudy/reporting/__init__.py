@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from understudy.config.options import Options
 from understudy.evaluation.facts import CompressionFacts, Facts, FewShotFacts, PanelFacts, RunFacts, SuiteFacts
 from understudy.reporting import compression, few_shots, panel, run, suite
 from understudy.reporting.table import Renderables
+from understudy.reporting.text import for_page, for_terminal
 
 
 class Page(Protocol):
@@ -23,12 +25,19 @@ _PAGES: dict[type[Facts], Page] = {
     RunFacts: run, FewShotFacts: few_shots, SuiteFacts: suite, CompressionFacts: compression, PanelFacts: panel
 }  # fmt: skip
 
+_NO_OPTIONS = Options()
 
-def render(facts: Facts, folder: Path) -> str:
-    """The page of some facts; `folder` holds evaluation.json and its images."""
-    return _PAGES[type(facts)].render(facts, folder)
+
+def render(facts: Facts, folder: Path, options: Options = _NO_OPTIONS) -> str:
+    """The page of some facts.
+
+    Args:
+        folder: holds evaluation.json and its images.
+        options: of what was run.
+    """
+    return _PAGES[type(facts)].render(for_page(facts, folder, options), folder)
 
 
 def console(facts: Facts) -> Renderables:
     """What the terminal shows of some facts."""
-    return _PAGES[type(facts)].console(facts)
+    return _PAGES[type(facts)].console(for_terminal(facts))

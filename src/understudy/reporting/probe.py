@@ -10,6 +10,7 @@ from rich.text import Text
 from understudy.evaluation.probe import ProbedSet
 from understudy.reporting.summary import ORDER, ROLE_NAMES
 from understudy.reporting.table import Column, left, right, table
+from understudy.terminal import cell as name_cell
 
 
 def probe_table(found: Sequence[ProbedSet]) -> Table:
@@ -28,5 +29,5 @@ def probe_table(found: Sequence[ProbedSet]) -> Table:
         for group in groups:
             cell, sd = Text(f"{100 * one.mean(group):.2f}"), one.sd(group)
             cells.append(cell if sd is None else cell.append(f" ± {100 * sd:.2f}", style="dim"))
-        made.add_row(Text(one.data), f"{one.classes:,}", f"{one.train:,}", f"{one.test:,}", *cells)
+        made.add_row(name_cell(one.data), f"{one.classes:,}", f"{one.train:,}", f"{one.test:,}", *cells)
     return made

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from understudy.errors import UnderstudyError
+from understudy.escaping import printable
 from understudy.files import write_whole
+from understudy.terminal import Terminal
 
 _LOG_EVERY = 100  # steps
 _REFRESH_EVERY = 0.2  # seconds
@@ -86,8 +87,8 @@ def read_metrics(path: Path) -> list[Row]:
 class ConsoleLogger:
     """A progress bar on a terminal; elsewhere a line per epoch, at most one in `every` seconds."""
 
-    def __init__(self, title: str, console: Console | None = None, every: float = 5.0) -> None:
-        self.console = console or Console()
+    def __init__(self, title: str, terminal: Terminal | None = None, every: float = 5.0) -> None:
+        self.terminal = terminal or Terminal()
         self.title, self.every = title, every
         self.first_step = self.steps = self.images = 0
         self.started = self.printed = time.monotonic()
@@ -96,13 +97,13 @@ class ConsoleLogger:
     def on_train_start(self, step: int, steps: int) -> None:
         self.first_step, self.steps = step, steps
         self.started = time.monotonic()
-        if self.console.is_terminal:
+        if self.terminal.is_terminal:
             speed = TextColumn("{task.fields[speed]:>9,.0f} images/s", style="dim")
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24),
-                       TextColumn("{task.fields[metrics]}"), speed, TimeRemainingColumn())  # fmt: skip
-            self.bar = Progress(*columns, console=self.console, transient=True)
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
+                       TextColumn("{task.fields[metrics]}", markup=False), speed, TimeRemainingColumn())  # fmt: skip
+            self.bar = Progress(*columns, console=self.terminal, transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(self.title, total=steps, completed=step, metrics="", speed=0.0)
+            self.task = self.bar.add_task(printable(self.title), total=steps, completed=step, metrics="", speed=0.0)
 
     def on_step_end(self, step: int, samples: int, metrics: Callable[[], list[Row]]) -> None:
         self.images += samples
@@ -119,13 +120,13 @@ class ConsoleLogger:
             left = (now - self.started) / max(step - self.first_step, 1) * (self.steps - step)
             epoch = f"{metrics[0]['epoch']:.1f}".removesuffix(".0")
             speed = f"{self._speed(now):,.0f} images/s  {clock(left)} left"
-            self.console.print(f"{self.title}  epoch {epoch}  {summarize(metrics)}  {speed}", highlight=False)
+            self.terminal.say(f"{self.title}  epoch {epoch}  {summarize(metrics)}  {speed}")
 
     def on_train_end(self) -> None:
         if self.bar is not None:
             self.bar.stop()
         elapsed = time.monotonic() - self.started
-        self.console.print(f"{self.title}  {self.images:,} images in {clock(elapsed)}", highlight=False)
+        self.terminal.say(f"{self.title}  {self.images:,} images in {clock(elapsed)}")
 
     def _speed(self, now: float) -> float:
         return self.images / max(now - self.started, 1e-9)

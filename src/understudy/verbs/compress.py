@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from rich.console import Console
-
 from understudy.config.keywords import CompressKeywords
 from understudy.config.recipe import Recipe
 from understudy.config.verbs import CompressConfig, TransferConfig
@@ -36,6 +34,7 @@ from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
 from understudy.runs.replace import held, replace
 from understudy.runs.run import Run, new_run_path
+from understudy.terminal import Terminal
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
 from understudy.verbs.export import export
 from understudy.verbs.schedules import (
@@ -137,17 +136,17 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     """Run the stages that are not finished, export, and write the page."""
-    console, stages = Console(), found.runs
+    terminal, stages = Terminal(), found.runs
     for line in found.notes:
-        console.print(line, highlight=False)
+        terminal.say(line)
     for number, (name, run) in enumerate(stages.items(), 1):
         if run.finished:
             continue
-        console.print(f"[bold]{number}/{len(stages) + 1} {name}[/bold]", highlight=False)
+        terminal.say(f"{number}/{len(stages) + 1} {name}", "bold")
         with named_when_stopped(found.path):
             train_and_evaluate(pipeline_of(run.recipe, overrides), run, found.command)
     if "export" not in found.record:
-        console.print(f"[bold]{len(stages) + 1}/{len(stages) + 1} export[/bold]", highlight=False)
+        terminal.say(f"{len(stages) + 1}/{len(stages) + 1} export", "bold")
         done = export(
             stages["student"].path, format=found.config.format, network="distilled-0", data=overrides.data,
             out=found.path / "export", trust_code=overrides.trust_code,
@@ -156,7 +155,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     if "latency_ms" not in found.record:
         found.note(latency_ms=_latencies(found, overrides.trust_code))
     facts = _facts(found)
-    found.write_page(facts, render(facts, found.path))
+    found.write_page(facts, render(facts, found.path, found.config))
     found.finish()
     return found
 

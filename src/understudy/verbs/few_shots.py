@@ -106,7 +106,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
             with named_when_stopped(found.path):
                 train_and_evaluate(Train(run.recipe, overrides), run, found.command)
     facts = _facts(found)
-    found.write_page(facts, render(facts, found.path))
+    found.write_page(facts, render(facts, found.path, found.config))
     found.finish()
     return found
 

@@ -256,7 +256,7 @@ def _evaluate(found: RunCollection, config: SpecialistsConfig, data: RunData, co
             "covariance": matrix[order][:, order].tolist(),
         }
     )
-    found.write_page(facts, render(facts, folder))
+    found.write_page(facts, render(facts, folder, config))
 
 
 def _students(names: Sequence[str], classes: tuple[str, ...]) -> dict[str, Network]:

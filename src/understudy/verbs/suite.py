@@ -142,7 +142,7 @@ def _write(found: RunCollection, results: Mapping[str, TaskResult]) -> None:
     facts = SuiteFacts(
         name=found.path.name, backbone=config.backbone, vtab=config.vtab, command=found.command, tasks=tasks
     )
-    found.write_page(facts, render(facts, found.path))
+    found.write_page(facts, render(facts, found.path, config))
 
 
 def _task(found: RunCollection, name: str, data: object, trust_code: bool) -> TaskResult:

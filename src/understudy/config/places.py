@@ -1,0 +1,55 @@
+"""Paths in options, and how a page shows them: without what is particular to a machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PLACES = (
+    "data", "data_root", "pair", "subset", "transfer_set", "model", "student", "teacher", "backbone", "generalist",
+)  # fmt: skip
+"""The options that may hold a path, or a name with a path in it."""
+_ABSOLUTE = r"(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)"
+_PATH = re.compile(rf"(?:^|(?<=[=:])){_ABSOLUTE}[^?&]*")  # in depth=/maps, bit:/R50.npz?norm=bn, --run=/runs/a
+
+
+def shown(name: str) -> str:
+    """A name, of data or of a model, with the paths in it relative to the working directory, or else only their ends.
+
+    >>> shown("/home/me/photos"), shown("timm:resnet18?weights=/home/me/a.pth&drop_rate=0.1"), shown("runs/teacher")
+    ('photos', 'timm:resnet18?weights=a.pth&drop_rate=0.1', 'runs/teacher')
+    >>> shown("/home/me/runs/teacher/models/model-0.safetensors")
+    'teacher/models/model-0.safetensors'
+    """
+    return _PATH.sub(lambda match: _end(match[0]), name)
+
+
+def _end(path: str) -> str:
+    here = str(Path.cwd())
+    if path.startswith(f"{here}/") and here != "/":
+        return path[len(here) + 1 :] or "."
+    parts = [part for part in re.split(r"[\\/]", path) if part]
+    if len(parts) > 2 and parts[-2] == "models":  # a run's weights file, whose name alone says little
+        return "/".join(parts[-3:])
+    return parts[-1] if parts else "."
+
+
+def places(options: Mapping[str, Any]) -> Iterator[str]:
+    """The absolute paths that plain options hold, as they were given."""
+    for name in PLACES:
+        value = options.get(name)
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            yield from _PATH.findall(text) if isinstance(text, str) else ()
+
+
+def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain options with their paths as `shown`."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [change(one) for one in value]
+        return shown(value) if isinstance(value, str) else value
+
+    return {name: change(value) if name in PLACES else value for name, value in options.items()}

@@ -1,0 +1,32 @@
+"""The terminal: what is printed on it is text, never markup or control sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from understudy.escaping import printable
+
+
+class Terminal(Console):
+    """A console that prints names as they are, with control characters as escapes."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def say(self, line: str, style: str = "") -> None:
+        """Print one line, however long."""
+        self.print(Text(printable(line), style), soft_wrap=True)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text, lines=True), style)
+
+
+def cell(value: object, style: str = "") -> Text:
+    """A name or number as the cell of a table."""
+    return Text(printable(str(value)), style)
