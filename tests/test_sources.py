@@ -111,19 +111,46 @@ def test_three_splits(tmp_path: Path) -> None:
     assert splits.validation is None
 
 
-def test_new_files_do_not_change_the_split_of_others(tmp_path: Path) -> None:
+def test_new_files_change_the_ids_of_none_and_the_split_of_few(tmp_path: Path) -> None:
     classes_of(tmp_path, 40, "a", "b")
     before = open_source(tmp_path)
     assert before.test is not None
-    assert set(targets(before.test).tolist()) == {0, 1}
-    assert 6 <= len(before.test) <= 26
-    plant(tmp_path, *(f"a/new{i}.png" for i in range(15)), "c/x.png")
+    assert targets(before.test).bincount().tolist() == [8, 8]
+    assert set(open_source(tmp_path, seed=1).train.ids.tolist()) != set(before.train.ids.tolist())
+    plant(tmp_path, *(f"a/new{i}.png" for i in range(5)), "c/x.png")
     after = open_source(tmp_path)
     assert after.test is not None
-    assert set(before.test.ids.tolist()) <= set(after.test.ids.tolist())
-    assert set(before.train.ids.tolist()) <= set(after.train.ids.tolist())
-    assert 2 in targets(after.train)
-    assert set(open_source(tmp_path, seed=1).train.ids.tolist()) != set(after.train.ids.tolist())
+    kept, held = (set(part.ids.tolist()) for part in (after.train, after.test))
+    assert {*before.train.ids.tolist(), *before.test.ids.tolist()} < kept | held
+    assert len(kept & set(before.test.ids.tolist())) + len(held & set(before.train.ids.tolist())) <= 5
+    assert targets(after.test).bincount().tolist() == [9, 8], "a class of one image is for training"
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 13])
+def test_every_class_is_in_the_held_out_part_in_proportion(tmp_path: Path, n: int) -> None:
+    splits = open_source(classes_of(classes_of(tmp_path, n, "a", "b", "c"), 40, "d"))
+    counts = targets(splits.test).bincount().tolist()
+    assert all(1 <= count and abs(count - n / 5) < 1 for count in counts[:3])
+    assert counts[3] == 8
+    assert sum(counts) == max(round((3 * n + 40) / 5), 3 + 8)
+
+
+def test_a_training_part_alone_is_divided(tmp_path: Path) -> None:
+    """Whatever the format: a folder, a table, or parquet; also beside a test part without labels."""
+    classes_of(tmp_path / "folder", 10, "a", "b", part="train/")
+    plant(classes_of(tmp_path / "bare", 10, "a", "b", part="train/"), "test/1.png")
+    classes_of(tmp_path / "images", 10, "a", "b")
+    rows = [[f"images/{c}/{i}.png", c, "train"] for c in "ab" for i in range(10)]
+    table = write_csv(tmp_path / "t.csv", ["path", "label", "split"], *rows)
+    shard = tmp_path / "parquet" / "train-00000-of-00001.parquet"
+    shard.parent.mkdir()
+    write_parquet(shard, ["a", "b"] * 10)
+    for data in (tmp_path / "folder", tmp_path / "bare", table, shard, shard.parent):
+        splits = open_source(data)
+        assert targets(splits.train).bincount().tolist() == [8, 8]
+        assert targets(splits.test).bincount().tolist() == [2, 2]
+    whole = shard.rename(shard.with_name("test-00000-of-00001.parquet"))
+    assert open_source(whole).test is None, "a file for testing is scored as a whole"
 
 
 def test_a_flat_folder_is_unlabeled(tmp_path: Path) -> None:
@@ -321,7 +348,8 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(train, RecordSource)
     assert np.array_equal(np.asarray(train.records[3].read()).transpose(2, 0, 1), fourth)
     secret = write_parquet(tmp_path / "test-0-of-1.parquet", [-1, -1], ["x", "y", "z"])
-    assert open_source(secret.parent).test is None
+    splits = open_source(secret.parent)
+    assert sorted([*splits.train.ids.tolist(), *(splits.test.ids.tolist() if splits.test else ())]) == list(range(6))
 
 
 def test_a_lone_parquet_file(tmp_path: Path) -> None:
