@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config.options import parse_pairs
 from understudy.config.recipe import Recipe
@@ -175,6 +176,7 @@ class Pipeline(ABC, Generic[R]):
                 self.initialize(network)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
+                self._check_batch_size(network)
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
                 learner = Learner(network, objective)
@@ -202,6 +204,16 @@ class Pipeline(ABC, Generic[R]):
             raise UnderstudyError(f"the loss of {name} compares the samples of a batch; leave out --micro-batch")
         if self.recipe.mixup and not objective.supports_mixup:
             raise UnderstudyError(f"the loss of {name} does not support MixUp; leave out --mixup, or use kd alone")
+
+    def _check_batch_size(self, network: Network) -> None:
+        recipe = self.recipe
+        normalized = not network.frozen and any(isinstance(layer, _BatchNorm) for layer in network.modules())
+        for flag, size in (("--batch-size", recipe.batch_size), ("--micro-batch", recipe.micro_batch)):
+            if size == 1 and normalized:
+                raise UnderstudyError(
+                    f"{network.spec or 'the model'} has BatchNorm layers, which need at least two samples at a time; "
+                    f"pass {flag} 2 or more"
+                )
 
     # --- results ------------------------------------------------------------------------------------------
 
