@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.text import Text
 
 from understudy.data import Source
 from understudy.errors import UnderstudyError
@@ -112,6 +113,9 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         for line in dict.fromkeys(member.network.init_from for member in members):
             console.print(line, highlight=False) if line else None
+        for caution in data.cautions:
+            console.print(Text(caution, "yellow"))
+        run.note(cautions=data.cautions)
     if teacher is not None:
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device, fabric.global_rank, fabric.world_size, workers_of(recipe))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
 from understudy.config.options import AugmentationConfig, Options, TrainingOptions
 from understudy.data import ArraySource, Source, concatenated, open_source, read_subset, resize_square
+from understudy.data.audit import audit
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.loader import EpochSampler
 from understudy.data.modalities import modalities_of
@@ -67,6 +69,12 @@ class RunData:
     test: Source | None
     augmentation: Augmentation
     sampler: EpochSampler | None = None
+
+    @cached_property
+    def cautions(self) -> list[str]:
+        """What to know before an accuracy on the held-out parts is believed; the samples are compared for it."""
+        found = [] if self.test is None else audit(self.labeled, self.test, "test")
+        return found if self.validation is None else found + audit(self.train, self.validation, "validation")
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""

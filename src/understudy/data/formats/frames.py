@@ -67,6 +67,9 @@ class WindowSource(ArraySource):
 
     inputs: Any = field(kw_only=True)
 
+    def sizes(self) -> Tensor | None:
+        return None
+
     def _select(self, rows: Tensor) -> dict[str, object]:
         return {"inputs": self.inputs.select(rows)}
 

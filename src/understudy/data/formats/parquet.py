@@ -27,6 +27,7 @@ from understudy.data.formats.records import BytesRecord, PerProcess, escape_name
 from understudy.errors import UnderstudyError
 
 _CACHE_BYTES = 256 * 2**20
+_LARGE = 2**30  # bytes of a file that is not read for the sizes of its images
 
 
 class _Column:
@@ -36,6 +37,7 @@ class _Column:
         import pyarrow.parquet as pq
 
         self.path, self.column, self._file = path, column, pq.ParquetFile(path)
+        self.large = path.stat().st_size > _LARGE
         self._lock, self._groups, self._bytes = threading.Lock(), OrderedDict[int, list[bytes | None]](), 0
 
     def cell(self, group: int, row: int) -> bytes:
@@ -78,6 +80,16 @@ class ParquetRecord(BytesRecord):
     @property
     def name(self) -> str:
         return f"{escape_name(self.file)}, row {self.row} of group {self.group}"
+
+    @property
+    def size(self) -> int:
+        column = self.column()
+        if column.large:
+            return -1
+        try:
+            return len(column.cell(self.group, self.row))
+        except OSError:
+            return 0
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.column().cell(self.group, self.row))
