@@ -130,7 +130,7 @@ def test_new_files_change_the_ids_of_none_and_the_split_of_few(tmp_path: Path) -
 def test_every_class_is_in_the_held_out_part_in_proportion(tmp_path: Path, n: int) -> None:
     splits = open_source(classes_of(classes_of(tmp_path, n, "a", "b", "c"), 40, "d"))
     counts = targets(splits.test).bincount().tolist()
-    assert all(1 <= count and abs(count - n / 5) < 1 for count in counts[:3])
+    assert all(count >= 1 and abs(count - n / 5) < 1 for count in counts[:3])
     assert counts[3] == 8
     assert sum(counts) == max(round((3 * n + 40) / 5), 3 + 8)
 

@@ -61,8 +61,8 @@ class BatchLoader:
     The order and the view of sample i in epoch e are functions of (seed, e, i) only: position p of the stream is sample
     `permutation(p // n)[p % n]` in its view of epoch p // n, where n is the size of the dataset.
 
-    With `total_steps`, all batches are full and may span epochs; without, an epoch may end with a smaller batch, or with
-    one of a sample more (see `count_batches`).
+    With `total_steps`, all batches are full and may span epochs; without, an epoch may end with a smaller batch, or
+    with one of a sample more (see `count_batches`).
 
     With MixUp, each step draws a weight w from Beta(mixup, mixup) and mixes its global batch with a permutation of
     itself, w to 1 - w, both keyed by (seed, step). Partners in another rank's share are read from the source a second

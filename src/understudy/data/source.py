@@ -18,7 +18,6 @@ from torch import Tensor
 from understudy.errors import UnderstudyError
 from understudy.randomness import mix, name_key
 
-
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -42,7 +41,7 @@ class Record(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the encoded image; 0 if it cannot be read, -1 if that is not known without much reading."""
         ...
 
@@ -90,7 +89,7 @@ class Source:
         return f"sample {int(self.ids[row])}"
 
     def sizes(self) -> Tensor | None:
-        """(N,) int64 bytes of what is stored of each sample, as in `Record.size`; None if samples share their bytes."""
+        """(N,) int64 bytes that are stored of each sample, as in `Record.nbytes`; None if samples share their bytes."""
         return None
 
     def digests(self, rows: Sequence[int]) -> list[bytes]:
@@ -137,7 +136,7 @@ class RecordSource(Source):
         return self.records[row].name
 
     def sizes(self) -> Tensor | None:
-        return torch.tensor(map_threads(lambda record: record.size, self.records), dtype=torch.int64)
+        return torch.tensor(map_threads(lambda record: record.nbytes, self.records), dtype=torch.int64)
 
     def digests(self, rows: Sequence[int]) -> list[bytes]:
         return map_threads(_digest, [self.records[row] for row in rows])

@@ -34,7 +34,7 @@ class ItemRecord:
         return f"item {self.index}"
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         return -1  # only its pixels are known
 
     def open(self) -> BinaryIO:

@@ -81,7 +81,7 @@ def _read_rows(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
     name = escape_name(os.fspath(path))
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UnderstudyError(f"{name} is larger than {_MAX_BYTES >> 20} MiB; give the images as parquet or tar shards")
+            raise UnderstudyError(f"{name} is larger than {_MAX_BYTES >> 20} MiB; give parquet or tar shards")
         text = _decoded(name, path.read_bytes())
     except OSError as error:
         raise UnderstudyError(f"{name} cannot be read ({error.strerror}); check its permissions") from error
@@ -166,9 +166,7 @@ def _rows_by_split(name: str, columns: Sequence[str], rows: Sequence[Mapping[str
             value = row[by_lower["split"]].strip()
             split = parse_split(value)
             if split is None:
-                raise UnderstudyError(
-                    f"{name} has {escape_name(value)!r} in its split column; use train, val or test"
-                )
+                raise UnderstudyError(f"{name} has {escape_name(value)!r} in its split column; use train, val or test")
             splits[i] = split
     else:
         for flag, split in _FLAGS.items():

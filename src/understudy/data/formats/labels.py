@@ -65,8 +65,8 @@ def check_single_labels(name: str, labels: Iterable[str]) -> None:
         parts = re.findall(r"[^\s,;|]+", label)
         if len(parts) > 1 and classes.issuperset(parts):
             raise UnderstudyError(
-                f"{name} gives a sample several classes, {escape_name(label)!r}, and multi-label data is not supported; "
-                f"keep one class per sample, or write {escape_name('_'.join(parts))!r} if it is a class of its own"
+                f"{name} gives a sample several classes, {escape_name(label)!r}, and multi-label data is not supported"
+                f"; keep one class per sample, or write {escape_name('_'.join(parts))!r} if it is a class of its own"
             )
 
 

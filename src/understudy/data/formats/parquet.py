@@ -82,7 +82,7 @@ class ParquetRecord(BytesRecord):
         return f"{escape_name(self.file)}, row {self.row} of group {self.group}"
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         column = self.column()
         if column.large:
             return -1
@@ -96,7 +96,7 @@ class ParquetRecord(BytesRecord):
 
 
 def index_parquet(path: Path) -> DatasetIndex:
-    """Index a parquet file, or a folder of them: train-*.parquet, test-*.parquet and so on, or within train/, test/, ...
+    """Index a parquet file, or a folder of train-*.parquet, test-*.parquet and so on, or of train/, test/, ... of them.
 
     The image column holds encoded images, or structs with these as bytes. Labels are strings, or integers, which the
     `ClassLabel` feature in the schema metadata names. Ids are positions in the split.
@@ -208,8 +208,8 @@ def _records(path: Path, file: Any, columns: Sequence[str]) -> list[ParquetRecor
     encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     if file.metadata.num_rows and not encoded:
         raise UnderstudyError(
-            f"the column {column!r} of {name} holds {str(kind)[:80]}, not the bytes of image files; write it again with "
-            "encoded images"
+            f"the column {column!r} of {name} holds {str(kind)[:80]}, not the bytes of image files; write it again "
+            "with encoded images"
         )
     groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:

@@ -55,7 +55,7 @@ class BytesRecord(ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int: ...
+    def nbytes(self) -> int: ...
 
     @abstractmethod
     def open(self) -> BinaryIO: ...
@@ -87,7 +87,7 @@ class FileRecord(BytesRecord):
         return escape_name(self.relative)
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         try:
             return os.path.getsize(os.path.join(self.root, self.relative))
         except OSError:
@@ -109,7 +109,7 @@ class ZipRecord(BytesRecord):
         return escape_name(self.member)
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         return self.archive().getinfo(self.member).file_size
 
     def open(self) -> BinaryIO:

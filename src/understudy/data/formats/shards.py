@@ -54,6 +54,10 @@ class ShardRecord(BytesRecord):
     def name(self) -> str:
         return escape_name(self.path)
 
+    @property
+    def nbytes(self) -> int:
+        return self.size
+
     def open(self) -> BinaryIO:
         with open(self.tar, "rb") as file:
             file.seek(self.start)
@@ -205,7 +209,7 @@ def _cached_index(cache: Path, stamp: Mapping[str, int]) -> ShardIndex | None:
             all(type(key) is str for key in keys)
             and len(set(keys)) == len(keys) == len(places)
             and all(type(start) is int and type(size) is int for start, size in places)
-            and all(0 <= start and 0 <= size <= stamp["bytes"] - start for start, size in places)
+            and all(start >= 0 and 0 <= size <= stamp["bytes"] - start for start, size in places)
             and (labels is None or (len(labels) == len(keys) and kinds in ({int}, {str})))
         )
         return ShardIndex(keys, places, labels) if valid else None
