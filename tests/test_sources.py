@@ -304,6 +304,54 @@ def test_csv(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda rows: "\ufeff" + "".join(f"{path},{label}\r\n" for path, label in rows),  # as Excel writes it
+        lambda rows: "".join(f"{path};{label}\n" for path, label in rows),  # as it does in Europe
+        lambda rows: "".join(f"{path}\t{label}\n" for path, label in rows),
+        lambda rows: "".join(f"{path}, {label} \n" for path, label in rows),
+        lambda rows: "".join(f'"{path}","{label}"\n\n' for path, label in rows),
+        lambda rows: "".join(
+            f"{i},{path},{label}\n" if i else f",{path},{label}\n" for i, (path, label) in enumerate(rows)
+        ),
+        lambda rows: "".join(path.replace("/", "\\") + f",{label}\n" for path, label in rows),
+        lambda rows: "".join(
+            f"{label},./{path}\n" if i else f"{label},{path}\n" for i, (path, label) in enumerate(rows)
+        ),
+    ],
+    ids=["bom", "semicolons", "tabs", "spaces", "quotes", "index", "backslashes", "order"],
+)
+def test_csvs_as_programs_write_them(write: Callable[[list[tuple[str, str]]], str], tmp_path: Path) -> None:
+    classes_of(tmp_path, 10, "red ant", "bee")
+    rows = [(f"{c}/{i}.png", c) for c in ("red ant", "bee") for i in range(10)]
+    plain = open_source(write_csv(tmp_path / "plain.csv", ["path", "label"], *map(list, rows)))
+    (tmp_path / "t.csv").write_bytes(write([("path", "label"), *rows]).encode())
+    splits = open_source(tmp_path / "t.csv")
+    assert splits.train.classes == ("bee", "red ant")
+    assert torch.equal(splits.train.ids, plain.train.ids)
+    assert torch.equal(targets(splits.test), targets(plain.test))
+
+
+def test_a_csv_with_absolute_paths_in_utf_16(tmp_path: Path) -> None:
+    classes_of(tmp_path, 5, "a", "b")
+    rows = [[f"{c}/{i}.png", c] for c in "ab" for i in range(5)]
+    plain = open_source(write_csv(tmp_path / "plain.csv", ["path", "label"], *rows))
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"{tmp_path}/{p},{c}\n" for p, c in rows), "utf-16")
+    assert torch.equal(open_source(tmp_path / "t.csv").train.ids, plain.train.ids), "a copy elsewhere has the same ids"
+
+
+@pytest.mark.parametrize(
+    ("column", "marks"), [("is_valid", ("False", "True")), ("is_test", ("0", "1")), ("Split", ("Train", "dev"))]
+)
+def test_a_column_marks_the_held_out_rows(column: str, marks: tuple[str, str], tmp_path: Path) -> None:
+    classes_of(tmp_path, 4, "a", "b")
+    rows = [[f"{c}/{i}.png", c, marks[i == 3]] for c in "ab" for i in range(4)]
+    splits = open_source(write_csv(tmp_path / "t.csv", ["path", "label", column], *rows))
+    assert targets(splits.train).bincount().tolist() == [3, 3]
+    assert targets(splits.test).bincount().tolist() == [1, 1]
+
+
 def test_csvs_that_cannot_be_opened(tmp_path: Path) -> None:
     plant(tmp_path, "1.png", "2.png")
     table, header = tmp_path / "t.csv", ["path", "label"]
@@ -350,6 +398,33 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = write_parquet(tmp_path / "test-0-of-1.parquet", [-1, -1], ["x", "y", "z"])
     splits = open_source(secret.parent)
     assert sorted([*splits.train.ids.tolist(), *(splits.test.ids.tolist() if splits.test else ())]) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["{split}-00000-of-00001.parquet", "data/{split}-0.parquet", "plain_text/{split}-0.parquet", "{split}/0000.parquet",
+     "default/{split}/0000.parquet"],
+)  # fmt: skip
+def test_parquet_in_the_layouts_of_the_hub(layout: str, tmp_path: Path) -> None:
+    for split, labels in (("train", [0, 1, 1]), ("validation", [1, 0])):
+        path = tmp_path / layout.format(split=split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, labels, ["a", "b"])
+    write_parquet(path.with_name("._" + path.name), [0, 1, 1])  # what a Mac leaves behind
+    splits = open_source(tmp_path)
+    assert targets(splits.train).tolist() == [0, 1, 1]
+    assert targets(splits.test).tolist() == [1, 0]
+
+
+def test_parquet_labels_without_names_are_the_classes_that_occur(tmp_path: Path) -> None:
+    for labels, classes in (([1, 2, 3, 4], "1234"), ([0, 9, 2, 5], "0259"), (["b", "a"] * 2, "ab")):
+        values = pa.array(labels * 5)
+        path = write_parquet(tmp_path / "t.parquet", values.dictionary_encode() if classes == "ab" else values)
+        splits = open_source(path)
+        assert splits.train.classes == tuple(classes)
+        assert 0 not in targets(splits.train).bincount().tolist()
+    named = open_source(write_parquet(tmp_path / "t.parquet", [0, 2] * 5, ["x", "y", "z"]))
+    assert named.train.classes == ("x", "y", "z"), "names that the file gives are kept"
 
 
 def test_a_lone_parquet_file(tmp_path: Path) -> None:
@@ -408,6 +483,7 @@ def test_arrays_that_cannot_be_used() -> None:
     bad[2, 1], bad[3, 0] = float("nan"), float("inf")
     refused(TensorDataset(bad, y), "2 of the 4 samples", "NaN or infinity, e.g. sample 2")
     refused((x, torch.tensor([0, 1, -1, 0])), "label -1 at sample 2")
+    refused((x, torch.tensor([0, 1, 10**12, 0])), "label 1000000000000 at sample 2", "the most that is supported")
     refused(Items([(x[0], 0), (x[0], 2)], ["a", "b"]), "label 2 at sample 1", "its 2 classes")
     refused((x, y.float()), "labels", "float32", "argmax")
     refused((x, torch.eye(4, dtype=torch.int64)), "argmax")

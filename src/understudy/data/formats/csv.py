@@ -95,6 +95,8 @@ def _read_rows(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
         raise UnderstudyError(f"{name} is empty; write a header such as path,label and one row per image")
     columns, *rows = table
     for number, row in enumerate(rows, 1):
+        if any("\n" in cell.strip() for cell in row):
+            raise UnderstudyError(f"{name} has a line break within a value of row {number}; check its quotes")
         if any(cell.strip() for cell in row[len(columns) :]):
             raise UnderstudyError(
                 f"{name} has {len(row)} fields in row {number} but {len(columns)} columns; put quotes around values "

@@ -34,9 +34,12 @@ class _Column:
     """The image column of a parquet file, read by row group; the last 256 MiB are cached."""
 
     def __init__(self, path: Path, column: str) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.path, self.column, self._file = path, column, pq.ParquetFile(path)
+        self.path, self._file = path, pq.ParquetFile(path)
+        # of structs, the bytes alone: their paths are not used
+        self.column = f"{column}.bytes" if pa.types.is_struct(self._file.schema_arrow.field(column).type) else column
         self.large = path.stat().st_size > _LARGE
         self._lock, self._groups, self._bytes = threading.Lock(), OrderedDict[int, list[bytes | None]](), 0
 
@@ -64,7 +67,7 @@ def _read_cells(file: Any, group: int, column: str) -> list[Any]:
 
     try:
         return file.read_row_group(group, columns=[column]).column(0).to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
         raise OSError(str(error)) from error
 
 
@@ -139,7 +142,8 @@ def parquet_files(folder: Path) -> list[Path]:
     for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", "*/*/*.parquet"):
         deep = pattern.startswith("*/*/")
         found = [path for path in folder.glob(pattern) if not deep or parse_split(path.parent.name) is not None]
-        found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+        hidden = (any(part.startswith(".") for part in path.relative_to(folder).parts) for path in found)
+        found = [path for path, skip in zip(found, hidden, strict=True) if not skip and path.is_file()]
         if found:
             return sorted(found)
     return []
@@ -188,7 +192,8 @@ def _open(path: Path) -> Any:
     name = escape_name(os.fspath(path))
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        _ = file.schema_arrow  # read when first asked for
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupt(name, error) from error
     rows = file.metadata.num_rows
     if not 0 <= rows <= path.stat().st_size:  # an image takes at least a byte

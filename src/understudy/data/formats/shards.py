@@ -33,6 +33,7 @@ _MAX_SHARDS = 100_000
 _CLASS_NAMES = "classes.txt"
 _INDEX_VERSION = 1
 _MAX_LABEL_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**24
 
 Label = int | str
 
@@ -83,7 +84,7 @@ def is_pattern(path: Path) -> bool:
 
 def tar_files(folder: Path) -> list[Path]:
     """The tars in a folder."""
-    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".") and path.is_file())
 
 
 def index_shards(path: Path) -> DatasetIndex:
@@ -224,7 +225,7 @@ def scan_shard(shard: Path) -> ShardIndex:
     labels: dict[str, Label] = {}
     first_files: dict[str, str] = {}
     try:
-        with tarfile.open(shard, mode="r:") as tar:
+        with _Bounded(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 if not member.isreg() or member.issparse() or base.startswith("."):
@@ -271,6 +272,15 @@ def scan_shard(shard: Path) -> ShardIndex:
         )
     keys = list(first_files)
     return ShardIndex(keys, [images[key] for key in keys], [labels[key] for key in keys] if labels else None)
+
+
+class _Bounded(io.FileIO):
+    """A tar that is not read in pieces of more than `_MAX_HEADER_BYTES`, whatever its headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return super().read(size)
 
 
 def _parse_label(where: str, suffix: str, data: bytes) -> Label | None:

@@ -14,7 +14,7 @@ MAX_BYTES = 4 * 2**30
 """Nor are those of which more than this would have to be read."""
 
 
-def audit(train: Source, held: Source, part: str) -> list[str]:
+def compare_parts(train: Source, held: Source, part: str) -> list[str]:
     """Sentences on what a training part shares with a part held out from it, and on classes that are in one only.
 
     Args:
@@ -24,7 +24,7 @@ def audit(train: Source, held: Source, part: str) -> list[str]:
     >>> from understudy.data.formats.arrays import array_source
     >>> x = torch.arange(6).reshape(3, 2)
     >>> train, test = array_source("toy", x, [0, 1, 2]), array_source("toy", x[:2] + 2, [1, 0])
-    >>> unscored, twins = audit(train, test, "test")
+    >>> unscored, twins = compare_parts(train, test, "test")
     >>> unscored
     'The test part has no sample of class 2, which its accuracy leaves out; add some.'
     >>> twins.partition(";")[0]
