@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import understudy
-from understudy.data import ArraySource, RecordSource, Source, compare_parts, open_source
+from understudy.data import ArraySource, RecordSource, Source, check_trained, compare_parts, open_source
 from understudy.data.formats import build
 from understudy.data.parts import shared
 
@@ -106,9 +106,11 @@ def test_classes_in_one_part_only_are_said() -> None:
     assert compare_parts(train, test, "test") == [
         "The test part has no sample of 3 classes (x, y, z), which its accuracy leaves out; add some."
     ]
-    assert compare_parts(test, train, "validation") == [
-        "The training part has no sample of 3 classes (x, y, z); add some, or leave these classes out."
+    assert compare_parts(test, train, "validation") == []
+    assert check_trained(test) == [
+        "The training part has no sample of 3 classes (x, y, z); add some, or leave these out."
     ]
+    assert check_trained(train) == []
     assert compare_parts(replace(train, targets=None, classes=()), test, "test") == [], "unlabeled"
 
 

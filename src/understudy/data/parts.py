@@ -15,7 +15,7 @@ MAX_BYTES = 4 * 2**30
 
 
 def compare_parts(train: Source, held: Source, part: str) -> list[str]:
-    """Sentences on what a training part shares with a part held out from it, and on classes that are in one only.
+    """Sentences on what a part held out for scoring shares with the training part, and on classes that it lacks.
 
     Args:
         train, held: the parts; of labeled ones, with the same classes.
@@ -32,11 +32,8 @@ def compare_parts(train: Source, held: Source, part: str) -> list[str]:
     """
     found = []
     if train.targets is not None and held.targets is not None:
-        counts = [targets.bincount(minlength=len(train.classes)) for targets in (train.targets, held.targets)]
-        untrained, unscored = (_classes(train, count == 0) for count in counts)
-        if untrained:
-            found.append(f"The training part has no sample of {untrained}; add some, or leave these classes out.")
-        if unscored and unscored != untrained:
+        trained, scored = (y.bincount(minlength=len(train.classes)) > 0 for y in (train.targets, held.targets))
+        if unscored := _classes(train, trained & ~scored):
             found.append(f"The {part} part has no sample of {unscored}, which its accuracy leaves out; add some.")
     pairs = shared(train, held)
     if pairs is None:
@@ -52,6 +49,14 @@ def compare_parts(train: Source, held: Source, part: str) -> list[str]:
             "remove the copies."
         )
     return found
+
+
+def check_trained(train: Source) -> list[str]:
+    """A sentence on the classes of which a training part has no sample, if there are any."""
+    if train.targets is None:
+        return []
+    untrained = _classes(train, train.targets.bincount(minlength=len(train.classes)) == 0)
+    return [f"The training part has no sample of {untrained}; add some, or leave these out."] if untrained else []
 
 
 def shared(train: Source, held: Source) -> list[tuple[int, int]] | None:

@@ -70,6 +70,10 @@ class Pipeline(ABC, Generic[R]):
             if labeled.targets is None:
                 raise UnderstudyError(f"{labeled.name} has no labels to validate on; leave out --validation")
             kept, held_out = stratified_split(labeled, recipe.validation, recipe.seed)
+            if not len(held_out):
+                raise UnderstudyError(
+                    f"{labeled.name} has one sample per class, so none can be held out; leave out --validation"
+                )
             train, validation = labeled.subset(kept), labeled.subset(held_out)
         train = self.transfer_set(train, labeled)
         if recipe.only_classes:

@@ -9,10 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from understudy.config.options import AugmentationConfig, Options, TrainingOptions
-from understudy.data import ArraySource, Source, compare_parts, concatenated, open_source, read_subset, resize_square
+from understudy.data import ArraySource, Source, concatenated, open_source, read_subset, resize_square
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.loader import EpochSampler
 from understudy.data.modalities import modalities_of
+from understudy.data.parts import check_trained, compare_parts
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract
 from understudy.pipeline.modality import contract_of
@@ -72,8 +73,12 @@ class RunData:
     @cached_property
     def cautions(self) -> list[str]:
         """What to know before an accuracy on the held-out parts is believed; the samples are compared for it."""
-        found = [] if self.test is None else compare_parts(self.labeled, self.test, "test")
-        return found if self.validation is None else found + compare_parts(self.train, self.validation, "validation")
+        found = check_trained(self.labeled)
+        if self.test is not None:
+            found += compare_parts(self.labeled, self.test, "test")
+        if self.validation is not None:
+            found += compare_parts(self.train, self.validation, "validation")
+        return found
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""
