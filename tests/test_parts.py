@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import understudy
-from understudy.data import ArraySource, RecordSource, Source, check_trained, compare_parts, open_source
+from understudy.data import ArraySource, RecordSource, Source, open_source
 from understudy.data.formats import build
-from understudy.data.parts import shared
+from understudy.data.parts import check_trained, compare_parts, shared
 
 
 def pictures(root: Path, *, same_size: bool = True) -> Path:
