@@ -180,7 +180,7 @@ class Pipeline(ABC, Generic[R]):
                 self.initialize(network)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
-                self._check_batch_size(network)
+                self._check_batch_size(name, network, objective)
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
                 learner = Learner(network, objective)
@@ -209,15 +209,16 @@ class Pipeline(ABC, Generic[R]):
         if self.recipe.mixup and not objective.supports_mixup:
             raise UnderstudyError(f"the loss of {name} does not support MixUp; leave out --mixup, or use kd alone")
 
-    def _check_batch_size(self, network: Network) -> None:
-        recipe = self.recipe
-        normalized = not network.frozen and any(isinstance(layer, _BatchNorm) for layer in network.modules())
-        for flag, size in (("--batch-size", recipe.batch_size), ("--micro-batch", recipe.micro_batch)):
-            if size == 1 and normalized:
-                raise UnderstudyError(
-                    f"{network.spec or 'the model'} has BatchNorm layers, which need at least two samples at a time; "
-                    f"pass {flag} 2 or more"
-                )
+    def _check_batch_size(self, name: str, network: Network, objective: Objective) -> None:
+        trained = {} if network.frozen else {network.spec or "the model": network}
+        for where, module in (trained | {f"the loss of {name}": objective}).items():
+            normalized = any(isinstance(layer, _BatchNorm) for layer in module.modules())
+            for flag, size in (("--batch-size", self.recipe.batch_size), ("--micro-batch", self.recipe.micro_batch)):
+                if size == 1 and normalized:
+                    raise UnderstudyError(
+                        f"{where} has BatchNorm layers, which need at least two samples at a time; pass {flag} 2 or "
+                        "more"
+                    )
 
     # --- results ------------------------------------------------------------------------------------------
 
