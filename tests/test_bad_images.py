@@ -156,6 +156,8 @@ def corrupted(root: Path, *, same_size: bool) -> Path:
         for i in range(8):
             size = (20, 20) if same_size else (20 + i, 20)
             Image.fromarray(ROOM).resize(size).save(root / "train" / c / f"{i}.jpg")
+        (root / "test" / c).mkdir(parents=True)
+        Image.fromarray(ROOM).resize((20, 20)).save(root / "test" / c / "0.jpg")
     whole = (root / "train/b/0.jpg").read_bytes()
     faults = {"zero": b"", "text": b"just words here", "cut": whole[:-40]}
     for name, data in (faults | {"bomb": png_of(60_000, 60_000)}).items():
@@ -207,7 +209,7 @@ def test_a_damaged_member_of_a_zip(tmp_path: Path) -> None:
     path = tmp_path / "s.zip"
     good = stored(Image.fromarray(ROOM), "JPEG").getvalue()
     with zipfile.ZipFile(path, "w") as file:
-        for name in ("train/a/1", "train/a/2", "train/b/1"):
+        for name in ("train/a/1", "train/a/2", "train/b/1", "test/b/1"):
             file.writestr(f"{name}.jpg", good)
     data = bytearray(path.read_bytes())
     at = data.index(good) + len(good) // 2

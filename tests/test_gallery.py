@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ def images(n: int = 30, side: int = 8, channels: int = 1) -> ArraySource:
 class Plain:
     name: str
     shade: int
+    nbytes: int = -1
+
+    def open(self) -> BinaryIO:
+        raise OSError(self.name)
 
     def header(self) -> ImageHeader:
         return ImageHeader(24, 20, gray=False)

@@ -111,19 +111,46 @@ def test_three_splits(tmp_path: Path) -> None:
     assert splits.validation is None
 
 
-def test_new_files_do_not_change_the_split_of_others(tmp_path: Path) -> None:
+def test_new_files_change_the_ids_of_none_and_the_split_of_few(tmp_path: Path) -> None:
     classes_of(tmp_path, 40, "a", "b")
     before = open_source(tmp_path)
     assert before.test is not None
-    assert set(targets(before.test).tolist()) == {0, 1}
-    assert 6 <= len(before.test) <= 26
-    plant(tmp_path, *(f"a/new{i}.png" for i in range(15)), "c/x.png")
+    assert targets(before.test).bincount().tolist() == [8, 8]
+    assert set(open_source(tmp_path, seed=1).train.ids.tolist()) != set(before.train.ids.tolist())
+    plant(tmp_path, *(f"a/new{i}.png" for i in range(5)), "c/x.png")
     after = open_source(tmp_path)
     assert after.test is not None
-    assert set(before.test.ids.tolist()) <= set(after.test.ids.tolist())
-    assert set(before.train.ids.tolist()) <= set(after.train.ids.tolist())
-    assert 2 in targets(after.train)
-    assert set(open_source(tmp_path, seed=1).train.ids.tolist()) != set(after.train.ids.tolist())
+    kept, held = (set(part.ids.tolist()) for part in (after.train, after.test))
+    assert {*before.train.ids.tolist(), *before.test.ids.tolist()} < kept | held
+    assert len(kept & set(before.test.ids.tolist())) + len(held & set(before.train.ids.tolist())) <= 5
+    assert targets(after.test).bincount().tolist() == [9, 8], "a class of one image is for training"
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 13])
+def test_every_class_is_in_the_held_out_part_in_proportion(tmp_path: Path, n: int) -> None:
+    splits = open_source(classes_of(classes_of(tmp_path, n, "a", "b", "c"), 40, "d"))
+    counts = targets(splits.test).bincount().tolist()
+    assert all(count >= 1 and abs(count - n / 5) < 1 for count in counts[:3])
+    assert counts[3] == 8
+    assert sum(counts) == max(round((3 * n + 40) / 5), 3 + 8)
+
+
+def test_a_training_part_alone_is_divided(tmp_path: Path) -> None:
+    """Whatever the format: a folder, a table, or parquet; also beside a test part without labels."""
+    classes_of(tmp_path / "folder", 10, "a", "b", part="train/")
+    plant(classes_of(tmp_path / "bare", 10, "a", "b", part="train/"), "test/1.png")
+    classes_of(tmp_path / "images", 10, "a", "b")
+    rows = [[f"images/{c}/{i}.png", c, "train"] for c in "ab" for i in range(10)]
+    table = write_csv(tmp_path / "t.csv", ["path", "label", "split"], *rows)
+    shard = tmp_path / "parquet" / "train-00000-of-00001.parquet"
+    shard.parent.mkdir()
+    write_parquet(shard, ["a", "b"] * 10)
+    for data in (tmp_path / "folder", tmp_path / "bare", table, shard, shard.parent):
+        splits = open_source(data)
+        assert targets(splits.train).bincount().tolist() == [8, 8]
+        assert targets(splits.test).bincount().tolist() == [2, 2]
+    whole = shard.rename(shard.with_name("test-00000-of-00001.parquet"))
+    assert open_source(whole).test is None, "a file for testing is scored as a whole"
 
 
 def test_a_flat_folder_is_unlabeled(tmp_path: Path) -> None:
@@ -277,6 +304,54 @@ def test_csv(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda rows: "\ufeff" + "".join(f"{path},{label}\r\n" for path, label in rows),  # as Excel writes it
+        lambda rows: "".join(f"{path};{label}\n" for path, label in rows),  # as it does in Europe
+        lambda rows: "".join(f"{path}\t{label}\n" for path, label in rows),
+        lambda rows: "".join(f"{path}, {label} \n" for path, label in rows),
+        lambda rows: "".join(f'"{path}","{label}"\n\n' for path, label in rows),
+        lambda rows: "".join(
+            f"{i},{path},{label}\n" if i else f",{path},{label}\n" for i, (path, label) in enumerate(rows)
+        ),
+        lambda rows: "".join(path.replace("/", "\\") + f",{label}\n" for path, label in rows),
+        lambda rows: "".join(
+            f"{label},./{path}\n" if i else f"{label},{path}\n" for i, (path, label) in enumerate(rows)
+        ),
+    ],
+    ids=["bom", "semicolons", "tabs", "spaces", "quotes", "index", "backslashes", "order"],
+)
+def test_csvs_as_programs_write_them(write: Callable[[list[tuple[str, str]]], str], tmp_path: Path) -> None:
+    classes_of(tmp_path, 10, "red ant", "bee")
+    rows = [(f"{c}/{i}.png", c) for c in ("red ant", "bee") for i in range(10)]
+    plain = open_source(write_csv(tmp_path / "plain.csv", ["path", "label"], *map(list, rows)))
+    (tmp_path / "t.csv").write_bytes(write([("path", "label"), *rows]).encode())
+    splits = open_source(tmp_path / "t.csv")
+    assert splits.train.classes == ("bee", "red ant")
+    assert torch.equal(splits.train.ids, plain.train.ids)
+    assert torch.equal(targets(splits.test), targets(plain.test))
+
+
+def test_a_csv_with_absolute_paths_in_utf_16(tmp_path: Path) -> None:
+    classes_of(tmp_path, 5, "a", "b")
+    rows = [[f"{c}/{i}.png", c] for c in "ab" for i in range(5)]
+    plain = open_source(write_csv(tmp_path / "plain.csv", ["path", "label"], *rows))
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"{tmp_path}/{p},{c}\n" for p, c in rows), "utf-16")
+    assert torch.equal(open_source(tmp_path / "t.csv").train.ids, plain.train.ids), "a copy elsewhere has the same ids"
+
+
+@pytest.mark.parametrize(
+    ("column", "marks"), [("is_valid", ("False", "True")), ("is_test", ("0", "1")), ("Split", ("Train", "dev"))]
+)
+def test_a_column_marks_the_held_out_rows(column: str, marks: tuple[str, str], tmp_path: Path) -> None:
+    classes_of(tmp_path, 4, "a", "b")
+    rows = [[f"{c}/{i}.png", c, marks[i == 3]] for c in "ab" for i in range(4)]
+    splits = open_source(write_csv(tmp_path / "t.csv", ["path", "label", column], *rows))
+    assert targets(splits.train).bincount().tolist() == [3, 3]
+    assert targets(splits.test).bincount().tolist() == [1, 1]
+
+
 def test_csvs_that_cannot_be_opened(tmp_path: Path) -> None:
     plant(tmp_path, "1.png", "2.png")
     table, header = tmp_path / "t.csv", ["path", "label"]
@@ -321,7 +396,35 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(train, RecordSource)
     assert np.array_equal(np.asarray(train.records[3].read()).transpose(2, 0, 1), fourth)
     secret = write_parquet(tmp_path / "test-0-of-1.parquet", [-1, -1], ["x", "y", "z"])
-    assert open_source(secret.parent).test is None
+    splits = open_source(secret.parent)
+    assert sorted([*splits.train.ids.tolist(), *(splits.test.ids.tolist() if splits.test else ())]) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["{split}-00000-of-00001.parquet", "data/{split}-0.parquet", "plain_text/{split}-0.parquet", "{split}/0000.parquet",
+     "default/{split}/0000.parquet"],
+)  # fmt: skip
+def test_parquet_in_the_layouts_of_the_hub(layout: str, tmp_path: Path) -> None:
+    for split, labels in (("train", [0, 1, 1]), ("validation", [1, 0])):
+        path = tmp_path / layout.format(split=split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, labels, ["a", "b"])
+    write_parquet(path.with_name("._" + path.name), [0, 1, 1])  # what a Mac leaves behind
+    splits = open_source(tmp_path)
+    assert targets(splits.train).tolist() == [0, 1, 1]
+    assert targets(splits.test).tolist() == [1, 0]
+
+
+def test_parquet_labels_without_names_are_the_classes_that_occur(tmp_path: Path) -> None:
+    for labels, classes in (([1, 2, 3, 4], "1234"), ([0, 9, 2, 5], "0259"), (["b", "a"] * 2, "ab")):
+        values = pa.array(labels * 5)
+        path = write_parquet(tmp_path / "t.parquet", values.dictionary_encode() if classes == "ab" else values)
+        splits = open_source(path)
+        assert splits.train.classes == tuple(classes)
+        assert 0 not in targets(splits.train).bincount().tolist()
+    named = open_source(write_parquet(tmp_path / "t.parquet", [0, 2] * 5, ["x", "y", "z"]))
+    assert named.train.classes == ("x", "y", "z"), "names that the file gives are kept"
 
 
 def test_a_lone_parquet_file(tmp_path: Path) -> None:
@@ -380,6 +483,7 @@ def test_arrays_that_cannot_be_used() -> None:
     bad[2, 1], bad[3, 0] = float("nan"), float("inf")
     refused(TensorDataset(bad, y), "2 of the 4 samples", "NaN or infinity, e.g. sample 2")
     refused((x, torch.tensor([0, 1, -1, 0])), "label -1 at sample 2")
+    refused((x, torch.tensor([0, 1, 10**12, 0])), "label 1000000000000 at sample 2", "the most that is supported")
     refused(Items([(x[0], 0), (x[0], 2)], ["a", "b"]), "label 2 at sample 1", "its 2 classes")
     refused((x, y.float()), "labels", "float32", "argmax")
     refused((x, torch.eye(4, dtype=torch.int64)), "argmax")

@@ -42,6 +42,18 @@ class _Step:
     weight: float = 1.0  # MixUp weight of the rank's own samples
 
 
+def count_batches(samples: int, size: int) -> int:
+    """How many batches samples are divided into; a last one of a single sample is part of the batch before it.
+
+    A sample alone has no variance, which BatchNorm needs, and no other to be compared with.
+
+    >>> [count_batches(n, 4) for n in (1, 4, 5, 6, 9)]
+    [1, 1, 1, 2, 2]
+    """
+    full, rest = divmod(samples, size)
+    return full + (rest > 1 or full == 0)
+
+
 @dataclass
 class BatchLoader:
     """Training batches of one rank.
@@ -49,7 +61,8 @@ class BatchLoader:
     The order and the view of sample i in epoch e are functions of (seed, e, i) only: position p of the stream is sample
     `permutation(p // n)[p % n]` in its view of epoch p // n, where n is the size of the dataset.
 
-    With `total_steps`, all batches are full and may span epochs; without, an epoch may end with a smaller batch.
+    With `total_steps`, all batches are full and may span epochs; without, an epoch may end with a smaller batch, or
+    with one of a sample more (see `count_batches`).
 
     With MixUp, each step draws a weight w from Beta(mixup, mixup) and mixes its global batch with a permutation of
     itself, w to 1 - w, both keyed by (seed, step). Partners in another rank's share are read from the source a second
@@ -79,7 +92,7 @@ class BatchLoader:
     @property
     def steps(self) -> int:
         """Steps per epoch; with `total_steps`, an epoch is one pass over the data, or 1/20 of all steps if longer."""
-        steps = -(-self._length // self.batch_size)
+        steps = count_batches(self._length, self.batch_size)
         return steps if self.total_steps is None else max(steps, -(-self.total_steps // _MAX_REPORTS))
 
     def passes(self, steps: int) -> float:
@@ -121,7 +134,7 @@ class BatchLoader:
         if self.total_steps is None:
             epoch, index = divmod(step, self.steps)
             begin = epoch * n + index * size
-            end = min(begin + size, (epoch + 1) * n)
+            end = (epoch + 1) * n if index == self.steps - 1 else begin + size
         else:
             begin, end = step * size, (step + 1) * size
         first, last = begin // n, (end - 1) // n

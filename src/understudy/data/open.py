@@ -18,7 +18,7 @@ from understudy.data.formats.csv import index_csv
 from understudy.data.formats.folder import index_folder
 from understudy.data.formats.frames import FRAMES, open_frames
 from understudy.data.formats.hub import open_hub
-from understudy.data.formats.index import DatasetIndex
+from understudy.data.formats.index import DatasetIndex, divide
 from understudy.data.formats.nyu import open_nyu
 from understudy.data.formats.pairs import add_pairs
 from understudy.data.formats.parquet import index_parquet, parquet_files
@@ -48,12 +48,12 @@ def open_source(
     Args:
         data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder or .zip in the
             layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, or of unlabeled images;
-            a .csv with columns path, label and optionally split; a .parquet file or a folder of them as written by
-            Hugging Face Datasets; a .tar, a folder of them or a range such as shards-{000..127}.tar in the WebDataset
-            format; "hf:name" or "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat);
-            a folder of frame sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`;
-            a tuple (inputs, targets) of tensors or arrays; a dict of paired arrays by modality, optionally with
-            "targets"; or a `Source` or `Splits`, returned as it is.
+            a .csv with columns path, label and optionally split or is_valid; a .parquet file or a folder of them as
+            written by Hugging Face Datasets; a .tar, a folder of them or a range such as shards-{000..127}.tar in the
+            WebDataset format; "hf:name" or "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2
+            file (.mat); a folder of frame sequences (see `understudy.data.formats.frames`); a map-style
+            `torch.utils.data.Dataset`; a tuple (inputs, targets) of tensors or arrays; a dict of paired arrays by
+            modality, optionally with "targets"; or a `Source` or `Splits`, returned as it is.
         root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.
         download: allow downloading a built-in dataset or one on the Hub.
         size: side in pixels of the square that images are resized to; 224 by default if their sizes differ.
@@ -61,8 +61,9 @@ def open_source(
         pairs: for files, the same samples in other modalities: modality -> folder, zip or table (see `add_pairs`).
 
     Ids are positions in the split for arrays, built-in datasets and parquet files, hashes of the relative path for
-    folders, zips and CSVs, and hashes of shard name and key for tars, so that adding a file changes neither the ids nor
-    the split of any other.
+    folders, zips and CSVs, and hashes of shard name and key for tars, so that adding a file changes the id of no other.
+    Of labeled files and built-in datasets without a test split, a fifth is held out: exactly, with each class in
+    proportion, as a function of the ids and classes alone.
 
     >>> splits = open_source("digits")
     >>> len(splits.train), len(splits.test), splits.train.shape, splits.train.classes[:3]
@@ -73,7 +74,8 @@ def open_source(
     if isinstance(data, str | os.PathLike):
         opened = _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
         if isinstance(opened, DatasetIndex):
-            return build_splits(add_pairs(opened, pairs) if pairs else opened, size)
+            index = divide(opened, seed)
+            return build_splits(add_pairs(index, pairs) if pairs else index, size)
     else:
         opened = _open_object(data, size)
     if pairs:
@@ -113,15 +115,15 @@ def _open_named_or_path(
     if (path / FRAMES).is_file():
         return open_frames(path)
     if is_pattern(path) or (path.is_dir() and tar_files(path)):
-        return index_shards(path, seed=seed)
+        return index_shards(path)
     if path.is_dir():
-        return index_parquet(path, seed=seed) if parquet_files(path) else index_folder(path, seed=seed)
+        return index_parquet(path) if parquet_files(path) else index_folder(path)
     if path.is_file():
         if path.suffix.lower() == ".mat":
             return open_nyu(path, size=size, seed=seed)
         for suffix, index in _FILES.items():
             if path.name.lower().endswith(suffix):
-                return index(path, seed=seed)
+                return index(path)
         raise UnderstudyError(
             f"{escape_name(str(path))} is not a supported dataset; give a folder, or a .zip, .csv, .parquet or .tar "
             "file"

@@ -50,8 +50,9 @@ def fraction(source: Source, f: float, seed: int) -> Tensor:
     """
     if not 0 < f <= 1:
         raise UnderstudyError(f"the fraction of {source.name} must be above 0 and at most 1, not {f}")
-    rank, counts = _ranks(source, seed, "fraction")
-    return torch.nonzero(rank < (counts * f).round().clamp(min=1)).flatten()
+    rank, classes = _ranks(source.ids, source.targets, seed, "fraction")
+    drawn = (classes.bincount() * f).round().clamp(min=1)
+    return torch.nonzero(rank < drawn[classes]).flatten()
 
 
 def shots(source: Source, count: int, seed: int) -> Tensor:
@@ -65,7 +66,7 @@ def shots(source: Source, count: int, seed: int) -> Tensor:
                 f"{source.name} has {available} training samples of class {name!r}, fewer than {count} shots; "
                 "ask for fewer"
             )
-    rank, _ = _ranks(source, seed, "shots")
+    rank, _ = _ranks(source.ids, source.targets, seed, "shots")
     return torch.nonzero(rank < count).flatten()
 
 
@@ -78,8 +79,7 @@ def stratified_sample(source: Source, count: int, seed: int, *, every_class: boo
     >>> source.targets[stratified_sample(source, 10, seed=0)].bincount()
     tensor([7, 3])
     """
-    rank, _ = _ranks(source, seed, "in proportion")
-    targets = torch.zeros_like(source.ids) if source.targets is None else source.targets
+    rank, targets = _ranks(source.ids, source.targets, seed, "in proportion")
     available = targets.bincount()
     needed = int((available > 0).sum()) if every_class else 1
     if not needed <= count <= len(source):
@@ -97,7 +97,8 @@ def stratified_sample(source: Source, count: int, seed: int, *, every_class: boo
 def stratified_split(source: Source, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row indices (int64) of the samples to keep and to hold out: a share in (0, 1) of each class is held out.
 
-    A class of at least two samples has at least one on either side; a class of one is kept.
+    The share of the whole is exact, and each class has within one sample of its own share, by largest remainder. A
+    class of at least two samples has at least one on either side; a class of one is kept.
 
     >>> source = Source("toy", ("a", "b"), torch.arange(100), torch.arange(100) % 2, (1,))
     >>> kept, held_out = stratified_split(source, 0.2, seed=0)
@@ -106,22 +107,34 @@ def stratified_split(source: Source, share: float, seed: int) -> tuple[Tensor, T
     """
     if not 0 < share < 1:
         raise UnderstudyError(f"the held-out share of {source.name} must be between 0 and 1, not {share}")
-    rank, counts = _ranks(source, seed, "split")
-    held_out = rank < torch.minimum((counts * share).round().clamp(min=1), counts - 1)
+    held_out = stratified_mask(source.ids, source.targets, share, seed)
     return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
+def stratified_mask(ids: Tensor, targets: Tensor | None, share: float, seed: int) -> Tensor:
+    """(N,) bool mask of the samples that `stratified_split` holds out, from their ids and classes (N,) int64."""
+    rank, classes = _ranks(ids, targets, seed, "split")
+    counts = classes.bincount()
+    quota = counts * share
+    most = counts - 1
+    held = torch.minimum(quota.long().clamp(min=1), most).clamp(min=0)
+    below = torch.where(held < most, quota - held, -torch.inf)
+    missing = min(max(round(share * len(ids)) - int(held.sum()), 0), int(below.isfinite().sum()))
+    held[torch.argsort(below, descending=True, stable=True)[:missing]] += 1
+    return rank < held[classes]
+
+
 def hold_out_test(source: Source, seed: int) -> Splits:
-    """Split into train and test by `stratified_split`."""
+    """Split into train and test by `stratified_split`; without a test part if every class has one sample."""
     kept, held_out = stratified_split(source, TEST_FRACTION, seed)
-    return Splits(source.subset(kept), source.subset(held_out))
+    return Splits(source.subset(kept), source.subset(held_out) if len(held_out) else None)
 
 
 def hash_split(ids: Tensor, targets: Tensor, seed: int) -> Tensor:
-    """(N,) bool mask of the test split, about a fifth of the samples.
+    """(N,) bool mask of the test split, about a fifth of the samples; those with the same id stay together.
 
-    Each sample is assigned by the hash of its own id, so adding or removing samples moves no others. The one
-    exception: a class that would have no training sample keeps the one with the highest hash.
+    Each id is assigned by its own hash. The one exception: a class that would have no training sample keeps the one
+    with the highest hash.
 
     >>> ids, targets = torch.arange(1000), torch.arange(1000) % 2
     >>> round(hash_split(ids, targets, seed=0).float().mean().item(), 1)
@@ -151,14 +164,14 @@ def _index(source: Source, name: str | int) -> int:
     raise UnderstudyError(f"{source.name} has no class {name!r}{nearest(str(name), source.classes)}")
 
 
-def _ranks(source: Source, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Rank of each sample within its class by the hash of its id, and the size of its class, both (N,)."""
-    hashes = mix(name_key(purpose), seed, source.ids)
-    targets = torch.zeros_like(source.ids) if source.targets is None else source.targets
+def _ranks(ids: Tensor, targets: Tensor | None, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """Rank of each sample within its class by the hash of its id, and its class, 0 without labels; both (N,) int64."""
+    hashes = mix(name_key(purpose), seed, ids)
+    classes = torch.zeros_like(ids) if targets is None else targets
     order = torch.argsort(hashes, stable=True)
-    order = order[torch.argsort(targets[order], stable=True)]
-    counts = torch.bincount(targets)
+    order = order[torch.argsort(classes[order], stable=True)]
+    counts = torch.bincount(classes)
     starts = counts.cumsum(0) - counts
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - starts[targets[order]]
-    return rank, counts[targets]
+    rank[order] = torch.arange(len(order), device=order.device) - starts[classes[order]]
+    return rank, classes

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from hashlib import blake2b
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
+from zipfile import BadZipFile
 
 import torch
 from PIL import Image
@@ -12,6 +17,9 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.randomness import mix, name_key
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Unreadable(Exception):
@@ -32,6 +40,15 @@ class Record(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the encoded image; 0 if it cannot be read, -1 if that is not known without much reading."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """A stream of these bytes; raises OSError or KeyError if they are missing."""
+        ...
+
     def header(self) -> ImageHeader: ...
     def read(self) -> Image.Image:
         """Decode to an upright "L" or "RGB" image."""
@@ -67,6 +84,18 @@ class Source:
         pairs = {name: pair.subset(rows) for name, pair in self.pairs.items()}
         return replace(self, ids=self.ids[rows], targets=targets, pairs=pairs, **self._select(rows))
 
+    def sample_name(self, row: int) -> str:
+        """What messages call a sample."""
+        return f"sample {int(self.ids[row])}"
+
+    def sizes(self) -> Tensor | None:
+        """(N,) int64 bytes that are stored of each sample, as in `Record.nbytes`; None if samples share their bytes."""
+        return None
+
+    def digests(self, rows: Sequence[int]) -> list[bytes]:
+        """Digests of the stored bytes of some samples; empty for those that cannot be read."""
+        raise NotImplementedError
+
     def _select(self, rows: Tensor) -> dict[str, object]:
         """The subclass's own fields for a subset."""
         return {}
@@ -74,12 +103,23 @@ class Source:
 
 @dataclass(frozen=True)
 class ArraySource(Source):
-    """A source held in memory: `inputs` is (N, *shape), uint8 images or float32."""
+    """A source held in memory: `inputs` is (N, *shape), uint8 images or float32; `names` are of files, if any."""
 
     inputs: Tensor = field(default_factory=lambda: torch.empty(0), kw_only=True)
+    names: Sequence[str] = field(default=(), kw_only=True)
+
+    def sample_name(self, row: int) -> str:
+        return self.names[row] if self.names else super().sample_name(row)
+
+    def sizes(self) -> Tensor | None:
+        return torch.full((len(self),), self.inputs[0].numel() * self.inputs.element_size())
+
+    def digests(self, rows: Sequence[int]) -> list[bytes]:
+        array = self.inputs.numpy(force=True)
+        return [blake2b(array[row].tobytes(), digest_size=16).digest() for row in rows]
 
     def _select(self, rows: Tensor) -> dict[str, object]:
-        return {"inputs": self.inputs[rows]}
+        return {"inputs": self.inputs[rows], "names": [self.names[i] for i in rows.tolist()] if self.names else ()}
 
 
 @dataclass(frozen=True)
@@ -92,8 +132,34 @@ class RecordSource(Source):
     resize_whole: bool = field(default=False, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
 
+    def sample_name(self, row: int) -> str:
+        return self.records[row].name
+
+    def sizes(self) -> Tensor | None:
+        return torch.tensor(map_threads(lambda record: record.nbytes, self.records), dtype=torch.int64)
+
+    def digests(self, rows: Sequence[int]) -> list[bytes]:
+        return map_threads(_digest, [self.records[row] for row in rows])
+
     def _select(self, rows: Tensor) -> dict[str, object]:
         return {"records": [self.records[i] for i in rows.tolist()]}
+
+
+def map_threads(function: Callable[[A], R], values: Iterable[A]) -> list[R]:
+    """Map in threads: file access and Pillow's decoders release the GIL."""
+    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
+        return list(pool.map(function, values))
+
+
+def _digest(record: Record) -> bytes:
+    state = blake2b(digest_size=16)
+    try:
+        with record.open() as stream:
+            while chunk := stream.read(2**20):
+                state.update(chunk)
+    except (OSError, KeyError, BadZipFile, zlib.error, EOFError, NotImplementedError):
+        return b""
+    return state.digest()
 
 
 def resize_square(source: Source, side: int) -> Source:
@@ -135,7 +201,8 @@ def _concatenate(first: Source, second: Source, **fields: Any) -> Source | None:
     """Concatenate the samples of two sources; None if only one is held in memory."""
     fields["skipped"] = first.skipped + second.skipped
     if isinstance(first, ArraySource) and isinstance(second, ArraySource):
-        return replace(first, **fields, inputs=torch.cat([first.inputs, second.inputs]))
+        names = [*first.names, *second.names] if first.names and second.names else ()
+        return replace(first, **fields, inputs=torch.cat([first.inputs, second.inputs]), names=names)
     if isinstance(first, RecordSource) and isinstance(second, RecordSource):
         return replace(first, **fields, records=[*first.records, *second.records])
     return None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from understudy.data.select import shots
@@ -74,18 +75,32 @@ def manifest_classes(source: Source, ids: Tensor) -> dict[str, list[dict[str, in
 
 
 def read_subset(path: Path) -> Subset:
-    """Read a subset manifest."""
+    """Read a subset manifest.
+
+    Raises:
+        UnderstudyError: no such file, or no manifest of distinct samples.
+    """
     try:
-        subset = Subset(**json.loads(path.read_text(encoding="utf-8")))
-        samples = [sample for samples in subset.classes.values() for sample in samples]
-        if not samples or not all(isinstance(sample["id"], int) for sample in samples):
-            raise ValueError("it lists no samples")
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
+        subset = TypeAdapter(Subset).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         reason = error.strerror or error
         raise UnderstudyError(f"the subset manifest {path} cannot be read ({reason}); check the path") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnderstudyError(
-            f"{path} is not a subset manifest ({error}); transfer --shots writes such files, with data, shots, seed, "
-            "draw, and the sample ids of each class"
-        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"][:2])
+        raise _not_a_manifest(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
+    ids = [sample.get("id") for samples in subset.classes.values() for sample in samples]
+    if not ids or not all(isinstance(each, int) and -(2**63) <= each < 2**63 for each in ids):
+        raise _not_a_manifest(path, "it lists no samples, or one without an id")
+    if len(set(ids)) < len(ids):
+        raise _not_a_manifest(path, "it lists a sample twice")
     return subset
+
+
+def _not_a_manifest(path: Path, reason: str) -> UnderstudyError:
+    return UnderstudyError(
+        f"{path} is not a subset manifest ({reason}); transfer --shots writes such files, with data, shots, seed, "
+        "draw, and the sample ids of each class"
+    )

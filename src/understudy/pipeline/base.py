@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config.options import parse_pairs
 from understudy.config.recipe import Recipe
@@ -69,6 +70,10 @@ class Pipeline(ABC, Generic[R]):
             if labeled.targets is None:
                 raise UnderstudyError(f"{labeled.name} has no labels to validate on; leave out --validation")
             kept, held_out = stratified_split(labeled, recipe.validation, recipe.seed)
+            if not len(held_out):
+                raise UnderstudyError(
+                    f"{labeled.name} has one sample per class, so none can be held out; leave out --validation"
+                )
             train, validation = labeled.subset(kept), labeled.subset(held_out)
         train = self.transfer_set(train, labeled)
         if recipe.only_classes:
@@ -180,6 +185,7 @@ class Pipeline(ABC, Generic[R]):
                 self.initialize(network)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
+                self._check_batch_size(name, network, objective)
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
                 learner = Learner(network, objective)
@@ -207,6 +213,17 @@ class Pipeline(ABC, Generic[R]):
             raise UnderstudyError(f"the loss of {name} compares the samples of a batch; leave out --micro-batch")
         if self.recipe.mixup and not objective.supports_mixup:
             raise UnderstudyError(f"the loss of {name} does not support MixUp; leave out --mixup, or use kd alone")
+
+    def _check_batch_size(self, name: str, network: Network, objective: Objective) -> None:
+        trained = {} if network.frozen else {network.spec or "the model": network}
+        for where, module in (trained | {f"the loss of {name}": objective}).items():
+            normalized = any(isinstance(layer, _BatchNorm) for layer in module.modules())
+            for flag, size in (("--batch-size", self.recipe.batch_size), ("--micro-batch", self.recipe.micro_batch)):
+                if size == 1 and normalized:
+                    raise UnderstudyError(
+                        f"{where} has BatchNorm layers, which need at least two samples at a time; pass {flag} 2 or "
+                        "more"
+                    )
 
     # --- results ------------------------------------------------------------------------------------------
 

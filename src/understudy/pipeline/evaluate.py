@@ -45,7 +45,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
         "command": record.get("command") or [f"understudy {recipe.kind} --config recipe.yaml"],
         "versions": record.get("versions", {}),
         "recipe_yaml": to_yaml(recipe),
-        "cautions": cautions,
+        "cautions": [*record.get("cautions", ()), *cautions],
         "curves": _curves(run),
     }
     if test is None:

@@ -135,6 +135,9 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         for line in dict.fromkeys(member.network.init_from for member in members):
             terminal.say(line) if line else None
+        for caution in data.cautions:
+            terminal.say(caution, "yellow")
+        run.note(cautions=data.cautions)
     if teacher is not None:
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device, fabric.global_rank, fabric.world_size, workers_of(recipe))

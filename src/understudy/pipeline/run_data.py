@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from understudy.data import ArraySource, Source, concatenated, open_source, read
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.loader import EpochSampler
 from understudy.data.modalities import modalities_of
+from understudy.data.parts import check_trained, compare_parts
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract
 from understudy.pipeline.modality import contract_of
@@ -69,6 +71,16 @@ class RunData:
     augmentation: Augmentation
     sampler: EpochSampler | None = None
     calibration: Source | None = None
+
+    @cached_property
+    def cautions(self) -> list[str]:
+        """What to know before an accuracy on the held-out parts is believed; the samples are compared for it."""
+        found = check_trained(self.labeled)
+        if self.test is not None:
+            found += compare_parts(self.labeled, self.test, "test")
+        if self.validation is not None:
+            found += compare_parts(self.train, self.validation, "validation")
+        return found
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""

@@ -54,6 +54,8 @@ class RunRecord(BaseModel):
     teachers: dict[str, str] = {}
     """SHA-256 of each weights file that was read."""
     init_from: list[str] = []
+    cautions: list[str] = []
+    calibration: dict[str, str] = {}
     untrained_heads: list[str] = []
     sizes: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}

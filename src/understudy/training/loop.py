@@ -137,7 +137,7 @@ class Loop:
 
     def _update(self, batch: Batch, samples: int) -> None:
         """One update of each member."""
-        if samples == 0:
+        if samples < min(2, self.recipe.batch_size):  # the others were unreadable; a sample alone has no variance
             return
         step = self._step
         lr = learning_rate(self.recipe.optimizer, step, self.steps)

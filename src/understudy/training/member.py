@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from understudy.config.options import OptimizerConfig
+from understudy.data.loader import count_batches
 from understudy.errors import UnderstudyError
 from understudy.models import Network, to_channels_last
 from understudy.objectives import Objective, ddp_ignored_buffers
@@ -118,20 +119,22 @@ class Member:
     ) -> Tensor:
         """Make one update on this rank's part of a batch of `samples` on all ranks; returns this rank's loss.
 
-        Micro-batches, of at most `micro_batch` samples per forward pass, are weighted by their size, so that the
-        gradient is that of the mean over the whole batch.
+        Micro-batches, of `micro_batch` samples per forward pass or fewer at last, but not of a single one, are weighted
+        by their size, so that the gradient is that of the mean over the whole batch.
         """
         config = self.optimizer_config
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         size = micro_batch or len(batch)
-        whole = size >= len(batch)
+        count = count_batches(len(batch), size)
+        whole = count == 1
         total = torch.zeros((), device=batch.ids.device)
-        for start in range(0, len(batch), size):
-            rows = slice(start, start + size)
+        for index in range(count):
+            last = index == count - 1
+            rows = slice(index * size, len(batch) if last else (index + 1) * size)
             part = batch if whole else batch[rows]
             teacher_out = teacher if whole or teacher is None else teacher[rows]
-            with fabric.no_backward_sync(self.module, enabled=start + size < len(batch)):
+            with fabric.no_backward_sync(self.module, enabled=not last):
                 loss, logits = self.module(part, teacher_out)
                 # gradients are averaged over the ranks: weight by the share of the whole batch times their number
                 fabric.backward(loss * (len(part) * fabric.world_size / samples))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,13 @@ class ItemRecord:
     @property
     def name(self) -> str:
         return f"item {self.index}"
+
+    @property
+    def nbytes(self) -> int:
+        return -1  # only its pixels are known
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.read().tobytes())
 
     def header(self) -> ImageHeader:
         image = self.read()

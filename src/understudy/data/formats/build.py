@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName
-from understudy.data.source import ArraySource, ImageHeader, Record, RecordSource, Source, Splits, Unreadable
+from understudy.data.source import (
+    ArraySource,
+    ImageHeader,
+    Record,
+    RecordSource,
+    Source,
+    Splits,
+    Unreadable,
+    map_threads,
+)
 from understudy.errors import UnderstudyError
 
 MAX_ARRAY_BYTES = 512 * 2**20
@@ -24,8 +30,6 @@ DEFAULT_SIZE = 224
 _HEADERS = 64  # headers read per split if not all are
 _TYPICAL_HEADERS = 500
 
-A = TypeVar("A")
-R = TypeVar("R")
 Shape = tuple[int, int, int]
 _Skipped = list[tuple[str, str]]
 
@@ -42,7 +46,7 @@ def build_splits(index: DatasetIndex, size: int | None) -> Splits:
     splits: dict[SplitName, SplitIndex] = {}
     for split, records in index.splits.items():
         step = 1 if index.scan else max(1, len(records) // _HEADERS)
-        found = {name: _map(_header, each[::step]) for name, each in records.modalities.items()}
+        found = {name: map_threads(_header, each[::step]) for name, each in records.modalities.items()}
         for name, each in found.items():
             headers.setdefault(name, set()).update(header for header in each if isinstance(header, ImageHeader))
         splits[split] = _readable(index, split, records, found.values(), skipped[split]) if step == 1 else records
@@ -72,16 +76,10 @@ def typical_size(source: Source) -> tuple[int, int]:
     if not isinstance(source, RecordSource):
         return source.shape[1], source.shape[2]
     records = source.records[:: -(-len(source) // _TYPICAL_HEADERS)]
-    headers = [header for header in _map(_header, records) if isinstance(header, ImageHeader)]
+    headers = [header for header in map_threads(_header, records) if isinstance(header, ImageHeader)]
     if not headers:
         raise UnderstudyError(f"no image of {source.name} can be read; check its files")
     return sorted((h.width * h.height, h.height, h.width) for h in headers)[len(headers) // 2][1:]
-
-
-def _map(function: Callable[[A], R], values: Iterable[A]) -> list[R]:
-    """Map in threads: file access and Pillow's decoders release the GIL."""
-    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
-        return list(pool.map(function, values))
 
 
 def _header(record: Record) -> ImageHeader | Unreadable:
@@ -136,8 +134,11 @@ def _decode_all(
         kept = _readable(index, split, splits[split], errors, skipped[split])
         readable = torch.tensor([not any(row) for row in zip(*errors, strict=True)])
         shared = index.name, index.classes, kept.ids, kept.targets
+        names = [record.name for record in kept.records]
         arrays = (
-            ArraySource(*shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], modality=name)
+            ArraySource(
+                *shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], names=names, modality=name
+            )
             for name, (x, _) in modalities.items()
         )
         sources[split] = _paired(arrays, skipped[split])
@@ -163,7 +164,7 @@ def _decode(
         inputs[row] = pixels.reshape(height, width, channels).transpose(2, 0, 1)
         return True
 
-    outcomes = _map(fill, range(len(records)))
+    outcomes = map_threads(fill, range(len(records)))
     if any(outcome is False for outcome in outcomes):
         return None
     return torch.from_numpy(inputs), [outcome if isinstance(outcome, Unreadable) else None for outcome in outcomes]

@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from understudy.data.formats.decode import SUFFIXES
-from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, divide, pair_key, parse_split, path_ids
+from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, pair_key, parse_split, path_ids
 from understudy.data.formats.labels import check_classes
 from understudy.data.formats.records import FileRecord, ZipRecord, escape_name, open_zip
 from understudy.data.source import Record
@@ -45,7 +45,7 @@ class Tree:
         return [path for path in self.images if "/" not in path]
 
 
-def index_folder(path: Path, *, seed: int) -> DatasetIndex:
+def index_folder(path: Path) -> DatasetIndex:
     """Index a folder or zip of class folders, of train/ and test/ with class folders, or of unlabeled images."""
     name = escape_name(os.fspath(path))
     tree, record = list_images(path)
@@ -63,10 +63,10 @@ def index_folder(path: Path, *, seed: int) -> DatasetIndex:
     classes = _class_folders(name, train)
     check_classes(name, [escape_name(c) for c in classes])
     if not split_folders:
-        splits = divide(index("", tree, classes), seed)
+        splits: dict[SplitName, SplitIndex] = {"train": index("", tree, classes)}
     else:
         train_folder = split_folders.pop("train")
-        splits: dict[SplitName, SplitIndex] = {"train": index(train_folder + "/", train, classes)}
+        splits = {"train": index(train_folder + "/", train, classes)}
         for split, folder in split_folders.items():
             part = tree.below(folder)
             if part.top_images and not part.top_folders:

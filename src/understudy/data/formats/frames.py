@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +24,21 @@ from understudy.files import write_whole
 
 FRAMES = "frames.safetensors"
 """The file that marks a folder as frame sequences."""
+
+
+_INTEGERS = torch.int64, 1
+_TENSORS = {"frames": (torch.float32, 2), "starts": _INTEGERS, "targets": _INTEGERS, "parts": _INTEGERS}
+_Context = Annotated[int, Field(ge=0, le=1_000)]
+
+
+class _Metadata(BaseModel):
+    """What `frames.safetensors` holds besides tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    classes: tuple[str, ...]
+    before: _Context
+    after: _Context
+    skipped: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,9 @@ class WindowSource(ArraySource):
     """Frames as samples; `inputs` are `Windows`, which are indexed like a tensor."""
 
     inputs: Any = field(kw_only=True)
+
+    def sizes(self) -> Tensor | None:
+        return None
 
     def _select(self, rows: Tensor) -> dict[str, object]:
         return {"inputs": self.inputs.select(rows)}
@@ -118,7 +137,7 @@ class Sequences:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file atomically."""
-        tensors = {name: getattr(self, name).contiguous() for name in ("frames", "starts", "targets", "parts")}
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         metadata = {key: value for key, value in asdict(self).items() if key not in tensors}
         write_whole(path, save(tensors, {"understudy": json.dumps(metadata)}))
 
@@ -127,12 +146,18 @@ def read_sequences(path: Path) -> Sequences:
     """Read and check a `frames.safetensors` file."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["understudy"])
-            tensors = {name: file.get_tensor(name) for name in ("frames", "starts", "targets", "parts")}
+            metadata = _Metadata.model_validate_json((file.metadata() or {})["understudy"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its metadata"
+        raise UnderstudyError(f"{path} is damaged ({where}: {first['msg']}); prepare it again") from None
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise UnderstudyError(f"{path} is not a complete frames file ({error}); prepare it again") from None
-    metadata["classes"] = tuple(metadata["classes"])
-    return Sequences(**tensors, **metadata).check(str(path))
+    for name, (dtype, dim) in _TENSORS.items():
+        if tensors[name].dtype != dtype or tensors[name].dim() != dim:
+            raise UnderstudyError(f"{path} is damaged ({name} is of another type or shape); prepare it again")
+    return Sequences(**tensors, **metadata.model_dump()).check(str(path))
 
 
 def open_frames(folder: Path) -> Splits:

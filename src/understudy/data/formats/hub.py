@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import torch
-
 from understudy.data.formats.arrays import open_images
 from understudy.data.formats.index import SplitName, parse_split
-from understudy.data.formats.labels import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
+from understudy.data.formats.labels import IMAGE_COLUMNS, LABEL_COLUMNS, encode_labels, find_column
 from understudy.data.select import hold_out_test
 from understudy.data.source import Splits
 from understudy.errors import UnderstudyError
@@ -34,8 +32,11 @@ def open_hub(data: str, *, download: bool, size: int | None, seed: int) -> Split
         raise UnderstudyError(f"{data} has splits {', '.join(loaded)} but no train split; choose another dataset")
     features = parts["train"].features
     image, label = (find_column(data, features, candidates) for candidates in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    labeled = {split: (d, torch.as_tensor(list(d[label]))) for split, d in parts.items()}
+    labels = {split: list(d[label]) for split, d in parts.items()}
     # test splits with withheld labels have -1 throughout
-    labeled = {split: x for split, x in labeled.items() if split == "train" or bool((x[1] >= 0).any())}
-    splits = open_images(data, labeled, getattr(features[label], "names", None), size, key=image)
+    labels = {split: y for split, y in labels.items() if split == "train" or set(map(str, y)) != {"-1"}}
+    names = getattr(features[label], "names", None)
+    classes, targets = encode_labels(data, None if names is None else tuple(names), labels)
+    labeled = {split: (parts[split], y) for split, y in targets.items()}
+    splits = open_images(data, labeled, classes, size, key=image)
     return splits if len(labeled) > 1 else hold_out_test(splits.train, seed)

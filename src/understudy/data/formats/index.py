@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.formats.records import escape_name
-from understudy.data.select import hash_split
+from understudy.data.select import TEST_FRACTION, stratified_mask
 from understudy.data.source import Record
 from understudy.errors import UnderstudyError
 
@@ -53,12 +53,17 @@ class SplitIndex:
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """The splits of a dataset; `scan` is whether to read every image header up front, unless that means decoding."""
+    """The splits of a dataset.
+
+    `scan` is whether to read every image header up front, unless that means decoding; `divisible` is whether a test
+    split may be held out where there is a training split only.
+    """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[SplitName, SplitIndex]
     scan: bool = True
+    divisible: bool = True
 
 
 def parse_split(name: str) -> SplitName | None:
@@ -104,9 +109,11 @@ def pair_key(path: str) -> str:
     return os.path.splitext(path)[0]
 
 
-def divide(index: SplitIndex, seed: int) -> dict[SplitName, SplitIndex]:
-    """Split labeled records into train and test by `hash_split`."""
-    assert index.targets is not None
-    test = hash_split(index.ids, index.targets, seed)
-    parts = {"train": (~test).nonzero().flatten().tolist(), "test": test.nonzero().flatten().tolist()}
-    return {split: index.subset(rows) for split, rows in parts.items() if rows}
+def divide(index: DatasetIndex, seed: int) -> DatasetIndex:
+    """Hold out a fifth for testing, by `stratified_mask`, of labeled data that has a training split only."""
+    train = index.splits["train"]
+    if len(index.splits) > 1 or train.targets is None or not index.divisible:
+        return index
+    test = stratified_mask(train.ids, train.targets, TEST_FRACTION, seed)
+    rows = {"train": (~test).nonzero().flatten().tolist(), "test": test.nonzero().flatten().tolist()}
+    return replace(index, splits={split: train.subset(part) for split, part in rows.items() if part})

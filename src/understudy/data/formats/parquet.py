@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,7 @@ from understudy.data.formats.index import (
     DatasetIndex,
     SplitIndex,
     SplitName,
-    divide,
-    files_by_split,
+    parse_split,
     position_ids,
     split_of_file,
 )
@@ -28,15 +27,20 @@ from understudy.data.formats.records import BytesRecord, PerProcess, escape_name
 from understudy.errors import UnderstudyError
 
 _CACHE_BYTES = 256 * 2**20
+_LARGE = 2**30  # bytes of a file that is not read for the sizes of its images
 
 
 class _Column:
     """The image column of a parquet file, read by row group; the last 256 MiB are cached."""
 
     def __init__(self, path: Path, column: str) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.path, self.column, self._file = path, column, pq.ParquetFile(path)
+        self.path, self._file = path, pq.ParquetFile(path)
+        # of structs, the bytes alone: their paths are not used
+        self.column = f"{column}.bytes" if pa.types.is_struct(self._file.schema_arrow.field(column).type) else column
+        self.large = path.stat().st_size > _LARGE
         self._lock, self._groups, self._bytes = threading.Lock(), OrderedDict[int, list[bytes | None]](), 0
 
     def cell(self, group: int, row: int) -> bytes:
@@ -44,7 +48,7 @@ class _Column:
         with self._lock:
             cells = self._groups.get(group)
             if cells is None:
-                values = self._file.read_row_group(group, columns=[self.column]).column(0).to_pylist()
+                values = _read_cells(self._file, group, self.column)
                 cells = [value.get("bytes") if isinstance(value, dict) else value for value in values]
                 self._groups[group] = cells
                 self._bytes += sum(map(len, filter(None, cells)))
@@ -55,6 +59,16 @@ class _Column:
         if cell is None:
             raise FileNotFoundError(f"row {row} of row group {group} in {self.path} is empty")
         return cell
+
+
+def _read_cells(file: Any, group: int, column: str) -> list[Any]:
+    """A column of a row group; raises OSError if it is damaged."""
+    import pyarrow as pa
+
+    try:
+        return file.read_row_group(group, columns=[column]).column(0).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,55 +84,69 @@ class ParquetRecord(BytesRecord):
     def name(self) -> str:
         return f"{escape_name(self.file)}, row {self.row} of group {self.group}"
 
+    @property
+    def nbytes(self) -> int:
+        column = self.column()
+        if column.large:
+            return -1
+        try:
+            return len(column.cell(self.group, self.row))
+        except OSError:
+            return 0
+
     def open(self) -> BinaryIO:
         return io.BytesIO(self.column().cell(self.group, self.row))
 
 
-def index_parquet(path: Path, *, seed: int) -> DatasetIndex:
-    """Index a parquet file, or a folder of train-*.parquet, test-*.parquet and so on.
+def index_parquet(path: Path) -> DatasetIndex:
+    """Index a parquet file, or a folder of train-*.parquet, test-*.parquet and so on, or of train/, test/, ... of them.
 
-    The image column holds structs of bytes and path. Labels are strings, or integers named by the `ClassLabel` feature
-    in the schema metadata. Ids are positions in the split.
+    The image column holds encoded images, or structs with these as bytes. Labels are strings, or integers, which the
+    `ClassLabel` feature in the schema metadata names. Ids are positions in the split.
     """
     name = escape_name(os.fspath(path))
     files = _files(path)
-    records: dict[SplitName, list[ParquetRecord]] = {}
-    labels: dict[SplitName, list[int | str]] = {}
-    classes: tuple[str, ...] | None = None
-    for split, paths in files.items():
-        records[split], labels[split] = [], []
-        for file in paths:
-            file_records, file_labels, file_classes = _read(file)
-            records[split] += file_records
-            labels[split] += file_labels
-            classes = classes or file_classes
-    for split in [split for split in labels if split != "train" and set(labels[split]) == {-1}]:
-        del labels[split], records[split]  # a test split with withheld labels
+    tables = {split: [_read(file) for file in paths] for split, paths in files.items()}
+    labels = {split: [label for table in found for label in table.labels] for split, found in tables.items()}
+    for split in [split for split in labels if split != "train" and set(map(str, labels[split])) == {"-1"}]:
+        del labels[split]  # a test split with withheld labels
     if not labels["train"]:
         raise UnderstudyError(f"{name} has no training rows; add one row per image")
-    classes, targets = encode_labels(name, classes, labels)
-    splits = {
-        split: SplitIndex(rows, position_ids(len(rows), split), targets[split], _keys(split, len(rows)))
-        for split, rows in records.items()
-    }
-    if len(splits) == 1 and split_of_file(path) is None and not path.is_dir():
-        splits = divide(splits["train"], seed)
+    classes, targets = encode_labels(name, _common_classes(name, tables.values()), labels)
+    splits: dict[SplitName, SplitIndex] = {}
+    for split in labels:
+        records = [record for table in tables[split] for record in table.records]
+        if records:
+            n = len(records)
+            splits[split] = SplitIndex(records, position_ids(n, split), targets[split], _keys(split, n))
     small = sum(file.stat().st_size for paths in files.values() for file in paths) <= MAX_ARRAY_BYTES
-    return DatasetIndex(name, classes, splits, scan=small)
+    # a file for testing is scored as a whole
+    divisible = path.is_dir() or split_of_file(path) in (None, "train")
+    return DatasetIndex(name, classes, splits, scan=small, divisible=divisible)
 
 
 def parquet_pairs(path: Path, column: str) -> dict[str, ParquetRecord]:
     """The images in one column, by the key of their position in the split."""
     pairs: dict[str, ParquetRecord] = {}
     for split, paths in _files(path).items():
-        records = [record for file in paths for record in _records(file, (column,))[0]]
+        records = [record for file in paths for record in _records(file, _open(file), (column,))]
         pairs |= dict(zip(_keys(split, len(records)), records, strict=True))
     return pairs
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files in a folder or its subfolder `data`."""
-    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    """The parquet files in a folder or else its subfolder `data`, or in the folders of a configuration and its splits.
+
+    The layouts of the Hub: data/train-*.parquet, plain_text/train-*.parquet, default/train/0000.parquet.
+    """
+    for pattern in ("*.parquet", "data/*.parquet", "*/*.parquet", "*/*/*.parquet"):
+        deep = pattern.startswith("*/*/")
+        found = [path for path in folder.glob(pattern) if not deep or parse_split(path.parent.name) is not None]
+        hidden = (any(part.startswith(".") for part in path.relative_to(folder).parts) for path in found)
+        found = [path for path, skip in zip(found, hidden, strict=True) if not skip and path.is_file()]
+        if found:
+            return sorted(found)
+    return []
 
 
 def _keys(split: SplitName, n: int) -> list[str]:
@@ -127,47 +155,120 @@ def _keys(split: SplitName, n: int) -> list[str]:
 
 
 def _files(path: Path) -> dict[SplitName, list[Path]]:
-    files = files_by_split(parquet_files(path) if path.is_dir() else [path])
-    if "train" not in files:
-        if path.is_dir():
-            raise UnderstudyError(f"{escape_name(os.fspath(path))} has no train-*.parquet; rename the training files")
+    """The files of each split, which the name of a file or of its folder starts with; by default, of train."""
+    if not path.is_dir():
         return {"train": [path]}  # a single file is the training data, whatever its name
-    return files
+    found: dict[SplitName, list[Path]] = {}
+    configurations: set[str] = set()
+    for file in parquet_files(path):
+        folders = file.relative_to(path).parts[:-1]
+        split = split_of_file(file) or next(filter(None, map(parse_split, reversed(folders))), "train")
+        found.setdefault(split, []).append(file)
+        configurations.update(part for part in folders[:1] if parse_split(part) is None)
+    name = escape_name(os.fspath(path))
+    if len(configurations) > 1:
+        first, second, *_ = sorted(configurations)
+        raise UnderstudyError(f"{name} holds several datasets, {first}/ and {second}/; give the folder of one")
+    if "train" not in found:
+        raise UnderstudyError(f"{name} has no train-*.parquet; rename the training files")
+    return found
 
 
-def _records(path: Path, columns: Sequence[str]) -> tuple[list[ParquetRecord], Any]:
-    """The records of a file's image column and the open file; no image is read."""
+@dataclass(frozen=True)
+class _Table:
+    """The contents of a file; `classes` is None if its schema does not name them."""
+
+    file: str
+    records: list[ParquetRecord]
+    labels: list[int | str]
+    classes: tuple[str, ...] | None
+
+
+def _open(path: Path) -> Any:
+    """The open file, whose footer is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     name = escape_name(os.fspath(path))
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
+        _ = file.schema_arrow  # read when first asked for
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupt(name, error) from error
-    column = PerProcess(partial(_Column, path, find_column(name, file.schema_arrow.names, columns)))
-    groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-    return [ParquetRecord(path.name, column, group, row) for group, n in enumerate(groups) for row in range(n)], file
+    rows = file.metadata.num_rows
+    if not 0 <= rows <= path.stat().st_size:  # an image takes at least a byte
+        raise UnderstudyError(f"{name} claims to hold {rows:,} rows, more than its size allows; write it again")
+    return file
 
 
-def _read(path: Path) -> tuple[list[ParquetRecord], list[int | str], tuple[str, ...] | None]:
+def _records(path: Path, file: Any, columns: Sequence[str]) -> list[ParquetRecord]:
+    """The records of a file's image column; no image is read."""
+    import pyarrow as pa
+
+    name = escape_name(os.fspath(path))
+    column = find_column(name, file.schema_arrow.names, columns)
+    kind = file.schema_arrow.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if file.metadata.num_rows and not encoded:
+        raise UnderstudyError(
+            f"the column {column!r} of {name} holds {str(kind)[:80]}, not the bytes of image files; write it again "
+            "with encoded images"
+        )
+    groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
+        raise _corrupt(name, ValueError("its row groups do not add up"))
+    opener = PerProcess(partial(_Column, path, column))
+    return [ParquetRecord(path.name, opener, group, row) for group, n in enumerate(groups) for row in range(n)]
+
+
+def _read(path: Path) -> _Table:
     """Records, labels and class names of a file."""
     import pyarrow as pa
 
     name = escape_name(os.fspath(path))
-    records, file = _records(path, IMAGE_COLUMNS)
+    file = _open(path)
+    records = _records(path, file, IMAGE_COLUMNS)
     column = find_column(name, file.schema_arrow.names, LABEL_COLUMNS)
     try:
         labels = file.read(columns=[column]).column(0).to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupt(name, error) from error
     if None in labels:
         raise UnderstudyError(f"{name} has no label in row {labels.index(None)}; label every image")
-    metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-    classes = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")
-    return records, labels, None if classes is None else tuple(map(str, classes))
+    if len(labels) != len(records):
+        raise _corrupt(name, ValueError("its columns differ in length"))
+    return _Table(name, records, labels, _class_names(name, file.schema_arrow.metadata or {}, column))
+
+
+def _class_names(name: str, metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...] | None:
+    """The names that the metadata of Hugging Face Datasets gives to the labels in a column."""
+    try:
+        about: Any = json.loads(metadata.get(b"huggingface", b"{}"))
+        for key in ("info", "features", column):
+            about = about.get(key) or {}
+        names = about.get("names")
+    except (ValueError, AttributeError, RecursionError):
+        raise UnderstudyError(
+            f"the metadata of Hugging Face Datasets in {name} is damaged; write the file again, or without it"
+        ) from None
+    if names is None:
+        return None
+    if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+        raise UnderstudyError(f"the class names in the metadata of {name} are not a list of names; write it again")
+    return tuple(names)
+
+
+def _common_classes(name: str, tables: Iterable[Sequence[_Table]]) -> tuple[str, ...] | None:
+    """The class names of all files, which must agree."""
+    named = {table.classes: table.file for found in tables for table in found}
+    if len(named) > 1:
+        first, second, *_ = named.values()
+        raise UnderstudyError(f"{first} and {second} in {name} name different classes; write them again with the same")
+    return next(iter(named))
 
 
 def _corrupt(name: str, error: Exception) -> UnderstudyError:
-    reason = str(error).splitlines()[0].rstrip(".")
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
     return UnderstudyError(f"{name} is not a complete parquet file ({reason}); write it again")

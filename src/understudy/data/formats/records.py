@@ -53,9 +53,12 @@ class BytesRecord(ABC):
     @abstractmethod
     def name(self) -> str: ...
 
+    @property
     @abstractmethod
-    def open(self) -> BinaryIO:
-        """A stream of the bytes; raises OSError or KeyError if they are missing."""
+    def nbytes(self) -> int: ...
+
+    @abstractmethod
+    def open(self) -> BinaryIO: ...
 
     def header(self) -> ImageHeader:
         with self._stream() as stream:
@@ -83,6 +86,13 @@ class FileRecord(BytesRecord):
     def name(self) -> str:
         return escape_name(self.relative)
 
+    @property
+    def nbytes(self) -> int:
+        try:
+            return os.path.getsize(os.path.join(self.root, self.relative))
+        except OSError:
+            return 0
+
     def open(self) -> BinaryIO:
         return open(os.path.join(self.root, self.relative), "rb")
 
@@ -97,6 +107,10 @@ class ZipRecord(BytesRecord):
     @property
     def name(self) -> str:
         return escape_name(self.member)
+
+    @property
+    def nbytes(self) -> int:
+        return self.archive().getinfo(self.member).file_size
 
     def open(self) -> BinaryIO:
         return self.archive().open(self.member)  # type: ignore[return-value]

@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,16 +22,18 @@ from torch import Tensor
 
 from understudy.data.formats.build import MAX_ARRAY_BYTES
 from understudy.data.formats.decode import SUFFIXES
-from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, divide, files_by_split, path_ids
+from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, files_by_split, path_ids
 from understudy.data.formats.labels import LABEL_COLUMNS, encode_labels
 from understudy.data.formats.records import BytesRecord, escape_name
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
+_MAX_SHARDS = 100_000
 _CLASS_NAMES = "classes.txt"
 _INDEX_VERSION = 1
 _MAX_LABEL_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**24
 
 Label = int | str
 
@@ -51,6 +54,10 @@ class ShardRecord(BytesRecord):
     @property
     def name(self) -> str:
         return escape_name(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size
 
     def open(self) -> BinaryIO:
         with open(self.tar, "rb") as file:
@@ -77,10 +84,10 @@ def is_pattern(path: Path) -> bool:
 
 def tar_files(folder: Path) -> list[Path]:
     """The tars in a folder."""
-    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".") and path.is_file())
 
 
-def index_shards(path: Path, *, seed: int) -> DatasetIndex:
+def index_shards(path: Path) -> DatasetIndex:
     """Index a tar, a folder of tars, or a range of them, in the WebDataset format.
 
     The key of a sample is its path up to the first dot of the file name. A sample has one image (KEY.jpg, .png, .webp,
@@ -114,15 +121,17 @@ def index_shards(path: Path, *, seed: int) -> DatasetIndex:
         ]
         ids = path_ids(name, [record.path for record in records])
         splits[split] = SplitIndex(records, ids, targets[split], [record.key for record in records])
-    if labeled and len(splits) == 1:
-        splits = divide(splits["train"], seed)
     small = sum(size for index in nonempty.values() for _, size in index.places) <= MAX_ARRAY_BYTES
     return DatasetIndex(name, tuple(map(escape_name, classes)), splits, scan=small)
 
 
 def _expand_range(path: Path) -> list[Path]:
     """The shards that a path stands for: itself, or one per number in its ranges."""
-    name, shards = escape_name(os.fspath(path)), [Path(text) for text in _expand(os.fspath(path))]
+    name = escape_name(os.fspath(path))
+    count = prod(max(int(last) - int(first) + 1, 1) for first, last in _RANGE.findall(os.fspath(path)))
+    if count > _MAX_SHARDS:
+        raise UnderstudyError(f"{name} stands for {count:,} shards, more than {_MAX_SHARDS:,}; change the range")
+    shards = [Path(text) for text in _expand(os.fspath(path))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise UnderstudyError(
@@ -162,7 +171,16 @@ def _class_names(folder: Path, labels: Sequence[Label]) -> tuple[str, ...] | Non
     path = folder / _CLASS_NAMES
     if not labels or isinstance(labels[0], str) or not path.is_file():
         return None
-    return tuple(path.read_text(encoding="utf-8").splitlines())
+    name = escape_name(os.fspath(path))
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnderstudyError(f"{name} is not a readable UTF-8 text ({error}); write one class per line") from error
+    while names and not names[-1]:
+        names.pop()
+    if "" in names or len(set(names)) < len(names):
+        raise UnderstudyError(f"{name} has a blank line or names a class twice; write one class per line")
+    return tuple(names) or None
 
 
 def shard_index(shard: Path) -> ShardIndex:
@@ -178,18 +196,25 @@ def shard_index(shard: Path) -> ShardIndex:
     return index
 
 
-def _cached_index(cache: Path, stamp: dict[str, int]) -> ShardIndex | None:
+def _cached_index(cache: Path, stamp: Mapping[str, int]) -> ShardIndex | None:
     """The index in a cache file; None if there is no valid one with this stamp."""
     try:
+        if not cache.is_file() or cache.stat().st_size > stamp["bytes"]:  # a sample takes more bytes in the tar
+            return None
         values = json.loads(cache.read_bytes())
         if any(values[key] != value for key, value in stamp.items()):
             return None
-        places = [(int(start), int(size)) for start, size in values["places"]]
-        keys, labels = list(map(str, values["keys"])), values["labels"]
-        lengths = {len(keys), len(places), len(keys if labels is None else labels)}
-        one_kind = labels is None or len({type(label) for label in labels} | {int, str}) == 2
-        return ShardIndex(keys, places, labels) if len(lengths) == 1 and one_kind else None
-    except (OSError, ValueError, KeyError, TypeError):
+        keys, places, labels = values["keys"], [tuple(place) for place in values["places"]], values["labels"]
+        kinds = {type(label) for label in labels or ()}
+        valid = (
+            all(type(key) is str for key in keys)
+            and len(set(keys)) == len(keys) == len(places)
+            and all(type(start) is int and type(size) is int for start, size in places)
+            and all(start >= 0 and 0 <= size <= stamp["bytes"] - start for start, size in places)
+            and (labels is None or (len(labels) == len(keys) and kinds in ({int}, {str})))
+        )
+        return ShardIndex(keys, places, labels) if valid else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -200,7 +225,7 @@ def scan_shard(shard: Path) -> ShardIndex:
     labels: dict[str, Label] = {}
     first_files: dict[str, str] = {}
     try:
-        with tarfile.open(shard, mode="r:") as tar:
+        with _Bounded(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 if not member.isreg() or member.issparse() or base.startswith("."):
@@ -249,6 +274,15 @@ def scan_shard(shard: Path) -> ShardIndex:
     return ShardIndex(keys, [images[key] for key in keys], [labels[key] for key in keys] if labels else None)
 
 
+class _Bounded(io.FileIO):
+    """A tar that is not read in pieces of more than `_MAX_HEADER_BYTES`, whatever its headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return super().read(size)
+
+
 def _parse_label(where: str, suffix: str, data: bytes) -> Label | None:
     """The class in a .cls or .json file; None if a .json has no label."""
     try:
@@ -261,7 +295,7 @@ def _parse_label(where: str, suffix: str, data: bytes) -> Label | None:
                 return None
         elif label.removeprefix("-").isdecimal():
             label = int(label)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnderstudyError(f"{where} is not a valid class ({error}); write an index or a name") from error
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
