@@ -73,7 +73,7 @@ class Loop:
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), stop_flag() as flag:
             for member in self.members:
-                member.setup(self.fabric)
+                member.setup(self.fabric, self.recipe.micro_batch)
                 member.learner.train()
             self._first_nonfinite = torch.full((len(self.members),), -1, device=self.fabric.device)
             names = [*(["teacher"] if self.teacher is not None else []), *(member.name for member in self.members)]
