@@ -189,7 +189,7 @@ def _first_cannot_save(fabric: Fabric) -> None:
 
 def test_an_error_of_the_first_process_is_raised_unchanged() -> None:
     with pytest.raises(UnderstudyError, match=r"^the disk is full$"):
-        launch(Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn"), _first_cannot_save)
+        launch(Fabric(accelerator="cpu", devices=2, strategy="ddp"), _first_cannot_save, "run")
 
 
 def test_patience_keeps_the_best_weights_on_the_validation_part(tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
-"""Two ranks end with the weights of one process: every method, batches that do not split evenly, with BatchNorm and not."""
+"""Two ranks end with the weights of one process: every method, uneven batches, with BatchNorm and without."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
@@ -24,10 +22,12 @@ from understudy.teachers import Teacher
 from understudy.training import Learner, Loop, Member, launch
 
 METHODS = (
-    *OBJECTIVES, "standardized:inner=dist", "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at", "sp+dist+simkd",
+    *OBJECTIVES, "standardized:inner=dist", "crd:sharded=true", "crd:negatives=9",
+    "crd+kd", "crd+kd+at", "sp+dist+simkd",
 )  # fmt: skip
 CLASSES = 5
-SGD = OptimizerConfig(name="sgd", lr=1e-3, schedule="constant", warmup=0.0)
+# the norm is limited as the weights of the methods differ by orders of magnitude
+SGD = OptimizerConfig(name="sgd", lr=0.05, clip=1.0, schedule="constant", warmup=0.0)
 RECIPE = TrainRecipe(data="x", model="x", epochs=1, batch_size=13, optimizer=SGD)
 
 State = dict[str, Tensor]
@@ -84,7 +84,7 @@ def on_cpu() -> Fabric:
 
 
 def two_cpus() -> Fabric:
-    return Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    return Fabric(accelerator="cpu", devices=2, strategy="ddp")
 
 
 def one_of_two(fabric: Fabric, folder: Path) -> None:
@@ -101,7 +101,7 @@ def alone() -> dict[str, dict[str, State]]:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, State]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch(two_cpus(), partial(one_of_two, folder=folder))
+    launch(two_cpus(), partial(one_of_two, folder=folder), str(folder))
     return {norm: [torch.load(folder / f"{norm}-{rank}.pt", weights_only=True) for rank in (0, 1)] for norm in NORMS}
 
 
@@ -113,7 +113,7 @@ def test_every_method_on_two_ranks(
     expected, (first, second) = alone[norm][method], (rank[method] for rank in two_ranks[norm])
     initial = Small(4, NORMS[norm], seed=1).state_dict()
     moved = max(float((expected[f"network.module.{k}"] - v).abs().max()) for k, v in initial.items())
-    assert moved > 1e-4, "there is something to compare"
+    assert moved > 5e-3, "there is something to compare"
     for name, value in expected.items():
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
         block = slice(18, None) if "sharded" in method and ".bank_" in name else ...

@@ -69,7 +69,9 @@ class DIST(Objective):
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         logits = teacher_logits_of(require_teacher(self, teacher))
         student_logits, logits = all_gather(student.logits.float(), logits.float().movedim(-2, 0))
-        return dist_loss(student_logits, logits.movedim(0, -2), beta=self.beta, gamma=self.gamma, temperature=self.temperature)
+        return dist_loss(
+            student_logits, logits.movedim(0, -2), beta=self.beta, gamma=self.gamma, temperature=self.temperature
+        )
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:g}, gamma={self.gamma:g}, temperature={self.temperature:g}"

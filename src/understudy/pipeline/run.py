@@ -79,7 +79,7 @@ def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str]
     """Train a recipe's members in a run folder, from its newest checkpoint if it has one; evaluate; write the page.
 
     Raises:
-        Interrupted: a signal asked to stop; a checkpoint was written.
+        Interrupted: a signal asked to stop; a checkpoint was written. Or a process of several was killed.
         Diverged: a loss became NaN or infinite.
         UnderstudyError: a mistake that the caller can fix.
     """
@@ -88,7 +88,7 @@ def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str]
     recipe = pipeline.recipe
     fabric = make_fabric(recipe)
     if recipe.devices * recipe.nodes > 1:
-        launch(fabric, partial(_train, pipeline=pipeline, run=run))
+        launch(fabric, partial(_train, pipeline=pipeline, run=run), str(run.path))
     else:
         _train(fabric, pipeline, run)
     if fabric.global_rank == 0:

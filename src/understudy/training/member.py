@@ -104,8 +104,8 @@ class Member:
     def setup(self, fabric: Fabric, micro_batch: int | None = None) -> None:
         """Build the optimizer and move everything to the device.
 
-        With several ranks, BatchNorm is over the samples of all of them, as in one process; with micro-batches, of which
-        ranks may have different numbers, it is over those of a forward pass, as in one process.
+        With several ranks, BatchNorm is over the samples of all of them. With micro-batches, of which ranks may have
+        different numbers, it is over those of a forward pass, as in one process.
         """
         to_channels_last(self.learner, fabric.device)
         network = self.learner.network
