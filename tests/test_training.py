@@ -23,7 +23,6 @@ from understudy.evaluation import predict_logits
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import CrossEntropy
 from understudy.pipeline.kinds import pipeline_of
-from understudy.pipeline.run import start
 from understudy.runs.run import Run
 from understudy.training import Learner, Loop, Member, launch
 from understudy.training.lr_schedule import learning_rate
@@ -157,21 +156,22 @@ def test_members_do_not_touch_each_other(tmp_path: Path) -> None:
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
-    """Half of each batch in each process, dropout and ragged last batch included."""
-    recipe = TrainRecipe(
-        data="digits",
-        model="mlp:24x2?dropout=0.4",
-        epochs=2,
-        batch_size=100,
-        optimizer=SGD,
-        accelerator="cpu",
-        precision="32",
-    )
-    one = start(pipeline_of(recipe), tmp_path / "one")
-    two = start(pipeline_of(recipe.model_copy(update={"devices": 2})), tmp_path / "two")
-    a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
+    """Half of each batch in each process, dropout and ragged last batch included; so do the figures of each epoch.
+
+    A module made in Python is sent to both processes, and each trains its own copy.
+    """
+    runs = []
+    for devices in (1, 2):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Dropout(0.4), nn.Linear(24, 10))
+        fields: dict[str, Any] = {"optimizer": SGD, "accelerator": "cpu", "precision": "32", "devices": devices}
+        runs.append(understudy.train("digits", module, epochs=2, batch_size=100, run=tmp_path / str(devices), **fields))
+    a, b = (read_weights(run.models["model-0"])[0] for run in runs)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
+    for one, two in zip(*(run.epochs() for run in runs), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1e-3)
 
 
 def test_two_processes_skip_a_last_sample_that_only_one_could_have(tmp_path: Path) -> None:

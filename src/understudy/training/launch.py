@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -137,24 +138,31 @@ def _first_cause(ranks: Sequence[_Rank], run: str) -> Exception | None:
 
 
 def _run_rank(number: int, job: bytes, sender: Connection) -> None:
-    os.environ["LOCAL_RANK"] = str(number)
-    _depend_on_parent()
-    fabric, work, deterministic = pickle.loads(job)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce each rank
-    torch.use_deterministic_algorithms(deterministic)
+    """Never returns: taking the interpreter down takes seconds on a busy machine, for which the others would wait."""
+    code = 1
     try:
+        os.environ["LOCAL_RANK"] = str(number)
+        _depend_on_parent()
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce each rank
+        fabric, work, deterministic = pickle.loads(job)
+        torch.use_deterministic_algorithms(deterministic)
         fabric.launch(work)
+        code = 0
     except (Interrupted, UnderstudyError) as error:
         _send(error, sender, tell=number == 0)
+        code = 0
     except KeyboardInterrupt:  # outside of the loop, where there is nothing to save
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     except Exception:
-        _send(traceback.format_exc(), sender)
-        sys.exit(1)
+        _send(traceback.format_exc(), sender, tell=False)
     finally:
         if dist.is_initialized():
-            dist.destroy_process_group()  # its threads may not outlive the interpreter
+            dist.destroy_process_group()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 def _depend_on_parent() -> None:
@@ -173,7 +181,7 @@ def _depend_on_parent() -> None:
     threading.Thread(target=stop, daemon=True).start()
 
 
-def _send(error: Exception | str, sender: Connection, *, tell: bool = True) -> None:
+def _send(error: Exception | str, sender: Connection, *, tell: bool) -> None:
     """Send an error to the parent; if that is gone, `tell` the user."""
     try:
         sender.send(error)
@@ -225,7 +233,7 @@ def _run_job(job: Callable[[], object], sender: Connection, threads: int) -> Non
     try:
         job()
     except (Interrupted, UnderstudyError) as error:
-        _send(error, sender)
+        _send(error, sender, tell=True)
     finally:
         sender.close()
 
