@@ -23,6 +23,7 @@ from understudy.evaluation import predict_logits
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import CrossEntropy
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.run import over_ranks
 from understudy.runs.run import Run
 from understudy.training import Learner, Loop, Member, launch
 from understudy.training.lr_schedule import learning_rate
@@ -182,13 +183,15 @@ def test_two_processes_skip_a_last_sample_that_only_one_could_have(tmp_path: Pat
 
 
 def _first_cannot_save(fabric: Fabric) -> None:
-    fabric.all_reduce(torch.ones(1))
+    skipped = over_ranks(fabric, {f"{fabric.global_rank}.png": "truncated"})
     if fabric.global_rank == 0:
-        raise UnderstudyError("the disk is full")
+        raise UnderstudyError(f"the disk is full; skipped {sorted(skipped)}")
+    fabric.all_reduce(torch.ones(1))
 
 
 def test_an_error_of_the_first_process_is_raised_unchanged() -> None:
-    with pytest.raises(UnderstudyError, match=r"^the disk is full$"):
+    """The second, which waits for it, does not hold it up; what either skipped is known to both."""
+    with pytest.raises(UnderstudyError, match=r"^the disk is full; skipped \['0.png', '1.png'\]$"):
         launch(Fabric(accelerator="cpu", devices=2, strategy="ddp"), _first_cannot_save, "run")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from rich.console import Console
 
@@ -129,15 +130,25 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     finally:
         if first:
             run.note(seconds=run.duration + time.monotonic() - started)
+    skipped = over_ranks(fabric, batches.skipped)
     if first:
         labeled = data.train.targets is not None
         run.note(
             init_from=list(dict.fromkeys(filter(None, (m.network.init_from for m in members)))),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
-            skipped=dict(data.train.skipped) | batches.skipped,
+            skipped=dict(data.train.skipped) | skipped,
         )
         _save_models(pipeline, run, members, fabric.device)
+
+
+def over_ranks(fabric: Fabric, skipped: dict[str, str]) -> dict[str, str]:
+    """The records that any rank skipped, with the reasons."""
+    parts = [skipped]
+    if fabric.world_size > 1:
+        parts *= fabric.world_size
+        dist.all_gather_object(parts, skipped)
+    return {name: reason for part in parts for name, reason in part.items()}
 
 
 def signals_read(members: Sequence[Member]) -> set[str]:
