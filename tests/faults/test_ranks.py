@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from understudy.config.options import OptimizerConfig
@@ -45,7 +46,7 @@ class Small(nn.Sequential):
         super().__init__(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width + 2, CLASSES))
 
 
-NORMS: dict[str, type[nn.Module]] = {"no norm": nn.Identity, "batch norm": nn.BatchNorm2d}
+NORMS: dict[str, type[nn.Module]] = {"no norm": nn.Identity, "batch norm": nn.BatchNorm2d, "timm": BatchNormAct2d}
 
 
 def images() -> ArraySource:
@@ -93,6 +94,7 @@ FEW = ("kd", "simkd", "sp", "fitnet")
 SETTINGS: dict[str, tuple[str, TrainRecipe, tuple[str, ...]]] = {
     "no norm": ("no norm", RECIPE, METHODS),
     "batch norm": ("batch norm", RECIPE, METHODS),
+    "batch norm of timm": ("timm", RECIPE, FEW),
     "one sample on a rank": ("batch norm", RECIPE.model_copy(update={"batch_size": 3}), FEW),
     "micro-batches": ("batch norm", RECIPE.model_copy(update={"batch_size": 12, "micro_batch": 3}), ("kd", "fitnet")),
     "uneven micro-batches": ("batch norm", RECIPE.model_copy(update={"micro_batch": 6}), ("kd", "fitnet")),
