@@ -45,11 +45,8 @@ def synchronize_batch_norm(module: nn.Module) -> None:
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     >>> synchronize_batch_norm(net)
-    >>> net
-    Sequential(
-      (0): Linear(in_features=4, out_features=3, bias=True)
-      (1): BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-    )
+    >>> list(net.state_dict())[2:]
+    ['1.weight', '1.bias', '1.running_mean', '1.running_var', '1.num_batches_tracked']
     """
     if world_size() == 1:
         return
