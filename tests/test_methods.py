@@ -1,10 +1,12 @@
-"""All objectives by name, from one table: what holds for each, by itself, in the loop and on two ranks."""
+"""All objectives by name, from one table: what holds for each, by itself and in the loop.
+
+What holds on two ranks is in faults/test_ranks.py.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +22,11 @@ from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
 from understudy.errors import Interrupted
 from understudy.models import InputContract, Network
-from understudy.objectives import CRD, OBJECTIVES, BuildContext, Objective
+from understudy.objectives import OBJECTIVES, BuildContext, Objective
 from understudy.pipeline.loss import compose, parse_term
 from understudy.signals import Batch, Shapes, Signals
 from understudy.teachers import Teacher
-from understudy.training import Learner, Loop, Member, launch
+from understudy.training import Learner, Loop, Member
 
 METHODS = (*OBJECTIVES, "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at")
 every = pytest.mark.parametrize("method", METHODS)
@@ -182,7 +184,7 @@ def images() -> ArraySource:
 
 
 class Small(torch.nn.Sequential):
-    """Two stages and a classifier, without BatchNorm, whose statistics would differ between ranks."""
+    """Two stages and a classifier."""
 
     def __init__(self, width: int, seed: int) -> None:
         torch.manual_seed(seed)
@@ -254,51 +256,3 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert any(not torch.equal(value, Small(4, seed=1).state_dict()[name.removeprefix("network.module.")])
                for name, value in expected.items() if name.startswith("network.module."))  # fmt: skip
-
-
-def one_of_two(fabric: Fabric, folder: Path) -> None:
-    torch.set_num_threads(1)
-    made = loop(fabric, folder / "checkpoints")
-    made.run()
-    torch.save(states(made), folder / f"{fabric.global_rank}.pt")
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    launch(Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn"), partial(one_of_two, folder=folder))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-@pytest.fixture(scope="module")
-def in_halves() -> dict[str, dict[str, Tensor]]:
-    """The same for one process that splits each batch in two micro-batches, as two ranks do."""
-    made = loop(on_cpu(), None, micro_batch=6)
-    made.run()
-    return states(made)
-
-
-@every
-def test_two_ranks(
-    method: str,
-    whole: dict[str, dict[str, Tensor]],
-    in_halves: dict[str, dict[str, Tensor]],
-    two_ranks: list[dict[str, dict[str, Tensor]]],
-) -> None:
-    """Two ranks end with the weights of one process, if samples do not interact or interact through banks only.
-
-    Methods that compare the samples of a batch, and projectors with BatchNorm, see their own rank's part only: they
-    end with the weights of one process with micro-batches, except for running statistics, which are the first rank's.
-    """
-    objective = fitted(method)
-    layers = list(objective.modules())
-    banks = any(isinstance(layer, CRD) for layer in layers)
-    norms = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in layers)
-    joined = (objective.per_sample or banks) and not norms
-    first, second = (rank[method] for rank in two_ranks)
-    for name, value in (whole if joined else in_halves)[method].items():
-        if "running_" in name or "num_batches" in name:
-            continue
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-        block = slice(18, None) if "sharded" in method and ".bank_" in name else ...
-        assert torch.equal(second[name], first[name][block])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 from understudy.escaping import printable
@@ -36,6 +37,27 @@ class Interrupted(_Printable, Exception):
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int, int]]:
         return Interrupted, (self.run, self.step, self.signal_number)
+
+    def named(self, run: str) -> Interrupted:
+        """The same, of a folder that holds the run."""
+        return Interrupted(run, self.step, self.signal_number)
+
+
+class ProcessKilled(Interrupted):
+    """One of a run's processes was killed; the run can be resumed from its newest checkpoint."""
+
+    def __init__(self, run: str, rank: int, signal_number: int) -> None:
+        how = f"was killed by {signal.Signals(signal_number).name}"
+        if signal_number == signal.SIGKILL:
+            how += ", perhaps for lack of memory"
+        Exception.__init__(self, f"the process of rank {rank} {how}; continue with: understudy resume {run}")
+        self.run, self.rank, self.signal_number = run, rank, signal_number
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int, int]]:
+        return ProcessKilled, (self.run, self.rank, self.signal_number)
+
+    def named(self, run: str) -> Interrupted:
+        return ProcessKilled(run, self.rank, self.signal_number)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
 from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
+from understudy.objectives.batch_norm import synchronize_batch_norm
 from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
 from understudy.objectives.correlation_congruence import CorrelationCongruence, correlation_loss
 from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
@@ -56,5 +57,5 @@ __all__ = [
     "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss",
     "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss", "kd_loss", "logit_matching_loss",
     "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss",
-    "standardize_logits", "vid_loss",
+    "standardize_logits", "synchronize_batch_norm", "vid_loss",
 ]  # fmt: skip

@@ -54,8 +54,9 @@ class Objective(nn.Module):
 
     Attributes:
         weight: the default weight, the paper's for a cross-entropy term of weight 1.
-        per_sample: whether the loss is a mean of per-sample losses, so that micro-batches add up to the batch.
-            False if it compares the samples of a batch with one another.
+        per_sample: whether the loss is a mean of per-sample losses, so that micro-batches, and the parts of a batch on
+            several ranks, add up to the batch. False if it compares the samples of a batch with one another: it is then
+            the loss of the joint batch of all ranks, whose rows it takes from `ranks.all_gather`.
         supports_mixup: whether the loss is exact on mixed inputs, whose batch has a `weight` and `partners`. False
             if it uses ids or labels in a way that ignores the partners.
         synced_buffers: names of buffers that the objective itself keeps equal on all ranks, so that data parallelism

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
 from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
+from understudy.objectives.ranks import all_gather
 from understudy.signals import Batch, Signals
 
 
@@ -67,7 +68,10 @@ class DIST(Objective):
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         logits = teacher_logits_of(require_teacher(self, teacher))
-        return dist_loss(student.logits, logits, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
+        student_logits, logits = all_gather(student.logits.float(), logits.float().movedim(-2, 0))
+        return dist_loss(
+            student_logits, logits.movedim(0, -2), beta=self.beta, gamma=self.gamma, temperature=self.temperature
+        )
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:g}, gamma={self.gamma:g}, temperature={self.temperature:g}"

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext
-from understudy.objectives.features import ChannelNorm, FeatureObjective, TapPair, match_size, shapes_of
+from understudy.objectives.batch_norm import ChannelNorm
+from understudy.objectives.features import FeatureObjective, TapPair, match_size, shapes_of
 from understudy.objectives.precision import full_precision, unit
 
 

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext, Needs, Objective, require_teacher
+from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.precision import to_float32
+from understudy.objectives.ranks import all_gather
 from understudy.signals import Batch, Shapes, Signals
 
 Shape = tuple[int, ...]
@@ -83,6 +85,9 @@ class FeatureObjective(Objective):
         with torch.autocast(student.logits.device.type, enabled=False):
             students = [to_float32(tap_of(student, pair.student, "student")) for pair in self.pairs]
             teachers = [to_float32(tap_of(teacher, pair.teacher, "teacher")).detach() for pair in self.pairs]
+            if not self.per_sample:
+                joint = all_gather(*students, *teachers)
+                students, teachers = joint[: len(self.pairs)], joint[len(self.pairs) :]
             return self.total(list(zip(students, teachers, strict=True)))
 
     def total(self, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -168,21 +173,6 @@ def shapes_of(pair: TapPair) -> tuple[Shape, Shape]:
     if not (pair.student_shape and pair.teacher_shape):
         raise ValueError(f"the projector from {pair.student} to {pair.teacher} needs the shapes of both layers")
     return pair.student_shape, pair.teacher_shape
-
-
-class ChannelNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm of (B, C) or (B, C, H, W) that also accepts a single value per channel.
-
-    Such a batch, perhaps the last of an epoch, has no variance: it is normalized by the running statistics.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.numel() > input.shape[1]:
-            return super().forward(input)
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
 
 
 def shape_of(shapes: Shapes, tap: str, side: Literal["student", "teacher"]) -> Shape:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext, Needs, Objective, require_teacher
+from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.features import Shape, pool_to, shape_of, tap_of
 from understudy.objectives.precision import full_precision
 from understudy.signals import Batch, Signals
@@ -73,13 +74,7 @@ class SimKD(Objective):
 
     @full_precision
     def _project(self, x: Tensor) -> Tensor:
-        x = pool_to(x, self.size)
-        if self.training and x.numel() == x.shape[1]:  # a single value per channel has no batch statistics
-            was_training, _ = self.projector.training, self.projector.eval()
-            projected = self.projector(x)
-            self.projector.train(was_training)
-            return projected
-        return self.projector(x)
+        return self.projector(pool_to(x, self.size))
 
     def embedding(self, student: Signals) -> Tensor:
         """The input for the teacher's classifier in place of the teacher's own embedding, (B, D_t)."""
@@ -95,9 +90,8 @@ def _projector(width: int, bottleneck: int, out: int, maps: bool) -> nn.Sequenti
     def layer(inp: int, out: int, kernel: int, bias: bool = False) -> nn.Module:
         return nn.Conv2d(inp, out, kernel, padding=kernel // 2, bias=bias) if maps else nn.Linear(inp, out, bias)
 
-    norm = nn.BatchNorm2d if maps else nn.BatchNorm1d
     return nn.Sequential(
-        layer(width, bottleneck, 1), norm(bottleneck), nn.ReLU(),
-        layer(bottleneck, bottleneck, 3), norm(bottleneck), nn.ReLU(),
+        layer(width, bottleneck, 1), ChannelNorm(bottleneck), nn.ReLU(),
+        layer(bottleneck, bottleneck, 3), ChannelNorm(bottleneck), nn.ReLU(),
         layer(bottleneck, out, 1, bias=True),
     )  # fmt: skip

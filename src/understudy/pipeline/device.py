@@ -49,7 +49,7 @@ def workers_of(options: MachineOptions) -> int:
 
 
 def make_fabric(options: MachineOptions) -> Fabric:
-    """Fabric for the options; several devices start processes of their own unless torchrun or SLURM did."""
+    """Fabric for the options; `training.launch` starts a process for each of several devices."""
     accelerator = accelerator_of(options)
     precision = options.precision
     if precision == "auto":
@@ -63,13 +63,12 @@ def make_fabric(options: MachineOptions) -> Fabric:
     if precision == "fp16" and accelerator == "cpu":
         raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
     several = options.devices * options.nodes > 1
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would repeat what the recipe says
     return Fabric(
         accelerator=accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy=("ddp" if launched else "ddp_spawn") if several else "auto",
+        strategy="ddp" if several else "auto",
         precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision],  # type: ignore[arg-type]
     )
 

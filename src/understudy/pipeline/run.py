@@ -94,7 +94,7 @@ def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str]
     Of torchrun's processes, the first holds the folder.
 
     Raises:
-        Interrupted: a signal asked to stop; a checkpoint was written.
+        Interrupted: a signal asked to stop; a checkpoint was written. Or a process of several was killed.
         Diverged: a loss became NaN or infinite.
         UnderstudyError: a mistake that the caller can fix.
     """
@@ -115,7 +115,7 @@ def _launch(pipeline: Pipeline[Any], run: Run) -> None:
     """Train on every device."""
     fabric, recipe = make_fabric(pipeline.recipe), pipeline.recipe
     if recipe.devices * recipe.nodes > 1:
-        launch(fabric, partial(_train, pipeline=pipeline, run=run))
+        launch(fabric, partial(_train, pipeline=pipeline, run=run), str(run.path))
     else:
         _train(fabric, pipeline, run)
 
@@ -155,15 +155,25 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     finally:
         if first:
             run.note(seconds=run.duration + time.monotonic() - started)
+    skipped = over_ranks(fabric, batches.skipped)
     if first:
         labeled = data.train.targets is not None
         run.note(
             init_from=list(dict.fromkeys(filter(None, (m.network.init_from for m in members)))),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
-            skipped=dict(data.train.skipped) | batches.skipped,
+            skipped=dict(data.train.skipped) | skipped,
         )
         _save_models(pipeline, run, members, fabric.device)
+
+
+def over_ranks(fabric: Fabric, skipped: dict[str, str]) -> dict[str, str]:
+    """The records that any rank skipped, with the reasons."""
+    parts = [skipped]
+    if fabric.world_size > 1:
+        parts *= fabric.world_size
+        dist.all_gather_object(parts, skipped)
+    return {name: reason for part in parts for name, reason in part.items()}
 
 
 def signals_read(members: Sequence[Member]) -> set[str]:

@@ -163,7 +163,7 @@ def named_when_stopped(path: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(str(path), stop.step, stop.signal_number) from stop
+        raise stop.named(str(path)) from stop
 
 
 def as_set(config: Options) -> dict[str, Any]:

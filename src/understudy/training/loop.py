@@ -75,7 +75,7 @@ class Loop:
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), stop_flag() as flag:
             for member in self.members:
-                member.setup(self.fabric)
+                member.setup(self.fabric, self.recipe.micro_batch)
                 member.learner.train()
             self._first_nonfinite = torch.full((len(self.members),), -1, device=self.fabric.device)
             names = [*(["teacher"] if self.teacher is not None else []), *(member.name for member in self.members)]
@@ -182,6 +182,13 @@ class Loop:
                     f"try --lr {self.recipe.optimizer.lr / 3:.2g}, --clip 1, a longer --warmup, or --precision 32"
                 )
 
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return sums
+        total = sums.clone()
+        dist.all_reduce(total)
+        return total
+
     def _metrics(self, step: int) -> list[Row]:
         lr = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
         common = {"step": step, "epoch": self.batches.passes(step), "lr": lr}
@@ -190,6 +197,8 @@ class Loop:
     def _end_epoch(self) -> None:
         self._check_finite()
         self._epoch, self._step_in_epoch = self._epoch + 1, 0
+        for member in self.members:
+            member.metrics.values = self._over_ranks(member.metrics.values)
         rows = self._metrics(self._step)
         for member in self.members:
             member.metrics.values.zero_()
@@ -211,6 +220,7 @@ class Loop:
         self._check_finite()
         # on every rank, as sharded banks are gathered for it
         tensors = {f"{m.name}/{k}": v for m in self.members for k, v in m.state_dict().items()}
+        tensors |= {f"{m.name}/metrics": self._over_ranks(m.metrics.values) for m in self.members}
         if self.fabric.global_rank != 0:
             return
         facts = {"epoch": self._epoch, "step_in_epoch": self._step_in_epoch,
@@ -228,6 +238,8 @@ class Loop:
         self.timer.restore(facts["cost"])
         for member in self.members:
             member.load_state_dict(with_prefix(tensors, f"{member.name}/"))
+            if self.fabric.global_rank > 0:
+                member.metrics.values.zero_()  # the first rank continues from the sums of all
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -15,7 +15,8 @@ from understudy.config.options import OptimizerConfig
 from understudy.data.loader import count_batches
 from understudy.errors import UnderstudyError
 from understudy.models import Network, to_channels_last
-from understudy.objectives import Objective, ddp_ignored_buffers
+from understudy.objectives import Objective, ddp_ignored_buffers, synchronize_batch_norm
+from understudy.objectives.batch_norm import average_running_statistics
 from understudy.randomness import name_key, seed_of
 from understudy.signals import Batch, Signals
 from understudy.training.optimizer import limit_norms, make_optimizer, update_ema
@@ -101,14 +102,20 @@ class Member:
         """The trained network: the moving average if one is kept."""
         return self.ema if self.ema is not None else self.learner.network
 
-    def setup(self, fabric: Fabric) -> None:
-        """Build the optimizer and move everything to the device."""
+    def setup(self, fabric: Fabric, micro_batch: int | None = None) -> None:
+        """Build the optimizer and move everything to the device.
+
+        With several ranks, BatchNorm is over the samples of all of them. With micro-batches, of which ranks may have
+        different numbers, it is over those of a forward pass, as in one process.
+        """
         to_channels_last(self.learner, fabric.device)
         network = self.learner.network
         network.dropout_seed = seed_of(self.seed, name_key("dropout"))
         if self.optimizer_config.ema is not None:
             self.ema = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
         network.watch(self.learner.objective.needs.student)
+        if micro_batch is None:
+            synchronize_batch_norm(self.learner)
         ignored = ddp_ignored_buffers(self.learner)
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, ignored)
         self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.optimizer_config))
@@ -144,6 +151,8 @@ class Member:
             fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if micro_batch is not None:
+            average_running_statistics(self.learner)
         if config.max_norm is not None:
             limit_norms(self.learner.network.module, config.max_norm)
         if self.ema is not None and config.ema is not None:

@@ -1,11 +1,10 @@
-"""Memory banks: initial rows, momentum updates and collectives that keep them equal on all ranks."""
+"""Memory banks: initial rows, and the updates that keep them equal on all ranks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,32 +45,6 @@ def momentum_update(bank: Tensor, rows: Tensor, values: Tensor, momentum: float)
     rows, values = rows.to(bank.device), values.to(bank.device)
     old = bank.index_select(0, rows).to(values.dtype)
     bank.index_copy_(0, rows, F.normalize(torch.lerp(values, old, momentum), dim=1).to(bank.dtype))
-
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    return dist.get_rank() if world_size() > 1 else 0
-
-
-def all_gather(*values: Tensor) -> tuple[Tensor, ...]:
-    """Concatenate each tensor's rows over all ranks, in rank order; batch sizes may differ between ranks."""
-    if world_size() == 1:
-        return values
-    count = torch.tensor([len(values[0])], device=values[0].device)
-    counts = [torch.empty_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
-    sizes = [int(n) for n in counts]
-    gathered = []
-    for x in values:
-        padded = x.new_zeros(max(sizes), *x.shape[1:])
-        padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        gathered.append(torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]))
-    return tuple(gathered)
 
 
 def first_occurrences(ids: Tensor) -> Tensor:

@@ -12,18 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext, Needs, Objective, require_teacher
-from understudy.objectives.crd.bank import (
-    all_gather,
-    first_occurrences,
-    initial_rows,
-    momentum_update,
-    rank,
-    world_size,
-)
+from understudy.objectives.crd.bank import first_occurrences, initial_rows, momentum_update
 from understudy.objectives.crd.kernel import Compute, negative_sums
 from understudy.objectives.crd.loss import DEFAULT_NEGATIVES, both_sides
 from understudy.objectives.crd.negatives import NegativeSampler, Queue
 from understudy.objectives.crd.sharding import Shard
+from understudy.objectives.ranks import all_gather, rank, world_size
 from understudy.signals import Batch, Signals
 
 Normalizer = Literal["running", "first", "paper"]

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from understudy.objectives.crd.bank import all_gather, rank, world_size
 from understudy.objectives.crd.kernel import Compute, Negatives, negative_sums
 from understudy.objectives.crd.negatives import NegativeSampler
+from understudy.objectives.ranks import all_gather, rank, world_size
 
 
 class Shard:
