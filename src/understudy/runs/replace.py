@@ -54,14 +54,15 @@ def replace(folder: Path, config: Options, begin: Callable[[Path], object], *, w
             try:
                 stop = _begin(begin, staged)
                 if not any(staged.rglob("step-*.sha256")):
-                    raise UnderstudyError(f"nothing could be trained, and {folder} is as it was; check the data")
+                    reason = str(stop).partition(";")[0] if stop else "nothing could be trained"
+                    raise UnderstudyError(f"{reason}; {folder} is as it was")
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
             _rename_within(staged, str(staged), str(folder))
             _move(folder)
     if stop is not None and stop.signal_number:
-        raise Interrupted(str(folder), stop.step, stop.signal_number)
+        raise stop.named(str(folder))
 
 
 @contextmanager
