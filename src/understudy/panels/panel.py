@@ -92,6 +92,12 @@ class SpecialistPanel(Network):
         nn.Module.train(self, False)  # always in eval mode
         return self
 
+    def reorder_classes(self, classes: tuple[str, ...]) -> None:
+        raise UnderstudyError(
+            f"{self.name} predict the classes of the data in another order; train them on this data, or name its classes "
+            "in their order"
+        )
+
     def watch(self, signals: Iterable[str]) -> SpecialistPanel:
         self.generalist.watch(signals)
         self.signals = self.generalist.signals

@@ -14,7 +14,7 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
-from understudy.models import InputContract, Network, build
+from understudy.models import InputContract, Network, build, names_model
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import AnyTeacher, Pipeline, for_crops
@@ -22,8 +22,8 @@ from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import in_subset, open_parts
-from understudy.pipeline.weights import files_of, load_teacher, weights_of
-from understudy.teachers import Teacher, check_classes, combine
+from understudy.pipeline.weights import files_named, files_of, load_teacher, named_teacher, weights_of
+from understudy.teachers import Teacher, combine, match_classes
 
 D = TypeVar("D", bound=DistillRecipe)
 
@@ -64,24 +64,30 @@ class Distill(Pipeline[D]):
             if not network.classes:  # neither the data nor the module names them
                 names = map(str, range(network.shapes(()).classes))
                 network.contract = replace(network.contract, classes=tuple(names))
-        for file in self._files:
-            networks[str(file)] = load_teacher(file)  # code that a file names is never run
+        for name, files in self._teacher_files.items():
+            if names_model(name):
+                contract = data.contract(recipe.teacher_modality)
+                networks[name] = named_teacher(name, contract, trust_code=self.overrides.trust_code)
+            else:  # code that a file names is never run
+                networks |= {str(file): load_teacher(file) for file in files}
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
         classes = data.labeled.classes or next(iter(networks.values())).classes
         for name, network in networks.items():
-            check_classes(network, f"teacher {name}", classes)
+            match_classes(network, f"teacher {name}", classes)
             set_modality(network, f"teacher {name}", recipe.teacher_modality)
             check_modality(data.train, network.contract.modality)
         return networks
 
     @cached_property
-    def _files(self) -> list[Path]:
-        return [] if self.overrides.teachers else [file for name in self.recipe.teacher for file in weights_of(name)]
+    def _teacher_files(self) -> dict[str, list[Path]]:
+        """The files of each teacher of the recipe."""
+        names = () if self.overrides.teachers else self.recipe.teacher
+        return {name: files_named(name) if names_model(name) else weights_of(name) for name in names}
 
     @property
     def teacher_files(self) -> list[str]:
-        return [str(part) for file in self._files for part in files_of(file)]
+        return [str(part) for files in self._teacher_files.values() for file in files for part in files_of(file)]
 
     def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
         return combine(teachers, self.recipe.mean)

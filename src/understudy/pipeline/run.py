@@ -110,8 +110,8 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     members = pipeline.members()
     console = Console()
     if first:
-        for line in dict.fromkeys(member.network.init_from for member in members):
-            console.print(line, highlight=False) if line else None
+        for line in _origins(pipeline, members):
+            console.print(line, highlight=False)
     if teacher is not None:
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device, fabric.global_rank, fabric.world_size, workers_of(recipe))
@@ -132,12 +132,18 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         labeled = data.train.targets is not None
         run.note(
-            init_from=list(dict.fromkeys(filter(None, (m.network.init_from for m in members)))),
+            init_from=_origins(pipeline, members),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
             skipped=dict(data.train.skipped) | batches.skipped,
         )
         _save_models(pipeline, run, members, fabric.device)
+
+
+def _origins(pipeline: Pipeline[Any], members: Sequence[Member]) -> list[str]:
+    """Where the weights of the teachers and of the members come from, as far as there is something to say."""
+    teachers = [f"teacher {name}: {net.init_from}" for name, net in pipeline.teachers.items() if net.init_from]
+    return list(dict.fromkeys([*teachers, *(m.network.init_from for m in members if m.network.init_from)]))
 
 
 def signals_read(members: Sequence[Member]) -> set[str]:

@@ -1,11 +1,11 @@
-"""From a run folder's or a weights file's path to trained networks."""
+"""From a run folder's or a weights file's path, or the name of a model with its weights, to trained networks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.models import Network, load_network
+from understudy.models import InputContract, Network, build, is_code, load_network, parse_spec
 from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
 from understudy.runs.run import Run, find_run
 
@@ -40,6 +40,31 @@ def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Ne
         return {name: load_network(file, trust_code=trust_code) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path, trust_code=trust_code)}
+
+
+def files_named(name: str) -> list[Path]:
+    """The files of a model's name with its weights, as in `timm:resnet18?weights=FILE&classes=FILE`."""
+    options = parse_spec(name).options
+    return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
+
+
+def named_teacher(name: str, contract: InputContract, *, trust_code: bool = False) -> Network:
+    """The network of a model's name with its weights.
+
+    Args:
+        contract: of the data.
+
+    Raises:
+        UnderstudyError: the name loads no weights with a head, so that there is nothing to teach.
+    """
+    if not is_code(name) and not any(file.is_file() for file in files_named(name)):
+        head, _, query = name.partition("?")
+        given = f"weights={parse_spec(name).options['weights']}" if "weights=" in query else "no trained weights"
+        raise UnderstudyError(
+            f"the teacher {head} names {given}, and a teacher needs a file of weights with its head: write "
+            f"{head}?weights=FILE, or give the run folder or weights file of a trained model"
+        )
+    return build(name, contract, trust_code=trust_code and is_code(name))
 
 
 def load_teacher(file: Path) -> Network:

@@ -20,7 +20,7 @@ from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import in_subset
 from understudy.pipeline.weights import load_teacher, networks_of, weights_of
 from understudy.runs.run import Run
-from understudy.teachers import check_classes, combine
+from understudy.teachers import check_classes, combine, match_classes
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
             network.set_class_bias(parse_bias(class_bias, network.classes))
     teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
     for network in teachers:
-        check_classes(network, f"teacher {network.spec}", source.classes)
+        match_classes(network, f"teacher {network.spec}", source.classes)
     device = device_of()
     frozen = [as_teacher(network, device) for network in teachers]
     together = combine(frozen) if frozen else None
