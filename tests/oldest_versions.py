@@ -1,4 +1,4 @@
-"""Prints pip constraints that pin each dependency to the oldest version that pyproject.toml allows: see `make floor`."""
+"""Prints pip constraints that pin each dependency to the oldest version that pyproject.toml allows."""
 
 from __future__ import annotations
 

@@ -349,7 +349,7 @@ def test_weights_that_cannot_be_fetched_are_said(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(UnderstudyError, match=r"are not on this machine and could not be downloaded \(OSError\)"):
+    with pytest.raises(UnderstudyError, match=r"are not on this machine and could not be downloaded \(\w+\)"):
         planned("digits", "timm:resnet18")
     with pytest.raises(UnderstudyError, match="no pre-trained weights for coatnet_0_224"):
         planned("digits", "timm:coatnet_0_224")

@@ -10,5 +10,6 @@ from understudy.models.weights import read_weights
 
 __all__ = [
     "FAMILIES", "InputContract", "Network", "build", "eval_mode", "find_heads", "fold", "is_code", "is_depthwise",
-    "load_network", "names_model", "parse_spec", "read_weights", "restore", "select_modality", "stages", "start_from", "to_channels_last",
+    "load_network", "names_model", "parse_spec", "read_weights", "restore", "select_modality", "stages", "start_from",
+    "to_channels_last",
 ]  # fmt: skip

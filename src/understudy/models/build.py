@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, nearest
 from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
@@ -86,7 +86,7 @@ def names_model(text: str) -> bool:
     (True, False)
     """
     family = text.partition("?")[0].partition(":")[0]
-    return (family in FAMILIES and ":" in text or is_code(text)) and not Path(text).exists()
+    return ((family in FAMILIES and ":" in text) or is_code(text)) and not Path(text).exists()
 
 
 def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False) -> Network:
@@ -148,20 +148,24 @@ def _files(spec: Spec) -> tuple[Spec, Path | None, tuple[str, ...] | None]:
 
 def _load_whole(network: Network, file: Path) -> None:
     """Load a weights file with the head."""
-    weights = read_weights(file)
-    try:
-        load_weights(network.module, weights.tensors, str(file))
-    except UnderstudyError as error:
-        state = network.module.state_dict()
-        heads = {f"{path}.{name}" for path in network.head_paths for name in ("weight", "bias")}
-        found = {len(x) for name, x in unwrapped(weights.tensors, state).items() if name in heads}
-        if len(found) == 1 and found != {len(network.classes)}:
-            raise UnderstudyError(
-                f"{file} predicts {found.pop()} classes instead of {len(network.classes)}; with timm, write "
-                "pretrained=FILE for all but the head, and train it"
-            ) from error
-        raise
+    weights, own = read_weights(file), network.module.state_dict()
+    state = unwrapped(weights.tensors, own)
+    differing = {
+        name for name in own.keys() | state.keys() if name not in own or _shape(own, name) != _shape(state, name)
+    }
+    heads = {f"{path}.{name}" for path in network.head_paths for name in ("weight", "bias")}
+    if differing and differing <= heads & state.keys():
+        classes = len(state[min(differing)])
+        raise UnderstudyError(
+            f"{file} predicts {classes} classes instead of {len(network.classes)}; with timm, write pretrained=FILE "
+            "for all but the head, and train it"
+        )
+    load_weights(network.module, state, str(file))
     network.init_from = f"initialized from {weights.origin}, head of {len(network.classes)} classes kept"
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape) if name in state else ()
 
 
 def load_network(path: Path, *, trust_code: bool = False) -> Network:
@@ -177,10 +181,28 @@ def load_network(path: Path, *, trust_code: bool = False) -> Network:
         )
     if not weights.spec:
         raise UnderstudyError(f"{path} was trained from a module made in Python; build that module and load it there")
-    network = build(_without_files(weights.spec), weights.contract, trust_code=trust_code)
+    spec = _without_files(weights.spec)
+    if not is_code(spec):
+        _check_size(spec, weights)
+    network = build(spec, weights.contract, trust_code=trust_code)
     network.spec = weights.spec
     restore(network, weights)
     return network
+
+
+def _check_size(spec: str, weights: Weights) -> None:
+    """Check that weights fit a model before memory is allocated for it: a damaged file may name one of any size."""
+    assert weights.contract is not None
+    try:
+        with torch.device("meta"):
+            module = build(spec, weights.contract).module
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+        return  # a constructor that computes with its weights
+    expected, found = (sum(x.numel() for x in state.values()) for state in (module.state_dict(), weights.tensors))
+    if expected > 2 * found:
+        raise UnderstudyError(
+            f"{weights.path} does not fit the model: {spec} has {expected:,} weights, and the file {found:,}"
+        )
 
 
 def restore(network: Network, weights: Weights) -> None:

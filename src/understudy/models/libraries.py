@@ -19,21 +19,20 @@ from understudy.models.spec import Spec, call, check_options
 from understudy.models.weights import Weights, load_weights, read_weights, unwrapped
 
 # What may reach the libraries: sizes and regularization, but nothing that names a file, a class or a configuration.
-_TIMM_OPTIONS = frozenset(
-    """
-    drop_rate drop_path_rate drop_block_rate attn_drop_rate proj_drop_rate pos_drop_rate patch_drop_rate
-    img_size patch_size window_size dynamic_img_size dynamic_img_pad strict_img_size output_stride
-    depth embed_dim num_heads mlp_ratio qkv_bias qk_norm init_values ls_init_value class_token reg_tokens pos_embed
-    no_embed_class fc_norm final_norm pre_norm global_pool act_layer norm_layer aa_layer stem_type stem_width base_width
-    cardinality avg_down zero_init_last head_init_scale conv_mlp use_grn bn_momentum bn_eps bn_tf pad_type
-    """.split()
-)
-_TORCHVISION_OPTIONS = frozenset(
-    """
-    dropout attention_dropout stochastic_depth_prob zero_init_residual groups width_per_group width_mult reduced_tail
-    dilated growth_rate drop_rate memory_efficient image_size transform_input
-    """.split()
-)
+_TIMM_OPTIONS = {
+    "drop_rate", "drop_path_rate", "drop_block_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate",
+    "patch_drop_rate", "img_size", "patch_size", "window_size", "dynamic_img_size", "dynamic_img_pad",
+    "strict_img_size", "output_stride", "depth", "embed_dim", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm",
+    "init_values", "ls_init_value", "class_token", "reg_tokens", "pos_embed", "no_embed_class", "fc_norm",
+    "final_norm", "pre_norm", "global_pool", "act_layer", "norm_layer", "aa_layer", "stem_type", "stem_width",
+    "base_width", "cardinality", "avg_down", "zero_init_last", "head_init_scale", "conv_mlp", "use_grn",
+    "bn_momentum", "bn_eps", "bn_tf", "pad_type",
+}  # fmt: skip
+_TORCHVISION_OPTIONS = {
+    "dropout", "attention_dropout", "stochastic_depth_prob", "zero_init_residual", "groups", "width_per_group",
+    "width_mult", "reduced_tail", "dilated", "growth_rate", "drop_rate", "memory_efficient", "image_size",
+    "transform_input",
+}  # fmt: skip
 _FROM_DATA = {
     "num_classes": "the number of classes is that of the data, so leave it out",
     "in_chans": "the number of channels is that of the data, so leave it out",
@@ -49,8 +48,8 @@ _WITH_AUXILIARY = ("googlenet", "inception_v3")
 def from_timm(spec: Spec, contract: InputContract) -> Network:
     """A timm model with its input contract.
 
-    The option `pretrained=true` downloads weights, `pretrained=FILE` loads them from a file, with a new head for another
-    number of classes. The options that are passed to timm are listed above.
+    The option `pretrained=true` downloads weights, `pretrained=FILE` loads them from a file, with a new head for
+    another number of classes. The options that are passed to timm are listed above.
     """
     import timm
     from timm.data.config import resolve_model_data_config
@@ -112,8 +111,7 @@ def _check_timm_name(spec: Spec) -> None:
 
 
 def _timm_weights(spec: Spec) -> tuple[dict[str, Any] | None, str]:
-    """Where timm finds a model's weights (in a file if they were downloaded before, else where it looks itself), and how
-    to get them by hand.
+    """Where timm finds a model's weights, if they were downloaded before, and how to get them by hand.
 
     Raises:
         UnderstudyError: there are none, or they would have to be downloaded and their server cannot be reached.
@@ -136,7 +134,8 @@ def _timm_weights(spec: Spec) -> tuple[dict[str, Any] | None, str]:
         cached = try_to_load_from_cache(repository, name, revision=revision or None)
         if isinstance(cached, str):
             return None if cfg.custom_load else {"file": cached}, advice
-    check_reachable(f"{constants.ENDPOINT}/{repository}/resolve/main/config.json", spec, advice)
+    if not constants.HF_HUB_OFFLINE:  # else the library says at once that it is not there
+        check_reachable(f"{constants.ENDPOINT}/{repository}/resolve/main/config.json", spec, advice)
     return None, advice
 
 
@@ -145,6 +144,7 @@ def _downloaded(url: str, spec: Spec) -> str:
     cache = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     advice = f"download {url} on another machine and copy it to {cache}"
     if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)  # so that it can be copied there
         check_reachable(url, spec, advice)
     return advice
 

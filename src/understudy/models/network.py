@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ class Network(nn.Module):
     def watch(self, signals: Iterable[str]) -> Network:
         """Set which signals a forward pass returns besides the logits, replacing those set before.
 
-        They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in `named_modules()`, whose outputs
-        become `Signals.features`.
+        They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
+        `named_modules()`, whose outputs become `Signals.features`.
         """
         for hook in self._hooks:
             hook.remove()
@@ -112,33 +113,27 @@ class Network(nn.Module):
         self.signals = frozenset(signals) - {"logits"}
         modules = dict(self.module.named_modules())
         for name in sorted(self.signals):
+            # partial, unlike a closure, is copied together with the network
             if name == "embedding":
                 for path, head in self.heads.items():
-                    self._hooks.append(head.register_forward_pre_hook(self._input_keeper(path)))
+                    self._hooks.append(head.register_forward_pre_hook(partial(self._keep_input, path)))
             elif name in modules:
-                self._hooks.append(modules[name].register_forward_hook(self._output_keeper(name)))
+                self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
             else:
                 raise UnderstudyError(f"{self.name} has no layer {name!r}{_layers_like(name, modules)}")
         return self
 
-    def _input_keeper(self, path: str) -> Any:
-        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._read[path] = args[0].flatten(1)
+    def _keep_input(self, path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._read[path] = args[0].flatten(1)
 
-        return keep
-
-    def _output_keeper(self, name: str) -> Any:
+    def _keep_output(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm
-
-        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-            # a copy, as the next layer may work in place (`relu_`, `out += shortcut`)
-            self._watched[name] = (
-                channels_first(output.clone(), self.contract.shape, declared_last=declared_last)
-                if isinstance(output, Tensor)
-                else output
-            )
-
-        return keep
+        # a copy, as the next layer may work in place (`relu_`, `out += shortcut`)
+        self._watched[name] = (
+            channels_first(output.clone(), self.contract.shape, declared_last=declared_last)
+            if isinstance(output, Tensor)
+            else output
+        )
 
     def shapes(self, taps: Sequence[str] | None = None) -> Shapes:
         """The shapes of the network's signals, measured in a forward pass that changes nothing.
@@ -178,8 +173,8 @@ class Network(nn.Module):
             reason = str(fault).partition("\n")[0] or type(fault).__name__
             kind = "images" if len(self.contract.shape) == 3 else "vectors"
             raise UnderstudyError(
-                f"{self.name} cannot take {kind} of {shape} ({reason}); choose another size with --input-size, or another "
-                "model"
+                f"{self.name} cannot take {kind} of {shape} ({reason}); choose another size with --input-size, or "
+                "another model"
             ) from fault
 
     def check(self) -> None:

@@ -54,7 +54,9 @@ def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     if declared:
         return tuple(declared)
     modules = dict(module.named_modules())
-    paths = [path for path in _from_timm(module) if path and not isinstance(modules.get(path), (NoneType, *_PASS_THROUGH))]
+    paths = [
+        path for path in _from_timm(module) if path and not isinstance(modules.get(path), (NoneType, *_PASS_THROUGH))
+    ]
     paths = paths or _from_forward(module, inputs)
     blocks = [path for path in paths if _is_block(modules[path])]
     return tuple(blocks or paths)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -66,8 +66,8 @@ class _Metadata(BaseModel):
 def read_weights(path: Path) -> Weights:
     """Read a safetensors file, a state dict or a training checkpoint; what it is is decided by its content.
 
-    Of a checkpoint with averaged weights (EMA) these are taken. Objects other than tensors are not restored, and no code
-    that a file names is ever run.
+    Of a checkpoint with averaged weights (EMA) these are taken. Objects other than tensors are not restored, and no
+    code that a file names is ever run.
 
     Raises:
         UnderstudyError: the file is missing, damaged, or holds no weights.
@@ -79,6 +79,8 @@ def read_weights(path: Path) -> Weights:
         raise UnderstudyError(f"there is no weights file {path}") from None
     except OSError as error:
         raise UnderstudyError(f"{path} cannot be read ({error.strerror}); name a weights file") from None
+    if path.suffix == ".npz":
+        raise UnderstudyError(f"{path} is a NumPy archive; official weights of Big Transfer are loaded as bit:{path}")
     safetensors = start[8:] == b"{" or path.suffix == ".safetensors"
     weights = _read_safetensors(path) if safetensors else _read_checkpoint(path)
     for name, x in weights.tensors.items():
@@ -131,7 +133,8 @@ class _NotRestored:
 def _read_checkpoint(path: Path) -> Weights:
     _refuse_programs(path)
     try:
-        with torch.serialization.safe_globals([(_NotRestored, name) for name in _other_classes(path)]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_stand_ins(path)):
+            warnings.simplefilter("ignore")  # about the pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several types for pickled code and for damaged files
         raise UnderstudyError(
@@ -149,8 +152,8 @@ def _read_checkpoint(path: Path) -> Weights:
     if not tensors or len(tensors) < len(found):
         other = next((name for name, x in found.items() if not isinstance(x, Tensor)), None)
         raise UnderstudyError(
-            f"{path} holds {'no tensors' if not tensors else f'more than tensors ({other!r})'}, and pickled objects are "
-            "never run; save only the model's state_dict()"
+            f"{path} holds {'no tensors' if not tensors else f'more than tensors ({other!r})'}, and pickled objects "
+            "are never run; save only the model's state_dict()"
         )
     return Weights(path, tensors, averaged=averaged)
 
@@ -175,8 +178,6 @@ def _refuse_programs(path: Path) -> None:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, struct.error):
         return  # `torch.load` says so
-    if any(name.endswith(".npy") for name in names):
-        raise UnderstudyError(f"{path} is a NumPy archive; official weights of Big Transfer are loaded as bit:{path}")
     if any(name.endswith("/constants.pkl") for name in names):
         raise UnderstudyError(
             f"{path} is a TorchScript program, which is never run; save the weights of the model that it was made "
@@ -184,12 +185,13 @@ def _refuse_programs(path: Path) -> None:
         )
 
 
-def _other_classes(path: Path) -> list[str]:
-    """The classes and functions that a checkpoint names beside those that tensors need; none are imported."""
+def _stand_ins(path: Path) -> list[Any]:
+    """What to take for the classes and functions that a checkpoint names beside those that tensors need."""
     try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, pickle.UnpicklingError, OSError, LookupError):
-        return []  # an older format, or damaged
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an older format, or damaged, which `torch.load` says in many ways
+        return []
+    return [(_NotRestored, name) for name in names]
 
 
 def _kind(x: Tensor) -> str:

@@ -28,12 +28,12 @@ def narrow_head(path: Path, group: Sequence[str], dustbin: str) -> Network:
     others = [i for i, name in enumerate(whole.classes) if name not in group]
     added = torch.zeros(len(whole.classes)) if whole.class_bias is None else whole.class_bias
     added = torch.cat([added[own], added[others].mean(0, keepdim=True) + math.log(len(others))])
-    for path, head in whole.heads.items():
+    for place, head in whole.heads.items():
         state = head.state_dict()
         rows = {name: torch.cat([x[own], x[others].mean(0, keepdim=True)]) for name, x in state.items()}
         if len(whole.heads) == 1 and "bias" in rows:
             rows["bias"], added = rows["bias"] + added, torch.zeros_like(added)
-        fresh.heads[path].load_state_dict(rows)
+        fresh.heads[place].load_state_dict(rows)
     if added.any():
         fresh.set_class_bias(added)
     fresh.init_from = (

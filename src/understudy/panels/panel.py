@@ -94,8 +94,8 @@ class SpecialistPanel(Network):
 
     def reorder_classes(self, classes: tuple[str, ...]) -> None:
         raise UnderstudyError(
-            f"{self.name} predict the classes of the data in another order; train them on this data, or name its classes "
-            "in their order"
+            f"{self.name} predict the classes of the data in another order; train them on this data, or name its "
+            "classes in their order"
         )
 
     def watch(self, signals: Iterable[str]) -> SpecialistPanel:
