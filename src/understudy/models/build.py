@@ -153,12 +153,11 @@ def _load_whole(network: Network, file: Path) -> None:
     differing = {
         name for name in own.keys() | state.keys() if name not in own or _shape(own, name) != _shape(state, name)
     }
-    heads = {f"{path}.{name}" for path in network.head_paths for name in ("weight", "bias")}
+    heads = {f"{path}.{name}" for path in network.head_paths for name in ("weight", "bias")} if differing else set()
     if differing and differing <= heads & state.keys():
-        classes = len(state[min(differing)])
         raise UnderstudyError(
-            f"{file} predicts {classes} classes instead of {len(network.classes)}; with timm, write pretrained=FILE "
-            "for all but the head, and train it"
+            f"{file} predicts {len(state[min(differing)])} classes instead of {len(network.classes)}; with timm, write "
+            "pretrained=FILE for all but the head, and train it"
         )
     load_weights(network.module, state, str(file))
     network.init_from = f"initialized from {weights.origin}, head of {len(network.classes)} classes kept"

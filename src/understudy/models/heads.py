@@ -43,7 +43,7 @@ def find_heads(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
         # nothing but the outputs since the last layer of this kind gets a gradient
         with torch.inference_mode(False), torch.enable_grad():
             logits = module(inputs.clone())
-            if not isinstance(logits, Tensor) or not logits.requires_grad:
+            if not outputs or not isinstance(logits, Tensor) or not logits.requires_grad:
                 return ()
             gradients = torch.autograd.grad(logits.sum(), [x for _, x in outputs], allow_unused=True)
     finally:

@@ -171,10 +171,10 @@ class Network(nn.Module):
         except (RuntimeError, AssertionError, TypeError, ValueError, LookupError) as fault:
             shape = "x".join(map(str, self.contract.shape))
             reason = str(fault).partition("\n")[0] or type(fault).__name__
-            kind = "images" if len(self.contract.shape) == 3 else "vectors"
+            images = len(self.contract.shape) == 3
+            advice = "choose another size with --input-size, or another model" if images else "choose another model"
             raise UnderstudyError(
-                f"{self.name} cannot take {kind} of {shape} ({reason}); choose another size with --input-size, or "
-                "another model"
+                f"{self.name} cannot take {'images' if images else 'vectors'} of {shape} ({reason}); {advice}"
             ) from fault
 
     def check(self) -> None:
@@ -225,8 +225,8 @@ class Network(nn.Module):
         with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
             logits = self.module(self.preprocess(inputs))
         if not isinstance(logits, Tensor) or logits.dim() != 2:
-            found = f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
-            raise UnderstudyError(f"{self.name} outputs a {found} instead of logits (B, C); wrap it so that it does")
+            found = f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise UnderstudyError(f"{self.name} outputs {found} instead of logits (B, C); wrap it so that it does")
         if self.class_bias is not None:
             logits = logits + self.class_bias
         (watched, self._watched), (read, self._read) = (self._watched, {}), (self._read, {})

@@ -122,7 +122,7 @@ def _from_forward(module: nn.Module, inputs: Tensor) -> list[str]:
         call.path: {part.group for part in calls if f"{part.path}.".startswith(f"{call.path}.")} for call in calls
     }
     calls = [call for call in calls if len(groups[call.path]) == 1]
-    following = [*[call.group for call in calls[1:]], None]
+    following = [*[call.group for call in calls[1:]], None][: len(calls)]
     return [call.path for call, group in zip(calls, following, strict=True) if call.group != group]
 
 
