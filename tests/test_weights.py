@@ -106,7 +106,8 @@ def test_models_and_programs_are_refused_in_words(trained: Network, tmp_path: Pa
     torch.save(trained.module, tmp_path / "whole.pt")
     with pytest.raises(UnderstudyError, match=r"a pickled model, .* torch.save\(model.state_dict\(\), PATH\)"):
         read_weights(tmp_path / "whole.pt")
-    torch.jit.trace(trained.module, torch.zeros(1, 1, 8, 8), check_trace=False).save(str(tmp_path / "script.pt"))
+    program: Any = torch.jit.trace(trained.module, torch.zeros(1, 1, 8, 8), check_trace=False)
+    program.save(str(tmp_path / "script.pt"))
     with pytest.raises(UnderstudyError, match="is a TorchScript program"):
         read_weights(tmp_path / "script.pt")
 
@@ -230,7 +231,7 @@ def test_options_that_reach_the_libraries() -> None:
 
 
 def test_images_too_small_for_a_network(small_images: ArraySource, tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="cannot take images of 3x8x8 .* choose another size with --input-size"):
+    with pytest.raises(UnderstudyError, match=r"cannot take images of 3x8x8 .* choose another size with --input-size"):
         understudy.train(small_images, "torchvision:inception_v3", run=tmp_path / "run", epochs=1, batch_size=10)
     assert build("torchvision:inception_v3", SMALL).accepts_size(75)
 
@@ -258,9 +259,7 @@ def test_contrast_of_embeddings_needs_no_layers_to_tap(small_images: ArraySource
     )
     assert run.finished
     with pytest.raises(UnderstudyError, match="fitnet"):
-        understudy.distill(
-            small_images, tmp_path / "w.safetensors", flat, method="fitnet", run=tmp_path / "b", **QUICK
-        )
+        understudy.distill(small_images, tmp_path / "w.safetensors", flat, method="fitnet", run=tmp_path / "b", **QUICK)
 
 
 # --- downloads --------------------------------------------------------------------------------------------
@@ -285,7 +284,7 @@ def test_a_server_that_cannot_be_reached_is_said_within_seconds(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("understudy.models.downloads._SECONDS", 1)
     before = time.monotonic()
-    with pytest.raises(UnderstudyError, match="run hf download timm/resnet10t.c3_in1k, and load the file as"):
+    with pytest.raises(UnderstudyError, match=r"run hf download timm/resnet10t\.c3_in1k, and load the file as"):
         build("timm:resnet10t?pretrained=true", SMALL)
     assert time.monotonic() - before < 4
 
@@ -304,3 +303,20 @@ def test_a_download_of_before_needs_no_server(monkeypatch: pytest.MonkeyPatch, t
 def test_a_network_that_was_saved_is_loaded_again(trained: Network, tmp_path: Path) -> None:
     trained.save(tmp_path / "w.safetensors")
     assert same_weights(load_network(tmp_path / "w.safetensors"), trained.module.state_dict())
+
+
+def test_a_run_is_compared_with_a_teacher_from_weights(
+    small_images: ArraySource, weights: Path, trained: Network, tmp_path: Path
+) -> None:
+    trained.save(tmp_path / "w.safetensors")
+    facts = understudy.evaluate(
+        tmp_path / "w.safetensors", small_images, teacher=[f"{SPEC}?weights={weights}"], split="train"
+    )
+    assert facts.rows[0].role == "teacher"
+    assert facts.rows[-1].mean("accuracy") == pytest.approx(trained_accuracy(trained, small_images))
+
+
+def trained_accuracy(network: Network, source: ArraySource) -> float:
+    assert source.targets is not None
+    predicted = network(source.inputs / 255).logits.argmax(1)
+    return float((predicted == source.targets).double().mean())

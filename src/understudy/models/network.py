@@ -225,7 +225,9 @@ class Network(nn.Module):
         with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
             logits = self.module(self.preprocess(inputs))
         if not isinstance(logits, Tensor) or logits.dim() != 2:
-            found = f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            found = (
+                f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            )
             raise UnderstudyError(f"{self.name} outputs {found} instead of logits (B, C); wrap it so that it does")
         if self.class_bias is not None:
             logits = logits + self.class_bias

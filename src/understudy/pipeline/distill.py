@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -14,7 +13,7 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
-from understudy.models import InputContract, Network, build, names_model
+from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import AnyTeacher, Pipeline, for_crops
@@ -22,7 +21,7 @@ from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import in_subset, open_parts
-from understudy.pipeline.weights import files_named, files_of, load_teacher, named_teacher, weights_of
+from understudy.pipeline.weights import teacher_files, teachers_of
 from understudy.teachers import Teacher, combine, match_classes
 
 D = TypeVar("D", bound=DistillRecipe)
@@ -64,12 +63,9 @@ class Distill(Pipeline[D]):
             if not network.classes:  # neither the data nor the module names them
                 names = map(str, range(network.shapes(()).classes))
                 network.contract = replace(network.contract, classes=tuple(names))
-        for name, files in self._teacher_files.items():
-            if names_model(name):
-                contract = data.contract(recipe.teacher_modality)
-                networks[name] = named_teacher(name, contract, trust_code=self.overrides.trust_code)
-            else:  # code that a file names is never run
-                networks |= {str(file): load_teacher(file) for file in files}
+        for name in self._teacher_names:
+            contract = partial(data.contract, recipe.teacher_modality)
+            networks |= teachers_of(name, contract, trust_code=self.overrides.trust_code)
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
         classes = data.labeled.classes or next(iter(networks.values())).classes
@@ -79,15 +75,13 @@ class Distill(Pipeline[D]):
             check_modality(data.train, network.contract.modality)
         return networks
 
-    @cached_property
-    def _teacher_files(self) -> dict[str, list[Path]]:
-        """The files of each teacher of the recipe."""
-        names = () if self.overrides.teachers else self.recipe.teacher
-        return {name: files_named(name) if names_model(name) else weights_of(name) for name in names}
+    @property
+    def _teacher_names(self) -> tuple[str, ...]:
+        return () if self.overrides.teachers else self.recipe.teacher
 
     @property
     def teacher_files(self) -> list[str]:
-        return [str(part) for files in self._teacher_files.values() for file in files for part in files_of(file)]
+        return [str(file) for name in self._teacher_names for file in teacher_files(name)]
 
     def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
         return combine(teachers, self.recipe.mean)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, build, is_code, load_network, parse_spec
+from understudy.models import InputContract, Network, build, is_code, load_network, names_model, parse_spec
 from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
 from understudy.runs.run import Run, find_run
 
@@ -42,22 +43,30 @@ def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Ne
     return {name: load_network(path, trust_code=trust_code)}
 
 
-def files_named(name: str) -> list[Path]:
-    """The files of a model's name with its weights, as in `timm:resnet18?weights=FILE&classes=FILE`."""
-    options = parse_spec(name).options
-    return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
+def teacher_files(name: str) -> list[Path]:
+    """The files that `teachers_of` reads."""
+    if names_model(name):
+        options = parse_spec(name).options
+        return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
+    return [part for file in weights_of(name) for part in files_of(file)]
 
 
-def named_teacher(name: str, contract: InputContract, *, trust_code: bool = False) -> Network:
-    """The network of a model's name with its weights.
+def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code: bool = False) -> dict[str, Network]:
+    """The networks of a run folder, of a weights file or of a model's name with its weights.
 
     Args:
-        contract: of the data.
+        contract: gives that of the data, for a model's name.
 
     Raises:
-        UnderstudyError: the name loads no weights with a head, so that there is nothing to teach.
+        UnderstudyError: there is no such path, or the name loads no weights with a head, so that there is no teacher.
     """
-    if not is_code(name) and not any(file.is_file() for file in files_named(name)):
+    if names_model(name):
+        return {name: _named_teacher(name, contract(), trust_code=trust_code)}
+    return {str(file): load_teacher(file) for file in weights_of(name)}  # code that a file names is never run
+
+
+def _named_teacher(name: str, contract: InputContract, *, trust_code: bool) -> Network:
+    if not is_code(name) and not any(file.is_file() for file in teacher_files(name)):
         head, _, query = name.partition("?")
         given = f"weights={parse_spec(name).options['weights']}" if "weights=" in query else "no trained weights"
         raise UnderstudyError(

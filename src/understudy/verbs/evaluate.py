@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +18,9 @@ from understudy.pipeline.base import as_teacher
 from understudy.pipeline.device import device_of
 from understudy.pipeline.evaluate import scorable
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.modality import contract_of
 from understudy.pipeline.run_data import in_subset
-from understudy.pipeline.weights import load_teacher, networks_of, weights_of
+from understudy.pipeline.weights import networks_of, teachers_of
 from understudy.runs.run import Run
 from understudy.teachers import check_classes, combine, match_classes
 
@@ -67,7 +69,8 @@ def evaluate(
         check_classes(network, name, source.classes)
         if class_bias:
             network.set_class_bias(parse_bias(class_bias, network.classes))
-    teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
+    contract = partial(contract_of, source)
+    teachers = [network for name in teacher for network in teachers_of(name, contract, trust_code=trust_code).values()]
     for network in teachers:
         match_classes(network, f"teacher {network.spec}", source.classes)
     device = device_of()
