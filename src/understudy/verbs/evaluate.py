@@ -43,7 +43,8 @@ def evaluate(
     Args:
         target: a run folder or a weights file.
         data: whatever `open_source` opens; labeled.
-        teacher: run folders or weights files to compare the predictions with; several make an ensemble.
+        teacher: run folders, weights files or models with their weights, to compare the predictions with; several make
+            an ensemble.
         split: "test", "train" or "validation": the data's own, or what the run held out from the training part.
         class_bias: logits to raise first, as "3=+3.5".
         data_root, download, size: as for `open_source`.
