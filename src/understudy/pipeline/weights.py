@@ -66,12 +66,13 @@ def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code:
 
 
 def _named_teacher(name: str, contract: InputContract, *, trust_code: bool) -> Network:
-    if not is_code(name) and not any(file.is_file() for file in teacher_files(name)):
-        head, _, query = name.partition("?")
-        given = f"weights={parse_spec(name).options['weights']}" if "weights=" in query else "no trained weights"
+    weights = str(parse_spec(name).options.get("weights", ""))
+    if not is_code(name) and not Path(weights).is_file():
+        given = f"weights={weights}, which is no file" if weights else "no weights of its own"
+        head = name.partition("?")[0]
         raise UnderstudyError(
-            f"the teacher {head} names {given}, and a teacher needs a file of weights with its head: write "
-            f"{head}?weights=FILE, or give the run folder or weights file of a trained model"
+            f"the teacher {head} has {given}, and needs a file of weights with its head: write {head}?weights=FILE, or "
+            "give the run folder or weights file of a trained model"
         )
     return build(name, contract, trust_code=trust_code and is_code(name))
 
