@@ -1,4 +1,4 @@
-# make demo, test, campaign, lint, clean. Everything is installed into .venv, and again when pyproject.toml changes.
+# make demo, test, campaign, lint, floor, clean. Everything is installed into .venv, and again when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ STUDENT_EPOCHS ?= 60
 # How many processes run the tests.
 JOBS ?= 2
 
-.PHONY: demo test campaign lint format clean
+.PHONY: demo test campaign lint floor format clean
 
 demo: $(STAMP)
 	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
@@ -32,12 +32,19 @@ lint: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+floor:
+	$(PYTHON) tests/oldest_versions.py > .venv-floor.txt
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-floor.txt -e '.[test]'
+	OMP_NUM_THREADS=1 .venv-floor/bin/python -m pytest -n $(JOBS) --dist loadfile
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs/demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floor .venv-floor.txt runs/demo build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

@@ -12,7 +12,7 @@ from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from torch import Tensor, nn
 
 from understudy.evaluation.cost import flops
-from understudy.models import InputContract, Network, build, find_head, fold, load_network
+from understudy.models import InputContract, Network, build, fold, load_network
 from understudy.models.packing import PackedConv2d
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -35,7 +35,7 @@ def lively(network: Network) -> Network:
                 x.data.copy_(torch.rand(x.shape, generator=draw) * 0.6 - 0.3)
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
-    head = network.module.get_parameter(f"{find_head(network.module)}.weight")
+    head = next(iter(network.heads.values())).weight
     head.data.copy_(torch.randn(head.shape, generator=draw) * head.shape[1] ** -0.5)
     if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
         with torch.no_grad():

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, build, find_head, fold, load_network, parse_spec, read_weights
+from understudy.models import InputContract, Network, build, fold, load_network, parse_spec, read_weights
 from understudy.models.contract import convert_channels
 from understudy.models.dropout import CounterDropout
 from understudy.models.stages import channels_first
@@ -320,7 +320,7 @@ def test_the_embedding_is_what_the_classifier_reads(spec: str, contract: InputCo
     network = build(spec, contract).eval().watch(["embedding"])
     signals = network(images(contract))
     assert signals.embedding is not None
-    head = network.module.get_submodule(find_head(network.module))
+    head = next(iter(network.heads.values()))
     if isinstance(head, nn.Linear):
         again = head(signals.embedding)
     else:  # squeezenet: a 1x1 convolution, then ReLU and global average pooling

@@ -167,7 +167,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
         module = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Dropout(0.4), nn.Linear(24, 10))
         fields: dict[str, Any] = {"optimizer": SGD, "accelerator": "cpu", "precision": "32", "devices": devices}
         runs.append(understudy.train("digits", module, epochs=2, batch_size=100, run=tmp_path / str(devices), **fields))
-    a, b = (read_weights(run.models["model-0"])[0] for run in runs)
+    a, b = (read_weights(run.models["model-0"]).tensors for run in runs)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
     for one, two in zip(*(run.epochs() for run in runs), strict=True):
@@ -182,7 +182,7 @@ def test_a_last_sample_is_trained_on_with_the_batch_before_it(tmp_path: Path) ->
     one = start(pipeline_of(recipe, data), tmp_path / "one")
     two = start(pipeline_of(recipe.model_copy(update={"devices": 2}), data), tmp_path / "two")
     assert [row["step"] for row in one.epochs()] == [row["step"] for row in two.epochs()] == [2, 4]
-    a, b = (read_weights(run.models["model-0"])[0] for run in (one, two))
+    a, b = (read_weights(run.models["model-0"]).tensors for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
 

@@ -1,12 +1,15 @@
 """Networks built from a name, with the input contract they expect, and their folded inference form."""
 
-from understudy.models.build import FAMILIES, build, is_code, load_network, parse_spec, start_from
+from understudy.models.build import FAMILIES, build, is_code, load_network, names_model, parse_spec, restore, start_from
 from understudy.models.contract import InputContract, select_modality
 from understudy.models.fold import fold
-from understudy.models.network import Network, eval_mode, read_weights, to_channels_last
-from understudy.models.stages import find_head, is_depthwise, stages
+from understudy.models.heads import find_heads
+from understudy.models.network import Network, eval_mode, to_channels_last
+from understudy.models.stages import is_depthwise, stages
+from understudy.models.weights import read_weights
 
 __all__ = [
-    "FAMILIES", "InputContract", "Network", "build", "eval_mode", "find_head", "fold", "is_code", "is_depthwise",
-    "load_network", "parse_spec", "read_weights", "select_modality", "stages", "start_from", "to_channels_last",
+    "FAMILIES", "InputContract", "Network", "build", "eval_mode", "find_heads", "fold", "is_code", "is_depthwise",
+    "load_network", "names_model", "parse_spec", "read_weights", "restore", "select_modality", "stages", "start_from",
+    "to_channels_last",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.models.bit import DEPTHS, model_name
-from understudy.models.network import check_match
+from understudy.models.weights import check_match
 
 if TYPE_CHECKING:
     from timm.models.resnetv2 import ResNetV2

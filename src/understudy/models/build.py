@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, nearest
 from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
@@ -21,10 +21,10 @@ from understudy.models.bit_weights import OfficialWeights, read_official
 from understudy.models.cifar import NETS
 from understudy.models.contract import InputContract
 from understudy.models.libraries import from_timm, from_torchvision
-from understudy.models.network import Network, load_weights, read_weights
+from understudy.models.network import Network
 from understudy.models.plain import cnn, mlp
 from understudy.models.spec import Spec, call
-from understudy.models.stages import find_head
+from understudy.models.weights import Weights, load_weights, read_classes, read_weights, unwrapped
 
 FAMILIES = {
     "mlp": "mlp:1200x2?dropout=0.5      fully connected: units x layers, or 300-100; options dropout, "
@@ -36,6 +36,8 @@ FAMILIES = {
     "timm": "timm:resnet18               any timm model, with its options; pretrained=true loads weights",
     "torchvision": "torchvision:mobilenet_v3_small   any torchvision classifier; weights=DEFAULT loads weights",
 }
+
+_PATHS = ("weights", "pretrained", "classes")  # options that name files
 
 
 def parse_spec(text: str) -> Spec:
@@ -56,14 +58,35 @@ def parse_spec(text: str) -> Spec:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
-        options[key] = yaml.safe_load(value)
+        options[key] = _option(key, value, text)
     return Spec(family, name, options)
+
+
+def _option(key: str, value: str, text: str) -> Any:
+    if key in _PATHS and value not in ("true", "false"):
+        return value  # as it is: a path may look like a number
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UnderstudyError(
+            f"option {key!r} of {text!r} has the value {value!r}; write a number, true, false or a word"
+        ) from None
 
 
 def is_code(text: str) -> bool:
     """Whether a model name refers to a Python function of the user's, `pkg.mod:fn`."""
     head = text.partition("?")[0]
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", head)) and head.split(":")[0] not in FAMILIES
+
+
+def names_model(text: str) -> bool:
+    """Whether a text is the name of a model, of a known family or a function's, and not a path that there is.
+
+    >>> names_model("timm:resnet18?weights=w.pth"), names_model("runs/teacher")
+    (True, False)
+    """
+    family = text.partition("?")[0].partition(":")[0]
+    return ((family in FAMILIES and ":" in text) or is_code(text)) and not Path(text).exists()
 
 
 def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False) -> Network:
@@ -82,38 +105,116 @@ def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trus
     parsed = parse_spec(spec)
     if parsed.family in FAMILIES and parsed.family != "mlp" and len(contract.shape) != 3:
         raise UnderstudyError(f"{parsed} expects images, but the data consists of vectors of {contract.shape[0]}")
+    code = parsed.family not in FAMILIES and is_code(spec)
+    if not code and parsed.family not in _BUILDERS:
+        raise UnderstudyError(f"unknown model family {parsed.family!r}{nearest(parsed.family, FAMILIES)}")
+    parsed, file, classes = (parsed, None, None) if code else _files(parsed)
+    wanted = contract.classes
+    if classes is not None:
+        contract = replace(contract, classes=classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if parsed.family == "bit":
-            return _bit(parsed, contract, spec)
-        if parsed.family in _BUILDERS:
-            module, contract = _BUILDERS[parsed.family](parsed, contract)
-        elif is_code(spec):
-            module = _from_code(parsed, contract, trust_code)
-        else:
-            raise UnderstudyError(f"unknown model family {parsed.family!r}{nearest(parsed.family, FAMILIES)}")
-    return Network(module, contract, spec)
+        network = _from_code(parsed, contract, trust_code) if code else _BUILDERS[parsed.family](parsed, contract)
+    network.spec = network.spec or spec
+    if file is not None:
+        _load_whole(network, file)
+    if wanted and network.classes != wanted:
+        if sorted(network.classes) != sorted(wanted):
+            raise UnderstudyError(
+                f"{parsed.options.get('classes', spec)} names {len(network.classes)} classes, and the data has "
+                f"{len(wanted)} others; list the classes of the data, in the order of the logits"
+            )
+        network.reorder_classes(wanted)
+        network.init_from += ", its classes put into the order of the data"
+    return network
+
+
+def _files(spec: Spec) -> tuple[Spec, Path | None, tuple[str, ...] | None]:
+    """A model name without the options that every family has, the weights file and the classes that they name."""
+    options = dict(spec.options)
+    named = options.pop("classes", None)
+    if named is not None and "weights" not in options:
+        raise UnderstudyError(f"classes={named} says what the weights of a file predict; add weights=FILE")
+    weights = str(options.get("weights", ""))
+    # torchvision's own weights have names, and official ones of Big Transfer are arrays
+    other = spec.family == "bit" and weights.lower().endswith(".npz")
+    if not weights or other or (spec.family == "torchvision" and re.fullmatch(r"\w+", weights)):
+        file = None
+    else:
+        file = Path(weights)
+        del options["weights"]
+    return replace(spec, options=options), file, None if named is None else read_classes(Path(named))
+
+
+def _load_whole(network: Network, file: Path) -> None:
+    """Load a weights file with the head."""
+    weights, own = read_weights(file), network.module.state_dict()
+    state = unwrapped(weights.tensors, own)
+    differing = {
+        name for name in own.keys() | state.keys() if name not in own or _shape(own, name) != _shape(state, name)
+    }
+    heads = {f"{path}.{name}" for path in network.head_paths for name in ("weight", "bias")} if differing else set()
+    if differing and differing <= heads & state.keys():
+        raise UnderstudyError(
+            f"{file} predicts {len(state[min(differing)])} classes instead of {len(network.classes)}; with timm, write "
+            "pretrained=FILE for all but the head, and train it"
+        )
+    load_weights(network.module, state, str(file))
+    network.init_from = f"initialized from {weights.origin}, head of {len(network.classes)} classes kept"
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape) if name in state else ()
 
 
 def load_network(path: Path, *, trust_code: bool = False) -> Network:
-    """Load a network from a weights file written by `Network.save`, unless it is of a module made in Python."""
-    state, metadata = read_weights(path)
-    if not metadata:
+    """Load a network from a weights file written by `Network.save`, unless it is of a module made in Python.
+
+    Raises:
+        UnderstudyError: the file is damaged, does not name its model, or names code that is not trusted.
+    """
+    weights = read_weights(path)
+    if weights.spec is None or weights.contract is None:
         raise UnderstudyError(
             f"{path} does not name its model; pass the weights as an option of one, as in timm:resnet18?weights={path}"
         )
-    try:
-        contract = InputContract.from_json(metadata["contract"])
-    except (KeyError, TypeError):
-        raise UnderstudyError(f"{path} was written by another version of understudy; train the network again") from None
-    if not metadata["spec"]:
+    if not weights.spec:
         raise UnderstudyError(f"{path} was trained from a module made in Python; build that module and load it there")
-    network = build(_without_weights(metadata["spec"]), contract, trust_code=trust_code)
-    network.contract, network.spec = contract, metadata["spec"]
-    if "class_bias" in state:
-        network.class_bias = state["class_bias"]
-    load_weights(network, state, str(path))
+    spec = _without_files(weights.spec)
+    if not is_code(spec):
+        _check_size(spec, weights)
+    network = build(spec, weights.contract, trust_code=trust_code)
+    network.spec = weights.spec
+    restore(network, weights)
     return network
+
+
+def _check_size(spec: str, weights: Weights) -> None:
+    """Check that weights fit a model before memory is allocated for it: a damaged file may name one of any size."""
+    assert weights.contract is not None
+    try:
+        with torch.device("meta"):
+            module = build(spec, weights.contract).module
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+        return  # a constructor that computes with its weights
+    expected, found = (sum(x.numel() for x in state.values()) for state in (module.state_dict(), weights.tensors))
+    if expected > 2 * found:
+        raise UnderstudyError(
+            f"{weights.path} does not fit the model: {spec} has {expected:,} weights, and the file {found:,}"
+        )
+
+
+def restore(network: Network, weights: Weights) -> None:
+    """Load into a network what `Network.save` wrote: weights, class bias and input contract.
+
+    Raises:
+        UnderstudyError: the weights do not fit.
+    """
+    assert weights.contract is not None
+    network.contract = weights.contract
+    if "class_bias" in weights.tensors:
+        network.class_bias = torch.zeros(len(weights.contract.classes))
+    load_weights(network, weights.tensors, str(weights.path))
 
 
 def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Network:
@@ -123,20 +224,20 @@ def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Networ
         network.init_from = f"initialized from {path}, head of {len(classes)} classes kept"
         return network
     contract = replace(network.contract, classes=classes)
-    fresh = build(_without_weights(network.spec), contract, seed=seed)
+    fresh = build(_without_files(network.spec), contract, seed=seed)
     fresh.contract, fresh.spec = contract, network.spec
-    head = f"module.{find_head(fresh.module)}."
-    kept = {name: x for name, x in network.state_dict().items() if not name.startswith(head) and name != "class_bias"}
+    heads = tuple(f"module.{path}." for path in fresh.heads)
+    kept = {name: x for name, x in network.state_dict().items() if not name.startswith(heads) and name != "class_bias"}
     load_weights(fresh, fresh.state_dict() | kept, str(path))
     before = len(network.classes)
     fresh.init_from = f"initialized from {path}, with a new head of {len(classes)} classes (was {before})"
     return fresh
 
 
-def _without_weights(spec: str) -> str:
-    """A model name without the options that load weights, which are about to be overwritten."""
+def _without_files(spec: str) -> str:
+    """A model name without the options that name files, whose weights are about to be overwritten."""
     head, _, query = spec.partition("?")
-    kept = [pair for pair in re.split("[&,]", query) if pair.partition("=")[0] not in ("pretrained", "weights")]
+    kept = [pair for pair in re.split("[&,]", query) if pair.partition("=")[0] not in _PATHS]
     return f"{head}?{'&'.join(kept)}" if any(kept) else head
 
 
@@ -152,27 +253,24 @@ def _widths(spec: Spec) -> list[int]:
     )
 
 
-def _plain(make: Callable[..., nn.Module], spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    return call(make, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
+def _plain(make: Callable[..., nn.Module], spec: Spec, contract: InputContract) -> Network:
+    return Network(call(make, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract)
 
 
-def _cifar(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+def _cifar(spec: Spec, contract: InputContract) -> Network:
     if spec.name not in NETS:
         raise UnderstudyError(f"the cifar family has no network {spec.name!r}{nearest(spec.name, NETS)}")
-    return call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract
+    return Network(call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract)
 
 
-def _bit(spec: Spec, contract: InputContract, text: str) -> Network:
+def _bit(spec: Spec, contract: InputContract) -> Network:
     """A Big Transfer model. Official weights are dropped from its spec, so that a saved network loads without them."""
     options = dict(spec.options)
     weights = spec.name if spec.name.lower().endswith(".npz") else options.pop("weights", None)
-    if weights is not None and str(weights).lower().endswith(".npz"):
+    if weights is not None:
         return _official(spec, read_official(Path(weights)), contract, options)
     contract = _bit_normalized(contract)
-    module = call(bit, spec, spec.name, contract.shape[0], len(contract.classes), **options)
-    if weights is not None:
-        load_weights(module, read_weights(Path(weights))[0], str(weights))
-    return Network(module, contract, text)
+    return Network(call(bit, spec, spec.name, contract.shape[0], len(contract.classes), **options), contract)
 
 
 def _official(spec: Spec, official: OfficialWeights, contract: InputContract, options: dict[str, Any]) -> Network:
@@ -205,7 +303,7 @@ def _bit_normalized(contract: InputContract) -> InputContract:
     return replace(contract, mean=half, std=half) if contract.is_image else contract
 
 
-def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
+def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> Network:
     text = f"{spec.family}:{spec.name}"
     if not trusted:
         hint = nearest(spec.family, FAMILIES) if difflib.get_close_matches(spec.family, FAMILIES, n=1) else ""
@@ -217,13 +315,14 @@ def _from_code(spec: Spec, contract: InputContract, trusted: bool) -> nn.Module:
         function = getattr(importlib.import_module(spec.family), spec.name)
     except (ImportError, AttributeError) as error:
         raise UnderstudyError(f"{text} could not be imported: {error}") from error
-    return call(function, spec, num_classes=len(contract.classes), **spec.options)
+    return Network(call(function, spec, num_classes=len(contract.classes), **spec.options), contract)
 
 
-_BUILDERS: dict[str, Callable[[Spec, InputContract], tuple[nn.Module, InputContract]]] = {
+_BUILDERS: dict[str, Callable[[Spec, InputContract], Network]] = {
     "mlp": partial(_plain, mlp),
     "cnn": partial(_plain, cnn),
     "cifar": _cifar,
+    "bit": _bit,
     "timm": from_timm,
     "torchvision": from_torchvision,
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import isfinite
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
@@ -39,11 +41,18 @@ class InputContract:
     modality: str = ""  # one of `ASPECTS` of the image, or a modality of the data; "" takes the only or the first one
     crop_mode: Literal["center", "squash"] = "center"
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> InputContract:
-        """The contract from `json.loads(json.dumps(dataclasses.asdict(contract)))`."""
-        fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
-        return cls(**fields)
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)  # for reading it from a file
+
+    def check(self) -> None:
+        """Raise a ValueError if the fields contradict one another, as those of a damaged file may."""
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} is neither (C, H, W) nor (D,)")
+        if not len(self.mean) == len(self.std) or len(self.mean) not in (1, self.shape[0]):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.shape[0]} channels")
+        if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} are no normalization")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
 
     @property
     def source_shape(self) -> tuple[int, ...]:

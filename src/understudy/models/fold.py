@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 
 from understudy.models.network import Network
 from understudy.models.packing import PackedConv2d, packable
-from understudy.models.stages import possible_heads
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -69,7 +68,7 @@ def _deviation(folded: Network, original: Network, inputs: Tensor) -> float:
 
 
 def _outputs(network: Network, inputs: Tensor) -> list[Tensor]:
-    signals = network.watch(["embedding"] if possible_heads(network.module) else [])(inputs)
+    signals = network.watch(["embedding"] if network.head_paths else [])(inputs)
     return [x for x in (signals.logits, signals.embedding) if x is not None]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,41 +10,67 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, nearest
-from understudy.models.bit import use_official_eps, zero_init
+from understudy.models.bit import use_official_eps
 from understudy.models.contract import InputContract
-from understudy.models.network import load_weights, read_weights
-from understudy.models.spec import Spec, call
-from understudy.models.stages import find_head
+from understudy.models.downloads import check_reachable, tensors_only
+from understudy.models.heads import find_heads, new_head, possible_heads
+from understudy.models.network import Network, eval_mode
+from understudy.models.spec import Spec, call, check_options
+from understudy.models.weights import Weights, load_weights, read_weights, unwrapped
+
+# What may reach the libraries: sizes and regularization, but nothing that names a file, a class or a configuration.
+_TIMM_OPTIONS = {
+    "drop_rate", "drop_path_rate", "drop_block_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate",
+    "patch_drop_rate", "img_size", "patch_size", "window_size", "dynamic_img_size", "dynamic_img_pad",
+    "strict_img_size", "output_stride", "depth", "embed_dim", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm",
+    "init_values", "ls_init_value", "class_token", "reg_tokens", "pos_embed", "no_embed_class", "fc_norm",
+    "final_norm", "pre_norm", "global_pool", "act_layer", "norm_layer", "aa_layer", "stem_type", "stem_width",
+    "base_width", "cardinality", "avg_down", "zero_init_last", "head_init_scale", "conv_mlp", "use_grn",
+    "bn_momentum", "bn_eps", "bn_tf", "pad_type",
+}  # fmt: skip
+_TORCHVISION_OPTIONS = {
+    "dropout", "attention_dropout", "stochastic_depth_prob", "zero_init_residual", "groups", "width_per_group",
+    "width_mult", "reduced_tail", "dilated", "growth_rate", "drop_rate", "memory_efficient", "image_size",
+    "transform_input",
+}  # fmt: skip
+_FROM_DATA = {
+    "num_classes": "the number of classes is that of the data, so leave it out",
+    "in_chans": "the number of channels is that of the data, so leave it out",
+    "features_only": "a network here ends in logits, and its features are tapped with --student-taps or --teacher-taps",
+    "checkpoint_path": "write weights=FILE, or pretrained=FILE for all but the head",
+    "pretrained_cfg": "write weights=FILE, or pretrained=FILE for all but the head",
+    "aux_logits": "auxiliary classifiers are not trained, so leave it out",
+}
+# For training from scratch these return the outputs of auxiliary classifiers too.
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-def from_timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    """A timm model and its input contract.
+def from_timm(spec: Spec, contract: InputContract) -> Network:
+    """A timm model with its input contract.
 
-    The options `pretrained=true` (download the weights), `pretrained=FILE` (load them from a file, with a new head for
-    another number of classes) and `weights=FILE` (load all of them) are ours; others are passed to timm.
+    The option `pretrained=true` downloads weights, `pretrained=FILE` loads them from a file, with a new head for
+    another number of classes. The options that are passed to timm are listed above.
     """
     import timm
     from timm.data.config import resolve_model_data_config
 
     options = dict(spec.options)
-    weights = options.pop("weights", None)
     pretrained = options.pop("pretrained", False)
-    repository = _timm_repository(spec, required=pretrained is True)
+    file = Path(str(pretrained)) if pretrained not in (True, False, None) else None
+    check_options(replace(spec, options=options), _TIMM_OPTIONS, _FROM_DATA)
+    _check_timm_name(spec)
+    overlay, advice = _timm_weights(spec) if pretrained is True else (None, "")
     # for other modalities timm adapts the first layer to their number of channels
     original = bool(pretrained) and contract.is_image
     channels = 3 if original else contract.shape[0]
     sizes = {"num_classes": len(contract.classes), "in_chans": channels}
-    file = f"{spec}?pretrained=PATH/model.safetensors"
-    with _downloading(spec, f"on another machine, run hf download {repository}, and load the file as {file}"):
-        module = call(timm.create_model, spec, spec.name, pretrained=pretrained is True, **sizes, **options)
+    with tensors_only(spec, advice):
+        module = call(
+            timm.create_model, spec, spec.name, pretrained=pretrained is True, pretrained_cfg_overlay=overlay, **sizes,
+            **options,
+        )  # fmt: skip
     config = resolve_model_data_config(module)
     pretrained_cfg: dict[str, Any] = getattr(module, "pretrained_cfg", {})
-    if pretrained and pretrained is not True:
-        _load_pretrained(module, read_weights(Path(pretrained))[0], pretrained_cfg.get("first_conv"), str(pretrained))
-    if spec.name.startswith("resnetv2_") and "_bit" in spec.name:
-        use_official_eps(module)
-        if not pretrained or pretrained_cfg.get("num_classes") != len(contract.classes):
-            zero_init(module.get_submodule(find_head(module)))
     size = tuple(config["input_size"][1:])
     if "img_size" in options:
         size = (options["img_size"],) * 2
@@ -56,9 +80,15 @@ def from_timm(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputCont
             contract = replace(contract, mean=tuple(config["mean"]), std=tuple(config["std"]))
     elif config.get("fixed_input_size") or pretrained_cfg.get("fixed_input_size"):
         contract = replace(contract, shape=(channels, *size))
-    if weights is not None:
-        load_weights(module, read_weights(Path(weights))[0], str(weights))
-    return module, contract
+    network = Network(module, contract)
+    kept = pretrained_cfg.get("num_classes") == len(contract.classes)
+    if file is not None:
+        kept = _load_pretrained(network, read_weights(file), pretrained_cfg.get("first_conv"))
+    if spec.name.startswith("resnetv2_") and "_bit" in spec.name:
+        use_official_eps(module)
+        if not pretrained or not kept:
+            network.zero_heads()
+    return network
 
 
 def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
@@ -66,59 +96,89 @@ def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
     return "bicubic" if name == "bicubic" else "bilinear"
 
 
-def _timm_repository(spec: Spec, *, required: bool) -> str:
-    """The Hugging Face repository of a timm model's weights; "" if it has none and none are required."""
+def _check_timm_name(spec: Spec) -> None:
     import timm
     from timm.models import get_pretrained_cfg
 
     architecture, _, tag = spec.name.partition(".")
     if not timm.is_model(architecture):
         raise UnderstudyError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models())}")
-    known = timm.list_pretrained(f"{architecture}.*")
     try:
-        cfg = get_pretrained_cfg(spec.name)
+        get_pretrained_cfg(spec.name)
     except RuntimeError:
+        known = timm.list_pretrained(f"{architecture}.*")
         raise UnderstudyError(f"timm has no weights {tag!r} for {architecture}{nearest(spec.name, known)}") from None
-    if required and (cfg is None or not cfg.has_weights):
+
+
+def _timm_weights(spec: Spec) -> tuple[dict[str, Any] | None, str]:
+    """Where timm finds a model's weights, if they were downloaded before, and how to get them by hand.
+
+    Raises:
+        UnderstudyError: there are none, or they would have to be downloaded and their server cannot be reached.
+    """
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    cfg: Any = get_pretrained_cfg(spec.name)
+    if cfg is None or not cfg.has_weights:
+        known = timm.list_pretrained(f"{spec.name.partition('.')[0]}.*")
         others = f"it has {', '.join(known)}" if known else "run understudy models for the names of other models"
         raise UnderstudyError(f"timm has no pre-trained weights for {spec.name}; {others}")
-    return str(cfg.hf_hub_id or cfg.url) if cfg is not None else ""
+    if not cfg.hf_hub_id:
+        return None, _downloaded(cfg.url, spec)
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    file = f"{spec}?pretrained=PATH/model.safetensors"
+    advice = f"on another machine, run hf download {cfg.hf_hub_id}, and load the file as {file}"
+    for name in (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return None if cfg.custom_load else {"file": cached}, advice
+    if not constants.HF_HUB_OFFLINE:  # else the library says at once that it is not there
+        check_reachable(f"{constants.ENDPOINT}/{repository}/resolve/main/config.json", spec, advice)
+    return None, advice
 
 
-@contextmanager
-def _downloading(spec: Spec, advice: str) -> Iterator[None]:
-    """Turn network errors into advice on how to obtain the weights."""
-    try:
-        yield
-    except Exception as error:
-        # huggingface_hub does not wrap the errors of httpx
-        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
-            raise
-        raise UnderstudyError(
-            f"the weights of {spec} are not on this machine and could not be downloaded "
-            f"({type(error).__name__}); {advice}"
-        ) from None
+def _downloaded(url: str, spec: Spec) -> str:
+    """How to get weights by hand that torch.hub downloads; raises if they are not there and cannot be downloaded."""
+    cache = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    advice = f"download {url} on another machine and copy it to {cache}"
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)  # so that it can be copied there
+        check_reachable(url, spec, advice)
+    return advice
 
 
-def _load_pretrained(module: nn.Module, state: dict[str, Tensor], first_conv: str | None, source: str) -> None:
-    """Load weights strictly, except for a head of other classes; adapt the first convolution to the input channels."""
+def _load_pretrained(network: Network, weights: Weights, first_conv: str | None) -> bool:
+    """Load weights strictly, except for heads of other classes; adapt the first convolution to the input channels.
+
+    Returns:
+        Whether the heads were kept.
+    """
     from timm.models import adapt_input_conv
 
-    own, prefix = module.state_dict(), f"{find_head(module)}."
-    head = {name: x for name, x in own.items() if name.startswith(prefix)}
-    if any(name not in state or state[name].shape != x.shape for name, x in head.items()):
-        state = state | head
+    own = network.module.state_dict()
+    state = unwrapped(weights.tensors, own)
+    heads = {f"{path}.{name}": x for path, head in network.heads.items() for name, x in head.state_dict().items()}
+    kept = all(name in state and state[name].shape == x.shape for name, x in heads.items())
+    if not kept:
+        state = {name: x for name, x in state.items() if name.rpartition(".")[0] not in network.heads} | heads
     kernel = f"{first_conv}.weight"
     if kernel in own and kernel in state and own[kernel].shape[1] != state[kernel].shape[1]:
         state = state | {kernel: adapt_input_conv(own[kernel].shape[1], state[kernel])}
-    load_weights(module, state, source)
+    load_weights(network.module, state, str(weights.path))
+    classes = len(network.classes)
+    network.init_from = f"initialized from {weights.origin}, " + (
+        f"head of {classes} classes kept" if kept else f"with a new head of {classes} classes"
+    )
+    return kept
 
 
-def from_torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
-    """A torchvision classifier and its input contract.
+def from_torchvision(spec: Spec, contract: InputContract) -> Network:
+    """A torchvision classifier with its input contract.
 
-    The option `weights` names pre-trained weights of torchvision, which are downloaded, or a file. Others are passed to
-    torchvision.
+    The option `weights` names pre-trained weights of torchvision, which are downloaded. The options that are passed to
+    torchvision are listed above.
     """
     from torchvision import models
 
@@ -127,32 +187,31 @@ def from_torchvision(spec: Spec, contract: InputContract) -> tuple[nn.Module, In
         raise UnderstudyError(f"torchvision has no classifier {spec.name!r}{nearest(spec.name, names)}")
     options = dict(spec.options)
     weights = options.pop("weights", None)
-    if weights is None or Path(str(weights)).exists():
+    check_options(replace(spec, options=options), _TORCHVISION_OPTIONS, _FROM_DATA)
+    if spec.name in _WITH_AUXILIARY:
+        options |= {"aux_logits": False, "init_weights": weights is None}
+    if weights is None:
         module = call(models.get_model, spec, spec.name, num_classes=len(contract.classes), **options)
-        if weights is not None:
-            load_weights(module, read_weights(Path(weights))[0], str(weights))
     else:
         known = models.get_model_weights(spec.name).__members__
         if weights not in known:
             raise UnderstudyError(
-                f"{spec} has no weights {weights!r}, and there is no such file{nearest(weights, known)}"
+                f"{spec} has no weights {weights!r}, and there is no such file{nearest(str(weights), known)}"
             )
-        url = known[weights].url
-        cache = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-        with _downloading(spec, f"download {url} on another machine and copy it to {cache}"):
+        with tensors_only(spec, _downloaded(known[str(weights)].url, spec)):
             module = call(models.get_model, spec, spec.name, weights=weights, **options)
-        _replace_head(module, len(contract.classes))
-        preset = known[weights].transforms()
+        preset = known[str(weights)].transforms()
         shape = (contract.shape[0], *preset.crop_size * 2)
         contract = replace(contract, shape=shape, interpolation=_interpolation(preset.interpolation.value))
         if contract.is_image:
             contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
+        _replace_heads(module, len(contract.classes), torch.zeros(1, 3, *contract.shape[1:]))
     if contract.shape[0] == 1:
         # torchvision's models take three channels; the input contract repeats a single one
         contract = replace(contract, shape=(3, *contract.shape[1:]), mean=contract.mean * 3, std=contract.std * 3)
     elif contract.shape[0] != 3:
         _replace_stem(module, contract.shape[0])
-    return module, contract
+    return Network(module, contract)
 
 
 def _replace_stem(module: nn.Module, channels: int) -> None:
@@ -165,9 +224,9 @@ def _replace_stem(module: nn.Module, channels: int) -> None:
     old.in_channels = channels
 
 
-def _replace_head(module: nn.Module, classes: int) -> None:
-    path = find_head(module)
-    old: Any = module.get_submodule(path)
-    new = nn.Conv2d(old.in_channels, classes, 1) if isinstance(old, nn.Conv2d) else nn.Linear(old.in_features, classes)
-    parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, new)
+def _replace_heads(module: nn.Module, classes: int, inputs: Tensor) -> None:
+    with eval_mode(module):
+        paths = find_heads(module, inputs)
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, new_head(possible_heads(module)[path], classes))

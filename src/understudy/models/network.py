@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -19,7 +19,8 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.dropout import replace_dropouts, seed_dropouts
-from understudy.models.stages import channels_first, find_head, stages
+from understudy.models.heads import find_heads, possible_heads, reorder, zero
+from understudy.models.stages import channels_first, stages
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -50,16 +51,49 @@ class Network(nn.Module):
         self.register_buffer("class_bias", None)
         self.signals: frozenset[str] = frozenset()
         self._watched: dict[str, Tensor] = {}
+        self._read: dict[str, Tensor] = {}  # by the classifiers
+        self._head_paths: tuple[str, ...] | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.contract.classes
 
+    @property
+    def name(self) -> str:
+        """The model's name, for messages."""
+        return self.spec or "the module"
+
+    @property
+    def head_paths(self) -> tuple[str, ...]:
+        """Paths of the classifiers, several where their logits are added or averaged; see `find_heads`."""
+        if self._head_paths is None:
+            with self._explained(), eval_mode(self):
+                self._head_paths = find_heads(self.module, self.preprocess(self._blank()))
+        return self._head_paths
+
+    @property
+    def heads(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        """The classifiers by path.
+
+        Raises:
+            UnderstudyError: the logits come from other layers.
+        """
+        layers = possible_heads(self.module)
+        if not self.head_paths:
+            raise UnderstudyError(
+                f"{self.name} has no linear classifier whose outputs are the logits; end it with a linear layer or a "
+                "1x1 convolution"
+            )
+        return {path: layers[path] for path in self.head_paths}
+
     def freeze(self) -> Network:
         """Freeze everything below the classifier: no gradients, and eval mode even in training."""
         self.frozen = True
-        self.module.requires_grad_(False).get_submodule(find_head(self.module)).requires_grad_(True)
+        heads = self.heads.values()
+        self.module.requires_grad_(False)
+        for head in heads:
+            head.requires_grad_(True)
         return self
 
     def train(self, mode: bool = True) -> Network:
@@ -70,8 +104,8 @@ class Network(nn.Module):
     def watch(self, signals: Iterable[str]) -> Network:
         """Set which signals a forward pass returns besides the logits, replacing those set before.
 
-        They are "embedding", the input of the classifier, and paths of layers, as in `named_modules()`, whose outputs
-        become `Signals.features`.
+        They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
+        `named_modules()`, whose outputs become `Signals.features`.
         """
         for hook in self._hooks:
             hook.remove()
@@ -79,51 +113,82 @@ class Network(nn.Module):
         self.signals = frozenset(signals) - {"logits"}
         modules = dict(self.module.named_modules())
         for name in sorted(self.signals):
+            # partial, unlike a closure, is copied together with the network
             if name == "embedding":
-                head = modules[find_head(self.module)]
-                self._hooks.append(head.register_forward_pre_hook(self._keep_embedding))
+                for path, head in self.heads.items():
+                    self._hooks.append(head.register_forward_pre_hook(partial(self._keep_input, path)))
             elif name in modules:
-                self._hooks.append(modules[name].register_forward_hook(self._output_keeper(name)))
+                self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
             else:
-                raise UnderstudyError(f"{self.spec or 'the module'} has no layer {name!r}{_layers_like(name, modules)}")
+                raise UnderstudyError(f"{self.name} has no layer {name!r}{_layers_like(name, modules)}")
         return self
 
-    def _keep_embedding(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._watched["embedding"] = args[0].flatten(1)
+    def _keep_input(self, path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._read[path] = args[0].flatten(1)
 
-    def _output_keeper(self, name: str) -> Any:
+    def _keep_output(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm
-
-        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-            # a copy, as the next layer may work in place (`relu_`, `out += shortcut`)
-            self._watched[name] = (
-                channels_first(output.clone(), self.contract.shape, declared_last=declared_last)
-                if isinstance(output, Tensor)
-                else output
-            )
-
-        return keep
+        # a copy, as the next layer may work in place (`relu_`, `out += shortcut`)
+        self._watched[name] = (
+            channels_first(output.clone(), self.contract.shape, declared_last=declared_last)
+            if isinstance(output, Tensor)
+            else output
+        )
 
     def shapes(self, taps: Sequence[str] | None = None) -> Shapes:
         """The shapes of the network's signals, measured in a forward pass that changes nothing.
 
-        `features` are in the order in which the layers ran. Default taps are the ends of the stages (see `stages`).
+        `features` are in the order in which the layers ran. Default taps are the ends of the stages (see `stages`), as
+        far as there are any that output tensors.
         """
         with eval_mode(self), torch.inference_mode():
-            blank = torch.zeros(1, *self.contract.source_shape, dtype=self.mean.dtype, device=self.mean.device)
-            if taps is None:
-                taps = stages(self.module, self.preprocess(blank))
+            blank = self._blank()
+            named = taps is not None
+            taps = taps if named else stages(self.module, self.preprocess(blank))
             watched = self.signals
             try:
                 signals = self.watch({"embedding", *taps})(blank)
             finally:
                 self.watch(watched)
         assert signals.embedding is not None
-        for tap in taps:
+        for tap in taps if named else ():
             if not isinstance(signals.features.get(tap), Tensor):
-                raise UnderstudyError(f"layer {tap!r} of {self.spec or 'the module'} outputs no tensor; tap another")
-        features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items()}
+                raise UnderstudyError(f"layer {tap!r} of {self.name} outputs no tensor; tap another")
+        features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
         return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
+
+    def _blank(self) -> Tensor:
+        """One blank sample, as a source stores it."""
+        return torch.zeros(1, *self.contract.source_shape, dtype=self.mean.dtype, device=self.mean.device)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what a module raises for inputs of a size that it cannot take into advice."""
+        try:
+            yield
+        except UnderstudyError:
+            raise
+        except (RuntimeError, AssertionError, TypeError, ValueError, LookupError) as fault:
+            shape = "x".join(map(str, self.contract.shape))
+            reason = str(fault).partition("\n")[0] or type(fault).__name__
+            images = len(self.contract.shape) == 3
+            advice = "choose another size with --input-size, or another model" if images else "choose another model"
+            raise UnderstudyError(
+                f"{self.name} cannot take {'images' if images else 'vectors'} of {shape} ({reason}); {advice}"
+            ) from fault
+
+    def check(self) -> None:
+        """Run the network on one blank sample.
+
+        Raises:
+            UnderstudyError: it cannot take its input, or does not output a logit for each class.
+        """
+        with self._explained(), eval_mode(self), torch.inference_mode():
+            outputs = self(self._blank()).logits.shape[1]
+        if self.classes and outputs != len(self.classes):
+            raise UnderstudyError(
+                f"{self.name} has {outputs} outputs for {len(self.classes)} classes; give it a head of as many"
+            )
 
     def accepts_size(self, size: int) -> bool:
         """Whether the network runs on images of size x size pixels; other sizes than its own are tried."""
@@ -132,8 +197,8 @@ class Network(nn.Module):
             return True
         self.contract = replace(contract, shape=(contract.shape[0], size, size))
         try:
-            self.shapes(())
-        except (RuntimeError, AssertionError):  # raised by networks of a fixed input size
+            self.check()
+        except UnderstudyError:  # a network of a fixed input size
             return False
         finally:
             self.contract = contract
@@ -151,7 +216,7 @@ class Network(nn.Module):
 
     def preprocess(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         """A batch's inputs as the module expects them: modality, channels, size and normalization."""
-        return (prepare_inputs(inputs, self.contract, self.spec or "the network") - self.mean) / self.std
+        return (prepare_inputs(inputs, self.contract, self.name) - self.mean) / self.std
 
     def forward(self, batch: Batch | Tensor) -> Signals:
         inputs = batch.inputs if isinstance(batch, Batch) else batch
@@ -159,10 +224,16 @@ class Network(nn.Module):
             seed_dropouts(self.dropouts, self.dropout_seed, batch.view if isinstance(batch, Batch) else None)
         with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
             logits = self.module(self.preprocess(inputs))
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            found = (
+                f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            )
+            raise UnderstudyError(f"{self.name} outputs {found} instead of logits (B, C); wrap it so that it does")
         if self.class_bias is not None:
             logits = logits + self.class_bias
-        watched, self._watched = self._watched, {}
-        return Signals(logits, watched.pop("embedding", None), watched)
+        (watched, self._watched), (read, self._read) = (self._watched, {}), (self._read, {})
+        embedding = torch.cat(list(read.values()), 1) if len(read) > 1 else next(iter(read.values()), None)
+        return Signals(logits, embedding, watched)
 
     def save(self, path: Path) -> None:
         """Write weights, contract and spec to a safetensors file, atomically."""
@@ -171,12 +242,38 @@ class Network(nn.Module):
         write_whole(path, save(tensors, {"understudy": json.dumps(metadata)}))
 
     def scale_logits(self, factor: float) -> None:
-        """Multiply the logits by a factor, through the weights of the classifier."""
-        with torch.no_grad():
-            for weights in self.module.get_submodule(find_head(self.module)).parameters():
+        """Multiply the logits by a factor, through the weights of the classifiers.
+
+        Raises:
+            UnderstudyError: the logits do not scale with these weights, as where a norm follows them.
+        """
+        heads, blank = self.heads.values(), self._blank()
+        with eval_mode(self), torch.no_grad():
+            before = self.module(self.preprocess(blank))
+            for weights in (weights for head in heads for weights in head.parameters()):
                 weights.mul_(factor)
+            after = self.module(self.preprocess(blank))
+        if not torch.allclose(after, before * factor, rtol=1e-2, atol=1e-2 * float(after.abs().max())):
+            raise UnderstudyError(
+                f"the logits of {self.name} do not scale with the weights of its classifier; leave out --calibrate"
+            )
         if self.class_bias is not None:
             self.class_bias = self.class_bias * factor
+
+    def zero_heads(self) -> None:
+        """Set the weights and biases of the classifiers to zero."""
+        for head in self.heads.values():
+            zero(head)
+
+    def reorder_classes(self, classes: tuple[str, ...]) -> None:
+        """Predict the same classes in another order, by permuting the rows of the classifiers."""
+        assert sorted(classes) == sorted(self.classes), classes
+        order = [self.classes.index(name) for name in classes]
+        for head in self.heads.values():
+            reorder(head, order)
+        if self.class_bias is not None:
+            self.class_bias = self.class_bias[order]
+        self.contract = replace(self.contract, classes=classes)
 
     def set_class_bias(self, bias: Tensor) -> None:
         """Add (C,) to the logits, on top of any class bias set before; it is saved with the weights."""
@@ -224,53 +321,3 @@ def _layers_like(name: str, paths: Iterable[str]) -> str:
     return f"{close}{'' if close else ';'} there are {', '.join(known if len(known) <= 40 else outer[:40])}" + (
         ", and more inside them" if len(known) > 40 else ""
     )
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a weights file and the metadata that `Network.save` wrote, {} in other files.
-
-    Pickled objects are never run.
-    """
-    if path.suffix == ".npz":
-        raise UnderstudyError(f"{path} is a NumPy archive; official weights of Big Transfer are loaded as bit:{path}")
-    try:
-        if path.suffix in (".pth", ".pt", ".bin"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
-            if not all(isinstance(x, Tensor) for x in state.values()):
-                raise UnderstudyError(f"{path} holds more than tensors; save only its state_dict()")
-            return state, {}
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("understudy", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except FileNotFoundError:
-        raise UnderstudyError(f"there is no weights file {path}") from None
-    except UnderstudyError:
-        raise
-    except SafetensorError as error:
-        raise UnderstudyError(f"{path} is not a complete safetensors file ({error})") from None
-    except Exception as error:  # torch raises several types for pickled code and for damaged files
-        raise UnderstudyError(
-            f"{path} could not be loaded: it is damaged or holds pickled objects, which are never run; "
-            f"save its state_dict() as safetensors ({type(error).__name__})"
-        ) from None
-
-
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict strictly; an error names `source` and the first keys that differ."""
-    check_match(module.state_dict(), state, source)
-    module.load_state_dict(state)
-
-
-def check_match(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    """Raise unless `state` has exactly the keys and shapes of `expected`."""
-    problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name} is unexpected" for name in state if name not in expected]
-    problems += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(x.shape)}"
-        for name, x in expected.items()
-        if name in state and state[name].shape != x.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UnderstudyError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")

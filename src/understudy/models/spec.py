@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from torch import nn
 from understudy.errors import UnderstudyError, nearest
 
 M = TypeVar("M", bound=nn.Module)
+_LARGEST = 65_536  # of an option: more is a slip, or a file that would exhaust the memory
 
 
 @dataclass(frozen=True)
@@ -38,5 +40,23 @@ def call(constructor: Callable[..., M], spec: Spec, *args: Any, **options: Any) 
         return constructor(*args, **options)
     except UnderstudyError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError, ZeroDivisionError) as error:
         raise UnderstudyError(f"{spec} does not accept these options: {error}") from error
+
+
+def check_options(spec: Spec, allowed: Collection[str], hints: dict[str, str]) -> None:
+    """Raise unless all options are allowed and have plain values: what else a library takes may name files or code.
+
+    Args:
+        hints: what to do instead, for options that are not allowed.
+
+    >>> check_options(Spec("timm", "resnet18", {"drop_rate": 0.1}), {"drop_rate"}, {})
+    """
+    for name, value in spec.options.items():
+        if name in hints:
+            raise UnderstudyError(f"{spec} takes no option {name!r}; {hints[name]}")
+        if name not in allowed:
+            raise UnderstudyError(f"{spec} has no option {name!r}{nearest(name, allowed)}")
+        plain = isinstance(value, bool | float) or (isinstance(value, int) and abs(value) <= _LARGEST)
+        if not plain and not (isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,40}", value)):
+            raise UnderstudyError(f"option {name!r} of {spec} must be a number, true, false or a word, not {value!r}")

@@ -1,4 +1,4 @@
-"""Layers to tap: the ends of a network's stages, and its classifier."""
+"""Layers to tap: the ends of a network's stages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError
 from understudy.models.dropout import CounterDropout
+from understudy.models.heads import find_heads
 
 # Layers that only pass on, normalize or reduce the output of the layer before them: never the end of a stage.
 _PASS_THROUGH = (
@@ -20,23 +20,6 @@ _PASS_THROUGH = (
 )  # fmt: skip
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MARGIN = 0.2  # of the logarithm of height over width: more than the rounding of odd sizes
-
-
-def find_head(module: nn.Module) -> str:
-    """The path of the classifier: the last linear layer or 1x1 convolution in module order."""
-    paths = possible_heads(module)
-    if not paths:
-        raise UnderstudyError(f"{type(module).__name__} has no linear classifier whose input could be the embedding")
-    return paths[-1]
-
-
-def possible_heads(module: nn.Module) -> list[str]:
-    """Paths of the linear layers and 1x1 convolutions."""
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
-    ]
 
 
 def channels_first(x: Tensor, image: tuple[int, ...], *, declared_last: bool = False) -> Tensor:
@@ -71,7 +54,9 @@ def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     if declared:
         return tuple(declared)
     modules = dict(module.named_modules())
-    paths = [path for path in _from_timm(module) if not isinstance(modules.get(path), (NoneType, *_PASS_THROUGH))]
+    paths = [
+        path for path in _from_timm(module) if path and not isinstance(modules.get(path), (NoneType, *_PASS_THROUGH))
+    ]
     paths = paths or _from_forward(module, inputs)
     blocks = [path for path in paths if _is_block(modules[path])]
     return tuple(blocks or paths)
@@ -122,7 +107,7 @@ def _from_forward(module: nn.Module, inputs: Tensor) -> list[str]:
         nonlocal in_head
         in_head = True
 
-    hooks = [module.get_submodule(find_head(module)).register_forward_pre_hook(before_head)]
+    hooks = [module.get_submodule(path).register_forward_pre_hook(before_head) for path in find_heads(module, inputs)]
     hooks += [layer.register_forward_hook(record(path)) for path, layer in _chain(module).items()]
     try:
         with torch.inference_mode():
@@ -137,7 +122,7 @@ def _from_forward(module: nn.Module, inputs: Tensor) -> list[str]:
         call.path: {part.group for part in calls if f"{part.path}.".startswith(f"{call.path}.")} for call in calls
     }
     calls = [call for call in calls if len(groups[call.path]) == 1]
-    following = [*[call.group for call in calls[1:]], None]
+    following = [*[call.group for call in calls[1:]], None][: len(calls)]
     return [call.path for call, group in zip(calls, following, strict=True) if call.group != group]
 
 

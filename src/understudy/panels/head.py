@@ -11,30 +11,31 @@ import torch
 from understudy.errors import UnderstudyError
 from understudy.models.build import load_network, start_from
 from understudy.models.network import Network
-from understudy.models.stages import find_head
 
 
 def narrow_head(path: Path, group: Sequence[str], dustbin: str) -> Network:
     """Load a network and replace its head by one over `(*group, dustbin)`; all other weights are kept.
 
     Classes of the group keep their rows of the head. The dustbin's row is the mean of the others, with the log of
-    their number added to the bias: a lower bound on their summed probability, exact if their logits are equal.
+    their number added: a lower bound on their summed probability, exact if their logits are equal. Of a network with
+    several heads each is narrowed, and what is added to the logits is the class bias, as no head's share is known.
     """
     whole, fresh = load_network(path), start_from(path, (*group, dustbin))
     unknown = [name for name in group if name not in whole.classes]
     if unknown:
         raise UnderstudyError(f"{path} has no class {unknown[0]!r}; pass a generalist that was trained on this data")
-    head, new = (network.module.get_submodule(find_head(network.module)) for network in (whole, fresh))
     own = [whole.classes.index(name) for name in group]
     others = [i for i, name in enumerate(whole.classes) if name not in group]
-    state = head.state_dict()
-    if len(state["weight"]) != len(whole.classes):
-        raise UnderstudyError(f"the last layer of {path} lacks one row per class; pass a generalist with a linear head")
-    if "bias" in state and whole.class_bias is not None:
-        state["bias"] = state["bias"] + whole.class_bias
-    offset = math.log(len(others))
-    dustbin_rows = {name: x[others].mean(0, keepdim=True) + offset * (name == "bias") for name, x in state.items()}
-    new.load_state_dict({name: torch.cat([x[own], dustbin_rows[name]]) for name, x in state.items()})
+    added = torch.zeros(len(whole.classes)) if whole.class_bias is None else whole.class_bias
+    added = torch.cat([added[own], added[others].mean(0, keepdim=True) + math.log(len(others))])
+    for place, head in whole.heads.items():
+        state = head.state_dict()
+        rows = {name: torch.cat([x[own], x[others].mean(0, keepdim=True)]) for name, x in state.items()}
+        if len(whole.heads) == 1 and "bias" in rows:
+            rows["bias"], added = rows["bias"] + added, torch.zeros_like(added)
+        fresh.heads[place].load_state_dict(rows)
+    if added.any():
+        fresh.set_class_bias(added)
     fresh.init_from = (
         f"initialized from {path}: the head's rows of {len(group)} classes, and one for the other {len(others)}"
     )

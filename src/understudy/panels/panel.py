@@ -92,6 +92,17 @@ class SpecialistPanel(Network):
         nn.Module.train(self, False)  # always in eval mode
         return self
 
+    @property
+    def head_paths(self) -> tuple[str, ...]:
+        """The generalist's classifiers, whose input is the embedding."""
+        return tuple(f"0.module.{path}" for path in self.generalist.head_paths)
+
+    def reorder_classes(self, classes: tuple[str, ...]) -> None:
+        raise UnderstudyError(
+            f"{self.name} predict the classes of the data in another order; train them on this data, or name its "
+            "classes in their order"
+        )
+
     def watch(self, signals: Iterable[str]) -> SpecialistPanel:
         self.generalist.watch(signals)
         self.signals = self.generalist.signals

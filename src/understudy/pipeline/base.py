@@ -24,7 +24,7 @@ from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
-from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, start_from
+from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, restore, start_from
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
@@ -182,6 +182,7 @@ class Pipeline(ABC, Generic[R]):
                     check_modality(source, network.contract.modality)
                 if side := recipe.input_size or recipe.augmentation.crop_size:
                     network.set_input_size(side)
+                network.check()
                 self.initialize(network)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
@@ -242,9 +243,10 @@ class Pipeline(ABC, Generic[R]):
         if self.overrides.model is None:
             return load_network(file, trust_code=self.overrides.trust_code).eval()
         network = build(copy.deepcopy(self.overrides.model), self.contract())
-        state, facts = read_weights(file)
-        network.load_state_dict(state)
-        network.contract = InputContract.from_json(facts["contract"])
+        weights = read_weights(file)
+        if weights.contract is None:
+            raise UnderstudyError(f"{file} was not written by understudy; resume the run that it is in")
+        restore(network, weights)
         return network.eval()
 
     def evaluation_teacher(self, device: torch.device) -> AnyTeacher | None:

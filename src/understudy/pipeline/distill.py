@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -22,8 +21,8 @@ from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import in_subset, open_parts
-from understudy.pipeline.weights import files_of, load_teacher, weights_of
-from understudy.teachers import Teacher, check_classes, combine
+from understudy.pipeline.weights import teacher_files, teachers_of
+from understudy.teachers import Teacher, combine, match_classes
 
 D = TypeVar("D", bound=DistillRecipe)
 
@@ -64,24 +63,25 @@ class Distill(Pipeline[D]):
             if not network.classes:  # neither the data nor the module names them
                 names = map(str, range(network.shapes(()).classes))
                 network.contract = replace(network.contract, classes=tuple(names))
-        for file in self._files:
-            networks[str(file)] = load_teacher(file)  # code that a file names is never run
+        for name in self._teacher_names:
+            contract = partial(data.contract, recipe.teacher_modality)
+            networks |= teachers_of(name, contract, trust_code=self.overrides.trust_code)
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
         classes = data.labeled.classes or next(iter(networks.values())).classes
         for name, network in networks.items():
-            check_classes(network, f"teacher {name}", classes)
+            match_classes(network, f"teacher {name}", classes)
             set_modality(network, f"teacher {name}", recipe.teacher_modality)
             check_modality(data.train, network.contract.modality)
         return networks
 
-    @cached_property
-    def _files(self) -> list[Path]:
-        return [] if self.overrides.teachers else [file for name in self.recipe.teacher for file in weights_of(name)]
+    @property
+    def _teacher_names(self) -> tuple[str, ...]:
+        return () if self.overrides.teachers else self.recipe.teacher
 
     @property
     def teacher_files(self) -> list[str]:
-        return [str(part) for file in self._files for part in files_of(file)]
+        return [str(file) for name in self._teacher_names for file in teacher_files(name)]
 
     def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
         return combine(teachers, self.recipe.mean)

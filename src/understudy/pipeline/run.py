@@ -133,8 +133,8 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     members = pipeline.members()
     terminal = Terminal()
     if first:
-        for line in dict.fromkeys(member.network.init_from for member in members):
-            terminal.say(line) if line else None
+        for line in _origins(pipeline, members):
+            terminal.say(line)
         for caution in data.cautions:
             terminal.say(caution, "yellow")
         run.note(cautions=data.cautions)
@@ -159,7 +159,7 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         labeled = data.train.targets is not None
         run.note(
-            init_from=list(dict.fromkeys(filter(None, (m.network.init_from for m in members)))),
+            init_from=_origins(pipeline, members),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
             skipped=dict(data.train.skipped) | skipped,
@@ -174,6 +174,12 @@ def over_ranks(fabric: Fabric, skipped: dict[str, str]) -> dict[str, str]:
         parts *= fabric.world_size
         dist.all_gather_object(parts, skipped)
     return {name: reason for part in parts for name, reason in part.items()}
+
+
+def _origins(pipeline: Pipeline[Any], members: Sequence[Member]) -> list[str]:
+    """Where the weights of the teachers and of the members come from, as far as there is something to say."""
+    teachers = [f"teacher {name}: {net.init_from}" for name, net in pipeline.teachers.items() if net.init_from]
+    return list(dict.fromkeys([*teachers, *(m.network.init_from for m in members if m.network.init_from)]))
 
 
 def signals_read(members: Sequence[Member]) -> set[str]:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from understudy.config.recipe import TrainRecipe
 from understudy.data import Source, fraction, stratified_split
 from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_scale, predict_logits
-from understudy.models import InputContract, Network, find_head
+from understudy.models import InputContract, Network
 from understudy.pipeline.base import Pipeline, for_crops
 from understudy.pipeline.loss import Term
 from understudy.pipeline.run_data import RunData
@@ -63,11 +62,10 @@ class Train(Pipeline[T]):
             size = "x".join(map(str, network.contract.shape[1:]))
             raise UnderstudyError(f"{network.spec or 'the model'} takes images of {size} only; leave out --test-size")
         if recipe.zero_head:
-            for weights in network.module.get_submodule(find_head(network.module)).parameters():
-                nn.init.zeros_(weights)
+            network.zero_heads()
             network.init_from += ", set to zero" if network.init_from else ""
         if recipe.calibrate:
-            find_head(network.module)  # fails now, not after the training
+            network.scale_logits(1.0)  # fails now, not after the training
         if recipe.freeze:
             network.freeze()
 

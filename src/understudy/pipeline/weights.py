@@ -1,11 +1,12 @@
-"""From a run folder's or a weights file's path to trained networks."""
+"""From a run folder's or a weights file's path, or the name of a model with its weights, to trained networks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.models import Network, load_network
+from understudy.models import InputContract, Network, build, is_code, load_network, names_model, parse_spec
 from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
 from understudy.runs.run import Run, find_run
 
@@ -40,6 +41,40 @@ def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Ne
         return {name: load_network(file, trust_code=trust_code) for name, file in find_run(path).models.items()}
     name = path.stem if path.stem.rpartition("-")[0] in ("alone", "distilled", "model") else "model-0"
     return {name: load_network(path, trust_code=trust_code)}
+
+
+def teacher_files(name: str) -> list[Path]:
+    """The files that `teachers_of` reads."""
+    if names_model(name):
+        options = parse_spec(name).options
+        return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
+    return [part for file in weights_of(name) for part in files_of(file)]
+
+
+def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code: bool = False) -> dict[str, Network]:
+    """The networks of a run folder, of a weights file or of a model's name with its weights.
+
+    Args:
+        contract: gives that of the data, for a model's name.
+
+    Raises:
+        UnderstudyError: there is no such path, or the name loads no weights with a head, so that there is no teacher.
+    """
+    if names_model(name):
+        return {name: _named_teacher(name, contract(), trust_code=trust_code)}
+    return {str(file): load_teacher(file) for file in weights_of(name)}  # code that a file names is never run
+
+
+def _named_teacher(name: str, contract: InputContract, *, trust_code: bool) -> Network:
+    weights = str(parse_spec(name).options.get("weights", ""))
+    if not is_code(name) and not Path(weights).is_file():
+        given = f"weights={weights}, which is no file" if weights else "no weights of its own"
+        head = name.partition("?")[0]
+        raise UnderstudyError(
+            f"the teacher {head} has {given}, and needs a file of weights with its head: write {head}?weights=FILE, or "
+            "give the run folder or weights file of a trained model"
+        )
+    return build(name, contract, trust_code=trust_code and is_code(name))
 
 
 def load_teacher(file: Path) -> Network:

@@ -1,5 +1,5 @@
 """Teachers: frozen, folded networks, alone or as an ensemble."""
 
-from understudy.teachers.frozen import Ensemble, Teacher, check_classes, combine
+from understudy.teachers.frozen import Ensemble, Teacher, check_classes, combine, match_classes
 
-__all__ = ["Ensemble", "Teacher", "check_classes", "combine"]
+__all__ = ["Ensemble", "Teacher", "check_classes", "combine", "match_classes"]

@@ -88,6 +88,14 @@ def combine(teachers: Sequence[T], mean: Mean = "arithmetic") -> T | Ensemble:
     return Ensemble(teachers, mean) if len(teachers) > 1 else teachers[0]
 
 
+def match_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
+    """Have a network predict the classes of the data in their order; raises as `check_classes` unless it knows them."""
+    if network.classes != classes and sorted(network.classes) == sorted(classes):
+        network.reorder_classes(classes)
+        network.init_from += f"{', ' if network.init_from else ''}its classes put into the order of the data"
+    check_classes(network, name, classes)
+
+
 def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
     """Raise unless a network predicts exactly the classes of the data, in the same order."""
     if network.classes != classes:

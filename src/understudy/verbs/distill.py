@@ -33,7 +33,8 @@ def distill(
 
     Args:
         data: as for `train`.
-        teacher: run folders, weights files or modules; several make an ensemble.
+        teacher: run folders, weights files, models with their weights (timm:resnet18?weights=FILE) or modules; several
+            make an ensemble.
         student: a model's name, a run folder or weights file to start from, or a module.
         transfer_set: samples to distill on in place of the training part; labels are not needed.
         run: the run folder; a new one under runs/ by default.

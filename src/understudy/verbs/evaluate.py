@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,11 @@ from understudy.pipeline.base import as_teacher
 from understudy.pipeline.device import device_of
 from understudy.pipeline.evaluate import scorable
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.modality import contract_of
 from understudy.pipeline.run_data import in_subset
-from understudy.pipeline.weights import load_teacher, networks_of, weights_of
+from understudy.pipeline.weights import networks_of, teachers_of
 from understudy.runs.run import Run
-from understudy.teachers import check_classes, combine
+from understudy.teachers import check_classes, combine, match_classes
 
 
 def evaluate(
@@ -41,7 +43,8 @@ def evaluate(
     Args:
         target: a run folder or a weights file.
         data: whatever `open_source` opens; labeled.
-        teacher: run folders or weights files to compare the predictions with; several make an ensemble.
+        teacher: run folders, weights files or models with their weights, to compare the predictions with; several make
+            an ensemble.
         split: "test", "train" or "validation": the data's own, or what the run held out from the training part.
         class_bias: logits to raise first, as "3=+3.5".
         data_root, download, size: as for `open_source`.
@@ -67,9 +70,10 @@ def evaluate(
         check_classes(network, name, source.classes)
         if class_bias:
             network.set_class_bias(parse_bias(class_bias, network.classes))
-    teachers = [load_teacher(file) for name in teacher for file in weights_of(name)]
+    contract = partial(contract_of, source)
+    teachers = [network for name in teacher for network in teachers_of(name, contract, trust_code=trust_code).values()]
     for network in teachers:
-        check_classes(network, f"teacher {network.spec}", source.classes)
+        match_classes(network, f"teacher {network.spec}", source.classes)
     device = device_of()
     frozen = [as_teacher(network, device) for network in teachers]
     together = combine(frozen) if frozen else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from understudy.config.keywords import SpecialistsKeywords
 from understudy.config.recipe import SpecialistRecipe, TrainRecipe
@@ -27,7 +27,7 @@ from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import PanelFacts
 from understudy.files import sha256, write_whole
-from understudy.models import Network, fold, load_network
+from understudy.models import Network, fold, load_network, read_weights
 from understudy.panels.covariance import covariance_of
 from understudy.panels.grouping import confusion_within, group_classes, order_by_group
 from understudy.panels.sampling import log_oversampling
@@ -239,7 +239,9 @@ def _evaluate(found: RunCollection, config: SpecialistsConfig, data: RunData, co
     manifest, panel = read_manifest(folder), load_panel(folder)
     check_classes(panel, str(folder), test.classes)
     scores = score_panel(panel, test, _students(config.student, test.classes))
-    matrix = load_file(folder / "covariance.safetensors")["covariance"]
+    matrix = read_weights(folder / "covariance.safetensors").tensors.get("covariance")
+    if matrix is None or matrix.shape != (len(manifest.classes),) * 2:
+        raise UnderstudyError(f"{folder} has no covariance of its classes; find the groups again with --overwrite")
     order = torch.tensor(order_by_group(manifest.index, len(manifest.classes)))
     for group, confusion in zip(scores["groups"], manifest.confusion, strict=True):
         group["held"] = confusion

@@ -1,0 +1,80 @@
+"""The classifier heads of a module: the one place that knows them all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def possible_heads(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The linear layers and 1x1 convolutions, by path."""
+    return {
+        path: layer
+        for path, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    }
+
+
+def find_heads(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
+    """Paths of the classifiers, in the order in which they run; none if the logits come from other layers.
+
+    They are the linear layers and 1x1 convolutions with an output per class whose outputs reach the logits without
+    passing another such layer: one in most networks, several where logits of several are averaged (DeiT's distillation
+    token, LeViT, PiT, CrossViT). They are found in a forward pass, which changes nothing.
+
+    Args:
+        module: maps `inputs` to logits; in eval mode.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
+    >>> find_heads(net, torch.zeros(1, 2, 2))
+    ('3',)
+    """
+    outputs: list[tuple[str, Tensor]] = []
+
+    def cut_after(path: str) -> object:
+        def cut(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            outputs.append((path, output.detach().requires_grad_()))
+            return outputs[-1][1].clone()  # the next layer may work in place
+
+        return cut
+
+    hooks = [layer.register_forward_hook(cut_after(path)) for path, layer in possible_heads(module).items()]  # type: ignore[arg-type]
+    try:
+        # nothing but the outputs since the last layer of this kind gets a gradient
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = module(inputs.clone())
+            if not outputs or not isinstance(logits, Tensor) or not logits.requires_grad:
+                return ()
+            gradients = torch.autograd.grad(logits.sum(), [x for _, x in outputs], allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = possible_heads(module)
+    reached = [path for (path, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None]
+    return tuple(path for path in dict.fromkeys(reached) if outputs_of(layers[path]) == logits.shape[1])
+
+
+def outputs_of(head: nn.Linear | nn.Conv2d) -> int:
+    """The number of outputs of a classifier."""
+    return len(head.weight)
+
+
+def new_head(old: nn.Linear | nn.Conv2d, classes: int) -> nn.Linear | nn.Conv2d:
+    """A classifier with fresh weights that reads what another one reads."""
+    bias = old.bias is not None
+    if isinstance(old, nn.Conv2d):
+        return nn.Conv2d(old.in_channels, classes, 1, bias=bias)
+    return nn.Linear(old.in_features, classes, bias=bias)
+
+
+def zero(head: nn.Module) -> None:
+    """Set the weights and biases of a classifier to zero, as for transfer (Big Transfer, section 3.3)."""
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+
+
+def reorder(head: nn.Linear | nn.Conv2d, order: list[int]) -> None:
+    """Permute the outputs of a classifier: output i becomes what output `order[i]` was."""
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order].clone())
