@@ -19,6 +19,7 @@ from understudy.data.formats.folder import index_folder
 from understudy.data.formats.frames import FRAMES, open_frames
 from understudy.data.formats.hub import open_hub
 from understudy.data.formats.index import DatasetIndex
+from understudy.data.formats.listing import is_class_tar
 from understudy.data.formats.nyu import open_nyu
 from understudy.data.formats.pairs import add_pairs
 from understudy.data.formats.parquet import index_parquet, parquet_files
@@ -28,8 +29,13 @@ from understudy.data.formats.torchvision import open_named
 from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError, nearest
 
+
+def _index_tar(path: Path, *, seed: int) -> DatasetIndex:
+    return index_folder(path, seed=seed) if is_class_tar(path) else index_shards(path, seed=seed)
+
+
 _FILES = {
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), index_shards),  # compressed ones are refused there
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), _index_tar),  # compressed ones are refused there
     **{".zip": index_folder, ".csv": index_csv, ".tsv": index_csv, ".parquet": index_parquet},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,12 +54,18 @@ class SplitIndex:
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """The splits of a dataset; `scan` is whether to read every image header up front, unless that means decoding."""
+    """The splits of a dataset.
+
+    Attributes:
+        scan: whether to read every image header up front, unless that means decoding.
+        notes: what the user should know of how it was opened, a line each.
+    """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[SplitName, SplitIndex]
     scan: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def parse_split(name: str) -> SplitName | None:
@@ -101,7 +108,7 @@ def position_ids(n: int, split: SplitName = "train") -> Tensor:
 
 def pair_key(path: str) -> str:
     """Key that matches a file with its counterpart in another modality: the relative path without extension."""
-    return os.path.splitext(path)[0]
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
 
 
 def divide(index: SplitIndex, seed: int) -> dict[SplitName, SplitIndex]:

@@ -6,6 +6,7 @@ Records are small and are pickled without open handles, so that any number of wo
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,21 +56,34 @@ class BytesRecord(ABC):
 
     @abstractmethod
     def open(self) -> BinaryIO:
-        """A stream of the bytes; raises OSError or KeyError if they are missing."""
+        """A stream of the bytes; raises OSError or KeyError if they are missing, or `Unreadable`."""
 
     def header(self) -> ImageHeader:
-        with self._stream() as stream:
+        with self.stream() as stream:
             return decode.read_header(stream)
 
     def read(self) -> Image.Image:
-        with self._stream() as stream:
+        with self.stream() as stream:
             return decode.decode(stream)
 
-    def _stream(self) -> BinaryIO:
+    def first_bytes(self, count: int) -> bytes:
+        """The first bytes of the file; raises `Unreadable`."""
+        with self.stream() as stream:
+            try:
+                return stream.read(count)
+            except Exception as error:
+                raise Unreadable(decode.DAMAGED) from error
+
+    def stream(self) -> BinaryIO:
+        """A stream of the bytes; raises `Unreadable`."""
         try:
             return self.open()
         except (OSError, KeyError) as error:
             raise Unreadable(decode.NOT_OPENED) from error
+        except (Unreadable, MemoryError):
+            raise
+        except Exception as error:  # archives raise almost anything on corrupt data
+            raise Unreadable(decode.DAMAGED) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +98,13 @@ class FileRecord(BytesRecord):
         return escape_name(self.relative)
 
     def open(self) -> BinaryIO:
-        return open(os.path.join(self.root, self.relative), "rb")
+        path = os.path.join(self.root, self.relative)
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for its other end
+            raise Unreadable(decode.NOT_A_FILE)
+        if about.st_size > decode.MAX_BYTES:
+            raise Unreadable(decode.TOO_MANY_BYTES)
+        return open(path, "rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,25 @@ class ZipRecord(BytesRecord):
         return escape_name(self.member)
 
     def open(self) -> BinaryIO:
-        return self.archive().open(self.member)  # type: ignore[return-value]
+        archive = self.archive()
+        if archive.getinfo(self.member).file_size > decode.MAX_BYTES:
+            raise Unreadable(decode.TOO_MANY_BYTES)
+        return archive.open(self.member)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRecord(BytesRecord):
+    """A file that is known to be unreadable without being opened."""
+
+    path: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return escape_name(self.path)
+
+    def open(self) -> BinaryIO:
+        raise Unreadable(self.reason)
 
 
 def open_zip(path: Path) -> PerProcess[ZipFile]:
