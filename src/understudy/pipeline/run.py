@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.text import Text
 
 from understudy.data import Source
+from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
 from understudy.files import sha256
@@ -112,6 +114,8 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         for line in dict.fromkeys(member.network.init_from for member in members):
             console.print(line, highlight=False) if line else None
+        for line in (*data.notes, *(describe_skipped(part, found) for part, found in data.skipped.items() if found)):
+            console.print(Text(line, "yellow"), soft_wrap=True)
     if teacher is not None:
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device, fabric.global_rank, fabric.world_size, workers_of(recipe))
@@ -135,8 +139,10 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
             init_from=list(dict.fromkeys(filter(None, (m.network.init_from for m in members)))),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
-            skipped=dict(data.train.skipped) | batches.skipped,
+            skipped=data.skipped | {"train": data.skipped["train"] | batches.skipped},
         )
+        if batches.skipped:
+            console.print(Text(describe_skipped("train, while decoding", batches.skipped), "yellow"), soft_wrap=True)
         _save_models(pipeline, run, members, fabric.device)
 
 

@@ -99,8 +99,11 @@ class _Entry(NamedTuple):
     record: BytesRecord | None = None
 
 
-def list_images(path: Path) -> Listing:
+def list_images(path: Path, *, advice: str = LAYOUT) -> Listing:
     """List the images in a folder, or in a zip or tar without extracting it.
+
+    Args:
+        advice: what to do where there are no images.
 
     Raises:
         UnderstudyError: there are none; or an archive is damaged, encrypted or has paths that lead out of it.
@@ -110,7 +113,7 @@ def list_images(path: Path) -> Listing:
         entries = _tar_entries(name, path) if path.suffix.lower() == ".tar" else _zip_entries(name, path)
     else:
         entries = _folder_entries(name, os.fspath(path))
-    return _list(name, entries)
+    return _list(name, entries, advice)
 
 
 def is_class_tar(path: Path) -> bool:
@@ -131,7 +134,7 @@ def is_class_tar(path: Path) -> bool:
     return len(folders - {""}) > 1
 
 
-def _list(name: str, entries: Iterator[_Entry]) -> Listing:
+def _list(name: str, entries: Iterator[_Entry], advice: str) -> Listing:
     records: dict[str, BytesRecord] = {}
     folders: set[str] = set()
     tables: list[str] = []
@@ -164,7 +167,7 @@ def _list(name: str, entries: Iterator[_Entry]) -> Listing:
     images = sorted(records.keys() - set(tables))
     if not images:
         holds = f", only {_counted(ignored)}" if ignored else ""
-        advice = "unpack the archives, or open one of them" if ignored.keys() & _ARCHIVES else LAYOUT
+        advice = "unpack the archives, or open one of them" if ignored.keys() & _ARCHIVES else advice
         raise UnderstudyError(f"{name} contains no images{holds}; {advice}")
     notes = (f"{name}: left out as not part of the data: {_counted(ignored)}",) if ignored else ()
     return Listing(Tree(images, sorted(folders), sorted(tables)), records.__getitem__, notes)
