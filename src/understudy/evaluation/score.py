@@ -66,7 +66,9 @@ def score_models(
     cka: dict[str, float | None] = {}
     for name, network in models.items():
         size = default_batch_size(test, network)
-        predictions[name], _, embeddings = _run(network.to(device), test, device, size, skipped, layers=layer is not None)
+        predictions[name], _, embeddings = _run(
+            network.to(device), test, device, size, skipped, layers=layer is not None
+        )
         network.to("cpu")
         cka[name] = _cka(embeddings, layer)
     teacher_logits = None if targets is None else targets.logits

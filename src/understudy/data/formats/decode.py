@@ -169,7 +169,7 @@ def _is_heif(start: bytes) -> bool:
 
 def _open_heif(stream: BinaryIO) -> Image.Image:
     try:
-        from pillow_heif import HeifImageFile
+        from pillow_heif import HeifImageFile  # type: ignore[reportMissingImports]
     except ImportError as error:
         raise Unreadable(HEIC) from error
     return HeifImageFile(stream)

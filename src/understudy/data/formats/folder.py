@@ -80,7 +80,9 @@ def _split(name: str, listing: Listing, top: str, tree: Tree, classes: Sequence[
     paths = [f"{top}/{path}" if top else path for path in tree.images]
     by_name = None if classes is None else {c: i for i, c in enumerate(classes)}
     targets = None if by_name is None else torch.tensor([by_name[path.split("/", 1)[0]] for path in tree.images])
-    return SplitIndex([listing.open(path) for path in paths], path_ids(name, paths), targets, list(map(pair_key, paths)))
+    return SplitIndex(
+        [listing.open(path) for path in paths], path_ids(name, paths), targets, list(map(pair_key, paths))
+    )
 
 
 def _class_folders(name: str, tree: Tree, folder: str = "") -> list[str]:
