@@ -133,5 +133,7 @@ def _open_named_or_path(
             "file"
         )
     name = escape_name(os.fsdecode(data))
+    if path.exists():
+        raise UnderstudyError(f"{name} is neither a folder nor a regular file; copy what it gives into one")
     hint = nearest(name, NAMED) if name.isprintable() and os.sep not in name else "; check the path"
     raise UnderstudyError(f"no folder, file or built-in dataset {name!r}{hint}")

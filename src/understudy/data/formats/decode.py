@@ -23,7 +23,7 @@ RAW = "camera raw"
 HEIC = "HEIC, which needs pip install 'understudy[heic]'"
 
 MAX_PIXELS = 2**26
-"""Images of more pixels are not decoded: 67 megapixels, 256 MiB with transparency."""
+"""Images of more pixels are not decoded. Other limits are lower, as the decoders of some formats need more memory."""
 MAX_BYTES = 2**27
 """Larger files are not decoded."""
 
@@ -42,6 +42,9 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG200
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _SHARED_BRANDS = (b"mif1", b"msf1")  # of HEIC and AVIF
+_LIMITS = {"JPEG2000": 26_000_000, "WEBP": 30_000_000}  # pixels, for about 500 MB
+_LIMIT = 50_500_000  # of other formats; JPEG can be decoded at half its size beyond that
+_MOST_SCANS = 64
 _LONGEST = 2**16  # pixels of a side
 _STRIP = 2**22  # pixels converted at once
 
@@ -84,14 +87,29 @@ def read_header(stream: BinaryIO) -> ImageHeader:
 
 def decode(stream: BinaryIO) -> Image.Image:
     """Decode an image file, or an animation's first frame, to an upright "L" or "RGB" image; raises `Unreadable`."""
-    image = _open(stream)
     try:
-        image.load()
-        return upright(image)
+        return upright(_loaded(stream))  # which can free what it is given
     except (Unreadable, MemoryError):
         raise
     except Exception as error:  # Pillow raises almost anything on corrupt data
         raise Unreadable(DAMAGED) from error
+
+
+def _loaded(stream: BinaryIO) -> Image.Image:
+    image = _open(stream)
+    if image.info.get("progressive") and _scans(stream) > _MOST_SCANS:
+        raise Unreadable(TOO_LARGE)
+    image.load()
+    return image
+
+
+def _scans(stream: BinaryIO) -> int:
+    """The scans of a progressive JPEG: each goes over all pixels, and takes no more than a hundred bytes."""
+    position = stream.tell()
+    stream.seek(0)
+    count = stream.read().count(b"\xff\xda")
+    stream.seek(position)
+    return count
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -155,6 +173,10 @@ def _open(stream: BinaryIO) -> Image.Image:
         raise Unreadable(DAMAGED if known else NOT_AN_IMAGE) from error
     if width * height > MAX_PIXELS or max(width, height) > _LONGEST:
         raise Unreadable(TOO_LARGE)
+    if width * height > _LIMITS.get(image.format or "", _LIMIT):
+        if image.format not in ("JPEG", "MPO"):
+            raise Unreadable(TOO_LARGE)
+        image.draft(None, (width // 2, height // 2))
     if image.mode == "F":
         raise Unreadable(NO_RANGE)
     return image

@@ -33,6 +33,11 @@ def index_folder(path: Path, *, seed: int) -> DatasetIndex:
         return DatasetIndex(name, (), {"train": _split(name, listing, "", tree, None)}, notes=tuple(notes))
     top, train = part(listing, folders["train"]) if folders else ("", tree)
     classes = _class_folders(name, train, top)
+    if len(classes) == 1 and listing.label_table:
+        raise UnderstudyError(
+            f"{name} has only one folder of images, {escape_name(classes[0])}/; if their labels are in "
+            f"{escape_name(listing.label_table)}, open that"
+        )
     check_classes(name, [escape_name(c) for c in classes])
     whole = _split(name, listing, top, train, classes)
     splits: dict[SplitName, SplitIndex] = {"train": whole} if folders else dict(divide(whole, seed))

@@ -80,11 +80,13 @@ class Listing:
         tree: its images.
         open: makes the record of a file, which has not been read.
         notes: what was left out, a line.
+        label_table: the first table of another kind, which may have the labels, or "".
     """
 
     tree: Tree
     open: Callable[[str], BytesRecord]
     notes: tuple[str, ...] = ()
+    label_table: str = ""
 
     def below(self, folder: str) -> Listing:
         opener = self.open
@@ -138,6 +140,7 @@ def _list(name: str, entries: Iterator[_Entry], advice: str) -> Listing:
     records: dict[str, BytesRecord] = {}
     folders: set[str] = set()
     tables: list[str] = []
+    label_table = ""
     ignored: Counter[str] = Counter()
     for entry in entries:
         path = unicodedata.normalize("NFC", entry.path)
@@ -160,6 +163,7 @@ def _list(name: str, entries: Iterator[_Entry], advice: str) -> Listing:
             continue
         elif suffix not in SUFFIXES and not _has_image(entry.record):
             ignored[_kind(parts[-1])] += 1
+            label_table = label_table or (path if suffix in (".csv", ".tsv", ".parquet") else "")
             continue
         if path in records:
             raise UnderstudyError(f"{name} has two files named {escape_name(path)!r}; remove or rename one")
@@ -170,7 +174,7 @@ def _list(name: str, entries: Iterator[_Entry], advice: str) -> Listing:
         advice = "unpack the archives, or open one of them" if ignored.keys() & _ARCHIVES else advice
         raise UnderstudyError(f"{name} contains no images{holds}; {advice}")
     notes = (f"{name}: left out as not part of the data: {_counted(ignored)}",) if ignored else ()
-    return Listing(Tree(images, sorted(folders), sorted(tables)), records.__getitem__, notes)
+    return Listing(Tree(images, sorted(folders), sorted(tables)), records.__getitem__, notes, label_table)
 
 
 def _is_foreign(part: str) -> bool:

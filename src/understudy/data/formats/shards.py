@@ -77,7 +77,7 @@ def is_pattern(path: Path) -> bool:
 
 def tar_files(folder: Path) -> list[Path]:
     """The tars in a folder."""
-    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
 
 
 def index_shards(path: Path, *, seed: int) -> DatasetIndex:
