@@ -20,6 +20,7 @@ NO_RANGE = "floating-point pixels of unknown range"
 NOT_OPENED = "cannot be opened"
 NOT_A_FILE = "not a regular file"
 RAW = "camera raw"
+LINK = "link in an archive"
 HEIC = "HEIC, which needs pip install 'understudy[heic]'"
 
 MAX_PIXELS = 2**26

@@ -9,12 +9,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from understudy.data.formats.decode import HEAD, RAW, RAW_SUFFIXES, SUFFIXES, looks_like_image
+from understudy.data.formats.decode import HEAD, LINK, RAW, RAW_SUFFIXES, SUFFIXES, looks_like_image
 from understudy.data.formats.records import BytesRecord, FileRecord, UnreadableRecord, ZipRecord, escape_name, open_zip
-from understudy.data.formats.shards import ShardRecord
+from understudy.data.formats.shards import ShardRecord, is_compressed
 from understudy.data.source import Unreadable
 from understudy.errors import UnderstudyError
 
@@ -120,19 +121,18 @@ def list_images(path: Path, *, advice: str = LAYOUT) -> Listing:
 
 def is_class_tar(path: Path) -> bool:
     """Whether a tar is an archive of folders with images, and not a shard of samples with KEY.cls or KEY.json."""
-    images, labels, folders = set[str](), set[str](), set[str]()
-    try:
-        for entry in _tar_entries(escape_name(os.fspath(path)), path):
-            stem, suffix = os.path.splitext(entry.path)
-            if suffix.lower() in SUFFIXES:
-                images.add(stem)
-                folders.add(os.path.dirname(stem))
-            elif suffix.lower() in (".cls", ".json"):
-                labels.add(stem)
-            if stem in images and stem in labels:
-                return False
-    except UnderstudyError:
+    if is_compressed(path):
         return False
+    images, labels, folders = set[str](), set[str](), set[str]()
+    for entry in _tar_entries(escape_name(os.fspath(path)), path):
+        stem, suffix = os.path.splitext(entry.path)
+        if suffix.lower() in SUFFIXES:
+            images.add(stem)
+            folders.add(os.path.dirname(stem))
+        elif suffix.lower() in (".cls", ".json"):
+            labels.add(stem)
+        if stem in images and stem in labels:
+            return False
     return len(folders - {""}) > 1
 
 
@@ -206,13 +206,12 @@ def _has_image(record: BytesRecord) -> bool:
 
 def _folder_entries(name: str, root: str) -> Iterator[_Entry]:
     """Everything in a folder; symbolic links are followed unless they lead to a parent."""
-    waiting = [("", frozenset[str](), False)]
+    resolve = cache(os.path.realpath)
+    waiting = [("", resolve(root), frozenset[str](), False)]
     links = 0
     while waiting:
-        prefix, parents, linked = waiting.pop()
-        folder = os.path.join(root, prefix)
-        real = os.path.realpath(folder)
-        if real in parents:
+        prefix, folder, parents, linked = waiting.pop()
+        if folder in parents:
             continue
         links += linked
         if links > _MOST_LINKS:
@@ -224,7 +223,7 @@ def _folder_entries(name: str, root: str) -> Iterator[_Entry]:
             with os.scandir(folder) as found:
                 entries = list(found)
         except OSError as error:
-            where = escape_name(os.fsdecode(error.filename or folder))
+            where = escape_name(os.path.join(root, prefix).rstrip("/"))
             raise UnderstudyError(f"{where} cannot be listed ({error.strerror}); check its permissions") from error
         for entry in entries:
             path = prefix + entry.name
@@ -233,7 +232,9 @@ def _folder_entries(name: str, root: str) -> Iterator[_Entry]:
                 continue
             yield _Entry(path, True)
             if not _is_foreign(entry.name):
-                waiting.append((f"{path}/", parents | {real}, linked or entry.is_symlink()))
+                linked_here = entry.is_symlink()
+                real = resolve(entry.path) if linked_here else entry.path
+                waiting.append((f"{path}/", real, parents | {folder}, linked or linked_here))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -266,14 +267,17 @@ def _zip_entries(name: str, path: Path) -> Iterator[_Entry]:
 
 def _tar_entries(name: str, path: Path) -> Iterator[_Entry]:
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 member = info.name.removeprefix("./")
                 _check_inside(name, member, "tar")
                 if info.isreg() and not info.issparse():
                     yield _Entry(member, False, ShardRecord(os.fspath(path), member, info.offset_data, info.size))
                 elif member not in ("", "."):
-                    yield _Entry(member, info.isdir(), None if info.isdir() else UnreadableRecord(member, "a link"))
+                    yield _Entry(member, info.isdir(), None if info.isdir() else UnreadableRecord(member, LINK))
+            file.seek(tar.offset)
+            if len(file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:  # of zeros, which tarfile does not insist on
+                raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UnderstudyError(f"{name} is not a complete tar file ({error}); copy or create it again") from error
 

@@ -45,12 +45,14 @@ def part_folders(name: str, tree: Tree) -> dict[SplitName, str]:
 def part(listing: Listing, folder: str) -> tuple[str, Tree]:
     """The contents of a part, and the path of the folder that they are relative to.
 
-    Single folders within it that are named after the part, or "images", are passed over.
+    Single folders within it that are called like the part, or "images", are passed over.
     """
     tree = listing.tree.below(folder)
     while not tree.top_images and len(tree.top_folders) == 1:
         inner = tree.top_folders[0]
-        if any(word not in _FILLERS for word in _words(inner)) and _alias(inner) is None:
+        words = _words(inner)
+        fills = bool(words) and all(word in _FILLERS for word in words)
+        if not (fills or _alias(inner) or inner == folder.rpartition("/")[2]):
             break
         folder, tree = f"{folder}/{inner}", tree.below(inner)
     return folder, tree
