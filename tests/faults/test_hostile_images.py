@@ -99,6 +99,11 @@ def jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def jpeg_2000(width: int, height: int) -> bytes:
+    sizes = struct.pack(">8I", width, height, 0, 0, width, height, 0, 0)
+    return b"\xff\x4f\xff\x51\0\x2f\0\0" + sizes + b"\0\3" + b"\7\1\1" * 3
+
+
 def many_scans() -> bytes:
     """Each scan of a progressive JPEG goes over all pixels and takes a few bytes."""
     data = encoded("JPEG", Image.new("RGB", (3000, 3000)), progressive=True)
@@ -128,7 +133,11 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "HEIF brand, no boxes": lambda: b"\0\0\0\x18ftypheic" + bytes(300),
     "AVIF brand, no boxes": lambda: b"\0\0\0\x18ftypavif" + bytes(300),
     "video": lambda: b"\0\0\0\x18ftypisom" + bytes(300),
-    **{f"{kind} cut at {share:.0%}": cut(kind, share) for kind in ("JPEG", "PNG", "GIF", "WEBP") for share in (0.02, 0.5, 0.9)},
+    **{
+        f"{kind} cut at {share:.0%}": cut(kind, share)
+        for kind in ("JPEG", "PNG", "GIF", "WEBP")
+        for share in (0.02, 0.5, 0.9)
+    },
     **{f"{kind} cut at half": cut(kind, 0.5) for kind in ("TIFF", "BMP", "PPM", "AVIF", "JPEG2000")},
     **{f"{kind} half written": zeroed(kind, 0.5) for kind in ("PNG", "GIF")},
     "88 megapixels": lambda: png(11_000, 8_000, color=6),
@@ -157,7 +166,7 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "TIFF with a strip of 4 GB": lambda: tiff(100, 100, t279=2**32 - 1),
     "TIFF of floats": lambda: encoded("TIFF", Image.new("F", (40, 40))),
     "WEBP that claims 4 GB": lambda: b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff" + bytes(100),
-    "JPEG 2000 of 10^6 a side": lambda: b"\xff\x4f\xff\x51\0\x2f\0\0" + struct.pack(">8I", 10**6, 10**6, 0, 0, 10**6, 10**6, 0, 0) + b"\0\3" + b"\7\1\1" * 3,
+    "JPEG 2000 of 10^6 a side": lambda: jpeg_2000(10**6, 10**6),
 }  # fmt: skip
 
 READABLE: dict[str, Callable[[], bytes]] = {
@@ -251,6 +260,25 @@ def test_an_odd_image_is_read(tmp_path: Path, make: Callable[[], bytes]) -> None
 # Folders
 
 
+def outcome(path: Path) -> str | set[str]:
+    """The sentence with which opening is refused, or the reasons for which images are skipped."""
+    try:
+        splits = open_source(path)
+        return {*read_all(splits.train).values(), *read_all(splits.test).values()}
+    except UnderstudyError as error:
+        return str(error)
+
+
+def check_outcome(path: Path) -> None:
+    with bounded():
+        found = outcome(path)
+    if isinstance(found, str):
+        assert "\n" not in found
+        assert len(found) < 2_000
+    else:
+        assert found <= REASONS
+
+
 def pipes(root: Path) -> None:
     for name in ("pipe.png", "pipe", "pipe.csv"):
         os.mkfifo(root / "train/cat" / name)
@@ -309,21 +337,14 @@ def images_that_are_folders(root: Path) -> None:
     "spoil",
     [
         pipes,
-        multiplying_links,
         *(pytest.param(each, marks=pytest.mark.campaign)
-          for each in (devices, loops, dangling, deep, odd_names, images_that_are_folders)),
+          for each in (multiplying_links, devices, loops, dangling, deep, odd_names, images_that_are_folders)),
     ],
 )  # fmt: skip
 def test_a_hostile_folder(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     root = with_good_images(tmp_path)
     spoil(root)
-    with bounded():
-        try:
-            found = read_all(open_source(root).train)
-        except UnderstudyError as error:
-            assert "\n" not in str(error)
-        else:
-            assert set(found.values()) <= REASONS
+    check_outcome(root)
 
 
 # Archives
@@ -410,6 +431,11 @@ def garbled(path: Path) -> Path:
     return patched(zipped(path, ("train/cat/x.png", encoded("PNG"))), change)
 
 
+def raw(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
 def cut_zip(path: Path) -> Path:
     data = zipped(path).read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -479,7 +505,7 @@ ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "zip cut at half": lambda at: cut_zip(at / "x.zip"),
     "zip within a zip": lambda at: zipped(at / "x.zip", ("train/cat/x.zip", zipped(at / "y.zip").read_bytes())),
     "LZMA zip": lambda at: zipped(at / "x.zip", X, method=zipfile.ZIP_LZMA),
-    "zip that is text": lambda at: (at / "x.zip").write_text("404") and at / "x.zip",
+    "zip that is text": lambda at: raw(at / "x.zip", b"404"),
     "tar with ..": lambda at: tarred(at / "x.tar", tar_member("../../x.png")),
     "tar with an absolute name": lambda at: tarred(at / "x.tar", tar_member("/etc/x.png")),
     "tar with a name twice": lambda at: tarred(at / "x.tar", tar_member(X[0]), tar_member(X[0])),
@@ -490,8 +516,8 @@ ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "tar cut within an image": lambda at: cut_tar(at / "x.tar", 2_000),
     "tar cut within a header": lambda at: cut_tar(at / "x.tar", 4_096 + 100),
     "tar with a member of 1 TB": lambda at: lying_tar(at / "x.tar"),
-    "empty tar": lambda at: (at / "x.tar").write_bytes(b"") or at / "x.tar",
-    "tar of zeros": lambda at: (at / "x.tar").write_bytes(bytes(10_240)) and at / "x.tar",
+    "empty tar": lambda at: raw(at / "x.tar", b""),
+    "tar of zeros": lambda at: raw(at / "x.tar", bytes(10_240)),
 }
 EVERYDAY = {"zip with ..", "encrypted zip", "zip that lies about a place", "tar with a symbolic link"}
 
@@ -505,13 +531,5 @@ EVERYDAY = {"zip with ..", "encrypted zip", "zip that lies about a place", "tar 
 def test_a_hostile_archive(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     path = make(tmp_path)
     before = sorted(file.name for file in tmp_path.parent.iterdir())
-    with bounded():
-        try:
-            splits = open_source(path)
-            found = read_all(splits.train) | read_all(splits.test)
-        except UnderstudyError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 2_000
-        else:
-            assert set(found.values()) <= REASONS
+    check_outcome(path)
     assert sorted(file.name for file in tmp_path.parent.iterdir()) == before, "nothing is written"

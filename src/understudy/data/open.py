@@ -52,14 +52,15 @@ def open_source(
     """Open a dataset.
 
     Args:
-        data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder or .zip in the
-            layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, or of unlabeled images;
-            a .csv with columns path, label and optionally split; a .parquet file or a folder of them as written by
-            Hugging Face Datasets; a .tar, a folder of them or a range such as shards-{000..127}.tar in the WebDataset
-            format; "hf:name" or "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat);
-            a folder of frame sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`;
-            a tuple (inputs, targets) of tensors or arrays; a dict of paired arrays by modality, optionally with
-            "targets"; or a `Source` or `Splits`, returned as it is.
+        data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder, .zip or .tar in
+            the layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, with labels in
+            metadata.csv or metadata.jsonl, or of unlabeled images; a .csv with columns path, label and optionally
+            split; a .parquet file or a folder of them as written by Hugging Face Datasets; a .tar, a folder of them or
+            a range such as shards-{000..127}.tar in the WebDataset format; "hf:name" or "hf:name:configuration" on the
+            Hugging Face Hub; the labeled NYU-Depth v2 file (.mat); a folder of frame sequences (see
+            `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs, targets) of
+            tensors or arrays; a dict of paired arrays by modality, optionally with "targets"; or a `Source` or
+            `Splits`, returned as it is.
         root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.
         download: allow downloading a built-in dataset or one on the Hub.
         size: side in pixels of the square that images are resized to; 224 by default if their sizes differ.

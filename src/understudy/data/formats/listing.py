@@ -31,7 +31,7 @@ _FOREIGN = (
 _ZIP_METHODS = (0, 8, 12, 14)  # those Python can read: stored, deflate, bzip2, LZMA
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 _DEEPEST = 64  # folders within each other
-_MOST_LINKS = 50_000  # folders listed through symbolic links, which can multiply them
+_MOST_LINKS = 30_000  # folders listed through symbolic links, which can multiply them
 _SHOWN = 5  # kinds of ignored files that are named
 
 
@@ -206,7 +206,11 @@ def _has_image(record: BytesRecord) -> bool:
 
 def _folder_entries(name: str, root: str) -> Iterator[_Entry]:
     """Everything in a folder; symbolic links are followed unless they lead to a parent."""
-    resolve = cache(os.path.realpath)
+
+    @cache
+    def resolve(path: str) -> str:
+        return os.path.realpath(path)
+
     waiting = [("", resolve(root), frozenset[str](), False)]
     links = 0
     while waiting:
