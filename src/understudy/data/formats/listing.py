@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +55,11 @@ class Tree:
         each = (self.images, self.folders, self.tables)
         return Tree(*([path[len(prefix) :] for path in paths if path.startswith(prefix)] for paths in each))
 
-    @property
+    @cached_property
     def top_folders(self) -> list[str]:
         return [folder for folder in self.folders if "/" not in folder]
 
-    @property
+    @cached_property
     def top_images(self) -> list[str]:
         return [path for path in self.images if "/" not in path]
 
@@ -67,7 +67,7 @@ class Tree:
     def tables_on_top(self) -> bool:
         return any("/" not in path for path in self.tables)
 
-    @property
+    @cached_property
     def filled_folders(self) -> list[str]:
         """The top folders that hold images."""
         return sorted({path.split("/", 1)[0] for path in self.images if "/" in path})
@@ -142,27 +142,31 @@ def _list(name: str, entries: Iterator[_Entry], advice: str) -> Listing:
     tables: list[str] = []
     label_table = ""
     ignored: Counter[str] = Counter()
+    foreign_part: dict[str, str | None] = {"": None}  # of each folder
     for entry in entries:
-        path = unicodedata.normalize("NFC", entry.path)
-        parts = path.split("/")
-        if len(parts) > _DEEPEST:
-            raise UnderstudyError(f"{name} has more than {_DEEPEST} folders within each other; give an inner folder")
-        foreign = next(filter(_is_foreign, parts), None)
+        path = entry.path if entry.path.isascii() else unicodedata.normalize("NFC", entry.path)
+        folder, _, base = (path, "", "") if entry.is_folder else path.rpartition("/")
+        if folder not in foreign_part:
+            parts = folder.split("/")
+            if len(parts) > _DEEPEST:
+                raise UnderstudyError(f"{name} has over {_DEEPEST} folders within each other; give an inner folder")
+            foreign_part[folder] = next(filter(_is_foreign, parts), None)
+            if foreign_part[folder] is None:
+                folders.update("/".join(parts[: i + 1]) for i in range(len(parts)))
+        foreign = foreign_part[folder] or (base if _is_foreign(base) else None)
         if foreign is not None:
             ignored[_kind(foreign)] += 1
             continue
-        parents = parts if entry.is_folder else parts[:-1]
-        folders.update("/".join(parents[: i + 1]) for i in range(len(parents)))
         if entry.record is None:
             continue
-        suffix = os.path.splitext(path)[1].lower()
-        if parts[-1].lower() in METADATA:
+        suffix = os.path.splitext(base)[1].lower()
+        if base.lower() in METADATA:
             tables.append(path)
         elif suffix in RAW_SUFFIXES:
             records[path] = UnreadableRecord(path, RAW)
             continue
         elif suffix not in SUFFIXES and not _has_image(entry.record):
-            ignored[_kind(parts[-1])] += 1
+            ignored[_kind(base)] += 1
             label_table = label_table or (path if suffix in (".csv", ".tsv", ".parquet") else "")
             continue
         if path in records:

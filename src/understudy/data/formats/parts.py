@@ -93,24 +93,21 @@ def _check_not_parts(name: str, tree: Tree, parts: Mapping[SplitName, str]) -> N
     if len(parts) > 1 and len(parts) == len(tree.filled_folders):
         listed = " and ".join(f"{folder}/" for folder in sorted(parts.values()))
         raise UnderstudyError(f"{name} has {listed} but no training part; name one of them train/")
-    inner = {}
-    for folder in tree.filled_folders:
-        below = tree.below(folder)
-        if not below.top_images:
-            inner[folder] = set(below.filled_folders)
-    several = [folder for folder, folders in inner.items() if len(folders) > 1]
-    for first in several:
+    inner: dict[str, set[str]] = {folder: set() for folder in tree.filled_folders}
+    for path in tree.images:
+        top, *rest = path.split("/", 2)
+        if len(rest) == 2:
+            inner[top].add(rest[0])
+        elif rest:
+            inner[top].add("")  # an image among the subfolders
+    several = [folder for folder, folders in inner.items() if len(folders) > 1 and "" not in folders]
+    few = len(several) == len(tree.filled_folders) <= 3
+    for first in several if few else sorted(set(several) & set(parts.values())):
         for second in several:
-            alike = inner[first] & inner[second]
-            few = len(tree.filled_folders) <= 3 and len(several) == len(tree.filled_folders)
-            if first < second and len(alike) > 1 and (few or {first, second} & set(parts.values())):
-                a, b = sorted(alike)[:2]
+            alike = sorted(inner[first] & inner[second])
+            if first != second and len(alike) > 1:
+                a, b, one, other = map(escape_name, (*alike[:2], *sorted((first, second))))
                 raise UnderstudyError(
-                    f"{name} has {_quoted(a)} and {_quoted(b)} in both {_quoted(first)} and {_quoted(second)}, which "
-                    "seem to be parts and not classes; name them train/ and test/, or if they are the classes, move "
-                    "their images out of the subfolders"
+                    f"{name} has {a}/ and {b}/ in both {one}/ and {other}/, which seem to be parts and not classes; "
+                    "name them train/ and test/, or if they are the classes, move their images out of the subfolders"
                 )
-
-
-def _quoted(folder: str) -> str:
-    return f"{escape_name(folder)}/"
