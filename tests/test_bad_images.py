@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from understudy.data import ArraySource, RecordSource, Unreadable, open_source
+from understudy.data.formats import decode as decoder
 from understudy.data.formats.decode import (
     DAMAGED,
     EMPTY,
@@ -227,3 +228,29 @@ def test_gray_images_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> No
     assert open_source(tmp_path).train.shape == (1, 5, 5)
     Image.new("CMYK", (5, 5)).save(tmp_path / "train/a/c.jpg")
     assert open_source(tmp_path).train.shape == (3, 5, 5)
+
+
+def test_images_of_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG is decoded at half its size, as its header says; other formats are refused."""
+    monkeypatch.setattr(decoder, "_LIMIT", 60 * 40 - 1)
+    room = Image.fromarray(ROOM)
+    for progressive in (False, True):
+        data = stored(room, "JPEG", progressive=progressive)
+        assert read_header(data) == ImageHeader(30, 20, gray=False)
+        data.seek(0)
+        assert decode(data).size == (30, 20)
+    assert reason(stored(room).getvalue()) == TOO_LARGE
+    assert back(room.resize((59, 40))).shape == (40, 59, 3)
+
+
+def test_large_images_are_converted_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    glass = Image.fromarray(ROOM).convert("RGBA")
+    glass.putalpha(Image.fromarray(ROOM[..., 0]))
+    palette = Image.fromarray(ROOM).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.info["transparency"] = 3
+    wide = Image.fromarray((ROOM[..., 0].astype(np.uint16) << 8) + ROOM[..., 1])
+    whole = [np.asarray(upright(image)) for image in (glass, glass.convert("LA"), palette, wide)]
+    monkeypatch.setattr(decoder, "_STRIP", 7 * 60)
+    strips = [np.asarray(upright(image)) for image in (glass, glass.convert("LA"), palette, wide)]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, strips, strict=True))
+    assert [x.shape for x in whole] == [(40, 60, 3), (40, 60), (40, 60, 3), (40, 60)]

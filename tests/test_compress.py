@@ -22,12 +22,15 @@ import understudy
 from understudy import compress
 from understudy.cli.app import main
 from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.verbs import CompressConfig
 from understudy.data import merged_unlabeled, open_source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import CompressionFacts, Row, ScalingForecast
+from understudy.pipeline.run_data import Overrides
 from understudy.reporting.compression import cautions, forecast_sentence
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
+from understudy.verbs.compress import plan
 from understudy.verbs.schedules import FEWEST, MOST, PASSES, default_steps, parse_budget, scheduled
 
 SHORT: dict[str, Any] = {
@@ -89,6 +92,19 @@ def test_teacher_and_student_see_the_same_mixed_crops(made: RunCollection) -> No
     assert (student.mixup, student.temperature, student.hard_weight) == (0.2, 1.0, 0.5)
     assert (teacher.optimizer.name, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
     assert teacher.calibrate
+
+
+def test_signs_and_text_are_not_mirrored(photos: Path) -> None:
+    """Neither for the teacher nor for the student."""
+    for flip in (True, False):
+        config = CompressConfig(
+            data=str(photos), backbone=("cnn:4",), student="cnn:4", from_scratch=True, crop_size=16, flip=flip
+        )
+        recipes = plan(config, Overrides()).recipes
+        assert {name: recipe.augmentation.flip for name, recipe in recipes.items()} == {
+            "teacher": flip,
+            "student": flip,
+        }
 
 
 def test_only_a_student_without_the_time_for_patience_is_helped_by_labels() -> None:

@@ -420,6 +420,10 @@ def test_predict_script_matches_predict(channels: int, preprocessing: str, whole
     assert [row[0] for row in found] == [one.path for one in wanted]
     assert [row[1] for row in found] == [one.classes[0] for one in wanted]
     assert [float(row[2]) for row in found] == pytest.approx([one.probabilities[0] for one in wanted], abs=2e-4)
+    Image.new("F", (20, 20)).save(tmp_path / "depth.tif")
+    refused = subprocess.run([sys.executable, done.path / "predict.py", tmp_path / "depth.tif"], capture_output=True)
+    (error,) = (one.error for one in understudy.predict(tmp_path / "net.safetensors", [tmp_path / "depth.tif"]))
+    assert (refused.returncode, refused.stderr.decode()) == (1, f"{tmp_path / 'depth.tif'}: {error}\n")
     code = (done.path / "predict.py").read_text()
     assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 18
 

@@ -261,6 +261,8 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """Input size of the student in pixels; default: that of the images, at most 224."""
     micro_batch: int | None
     """Images per forward pass of the teacher; default: as many as are likely to fit."""
+    flip: bool | None
+    """Random horizontal flip; default: color images only."""
     seed: int
     """Seed for shuffling, augmentation and initialization."""
 

@@ -153,6 +153,8 @@ class CompressConfig(DataOptions, MachineOptions):
     """Input size of the student in pixels; default: that of the images, at most 224."""
     micro_batch: Positive | None = None
     """Images per forward pass of the teacher; default: as many as are likely to fit."""
+    flip: bool | None = None
+    """Random horizontal flip; default: color images only."""
     seed: int = 0
     """Seed for shuffling, augmentation and initialization."""
 

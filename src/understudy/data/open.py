@@ -19,6 +19,7 @@ from understudy.data.formats.folder import index_folder
 from understudy.data.formats.frames import FRAMES, open_frames
 from understudy.data.formats.hub import open_hub
 from understudy.data.formats.index import DatasetIndex, divide
+from understudy.data.formats.listing import is_class_tar
 from understudy.data.formats.nyu import open_nyu
 from understudy.data.formats.pairs import add_pairs
 from understudy.data.formats.parquet import index_parquet, parquet_files
@@ -28,8 +29,13 @@ from understudy.data.formats.torchvision import open_named
 from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError, nearest
 
+
+def _index_tar(path: Path) -> DatasetIndex:
+    return index_folder(path) if is_class_tar(path) else index_shards(path)
+
+
 _FILES = {
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), index_shards),  # compressed ones are refused there
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), _index_tar),  # compressed ones are refused there
     **{".zip": index_folder, ".csv": index_csv, ".tsv": index_csv, ".parquet": index_parquet},
 }
 
@@ -46,14 +52,15 @@ def open_source(
     """Open a dataset.
 
     Args:
-        data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder or .zip in the
-            layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, or of unlabeled images;
-            a .csv with columns path, label and optionally split or is_valid; a .parquet file or a folder of them as
-            written by Hugging Face Datasets; a .tar, a folder of them or a range such as shards-{000..127}.tar in the
-            WebDataset format; "hf:name" or "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2
-            file (.mat); a folder of frame sequences (see `understudy.data.formats.frames`); a map-style
-            `torch.utils.data.Dataset`; a tuple (inputs, targets) of tensors or arrays; a dict of paired arrays by
-            modality, optionally with "targets"; or a `Source` or `Splits`, returned as it is.
+        data: a name in `NAMED` such as "mnist" (write "./mnist" for a folder of that name); a folder, .zip or .tar in
+            the layout of torchvision's `ImageFolder`, optionally within train/ and test/ or val/, with labels in
+            metadata.csv or metadata.jsonl, or of unlabeled images; a .csv with columns path, label and optionally
+            split or is_valid; a .parquet file or a folder of them as written by Hugging Face Datasets; a .tar, a
+            folder of them or a range such as shards-{000..127}.tar in the WebDataset format; "hf:name" or
+            "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat); a folder of frame sequences (see
+            `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs, targets) of
+            tensors or arrays; a dict of paired arrays by modality, optionally with "targets"; or a `Source` or
+            `Splits`, returned as it is.
         root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.
         download: allow downloading a built-in dataset or one on the Hub.
         size: side in pixels of the square that images are resized to; 224 by default if their sizes differ.
@@ -129,5 +136,7 @@ def _open_named_or_path(
             "file"
         )
     name = escape_name(os.fsdecode(data))
+    if path.exists():
+        raise UnderstudyError(f"{name} is neither a folder nor a regular file; copy what it gives into one")
     hint = nearest(name, NAMED) if name.isprintable() and os.sep not in name else "; check the path"
     raise UnderstudyError(f"no folder, file or built-in dataset {name!r}{hint}")

@@ -65,6 +65,7 @@ class Source:
     targets: Tensor | None  # (N,) int64 class indices
     shape: tuple[int, ...]  # of a sample: (C, H, W) for images or (D,) for vectors
     skipped: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)  # (name, reason) of unreadable records
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # what the user should know of how it was opened
     modality: str = field(default="image", kw_only=True)
     pairs: Mapping[str, Source] = field(default_factory=dict, kw_only=True)  # the same samples in other modalities
 
@@ -157,7 +158,7 @@ def _digest(record: Record) -> bytes:
         with record.open() as stream:
             while chunk := stream.read(2**20):
                 state.update(chunk)
-    except (OSError, KeyError, BadZipFile, zlib.error, EOFError, NotImplementedError):
+    except (OSError, KeyError, Unreadable, BadZipFile, zlib.error, EOFError, NotImplementedError):
         return b""
     return state.digest()
 
@@ -200,6 +201,7 @@ def merged_unlabeled(first: Source, second: Source) -> Source:
 def _concatenate(first: Source, second: Source, **fields: Any) -> Source | None:
     """Concatenate the samples of two sources; None if only one is held in memory."""
     fields["skipped"] = first.skipped + second.skipped
+    fields["notes"] = tuple(dict.fromkeys(first.notes + second.notes))
     if isinstance(first, ArraySource) and isinstance(second, ArraySource):
         names = [*first.names, *second.names] if first.names and second.names else ()
         return replace(first, **fields, inputs=torch.cat([first.inputs, second.inputs]), names=names)

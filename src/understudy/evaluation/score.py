@@ -43,6 +43,7 @@ def score_models(
     train_ms: Mapping[str, float] = MappingProxyType({}),
     device: torch.device | str = "cpu",
     folder: Path | None = None,
+    skipped: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate models and their teacher on a source: the results in `RunFacts`, as JSON values.
 
@@ -53,18 +54,21 @@ def score_models(
         train_ms: Training time per image, by the keys of `models` and "teacher".
         device: Of `teacher`, and where the models are run. Latency is measured on the CPU, where `models` are.
         folder: Where the gallery's images are written; None for no gallery.
+        skipped: Record name -> reason, filled in for records that could not be decoded.
     """
     device = torch.device(device)
     targets, correlation, layer = None, None, None
     if teacher is not None:
-        targets, logits, embeddings = _run(teacher, test, device, default_batch_size(test, *teachers))
+        targets, logits, embeddings = _run(teacher, test, device, default_batch_size(test, *teachers), skipped)
         correlation = class_correlation(logits)
         layer = None if embeddings is None else (embeddings, Covariance().update(embeddings))
     predictions: dict[str, Predictions] = {}
     cka: dict[str, float | None] = {}
     for name, network in models.items():
         size = default_batch_size(test, network)
-        predictions[name], _, embeddings = _run(network.to(device), test, device, size, layers=layer is not None)
+        predictions[name], _, embeddings = _run(
+            network.to(device), test, device, size, skipped, layers=layer is not None
+        )
         network.to("cpu")
         cka[name] = _cka(embeddings, layer)
     teacher_logits = None if targets is None else targets.logits
@@ -99,8 +103,10 @@ def score_models(
     pictures = []
     if targets is not None and temperature is not None and folder is not None:
         pictures = gallery(test, {"teacher": targets} | first, temperature, folder)
+    scored = next(iter(predictions.values()), targets)
+    examples = len(test) if scored is None else len(scored)
     return {
-        "data": {"name": test.name, "split": "test", "examples": len(test), "classes": list(test.classes)},
+        "data": {"name": test.name, "split": "test", "examples": examples, "classes": list(test.classes)},
         "rows": rows,
         "confusions": {"classes": list(test.classes)} | confusions,
         "gallery": [picture.model_dump() for picture in pictures],
@@ -109,8 +115,9 @@ def score_models(
 
 
 def _run(
-    model: Network | Panel, test: Source, device: torch.device, size: int, *, layers: bool = True
-) -> tuple[Predictions, Tensor, Tensor | None]:
+    model: Network | Panel, test: Source, device: torch.device, size: int, skipped: dict[str, str] | None,
+    *, layers: bool = True,
+) -> tuple[Predictions, Tensor, Tensor | None]:  # fmt: skip
     """Predictions, logits (N, C) (of an ensemble the mean), and penultimate layers (N, D) if they fit, in one pass."""
     logits: list[Tensor] = []
     embeddings: list[Tensor] = []
@@ -133,7 +140,7 @@ def _run(
         model.watch(before)  # a network without a classifier has no penultimate layer
     try:
         with eval_mode(model):
-            predictions = predict_logits(answer, test, device=device, batch_size=size)
+            predictions = predict_logits(answer, test, device=device, batch_size=size, skipped=skipped)
     finally:
         model.watch(before)
     return predictions, torch.cat(logits), torch.cat(embeddings) if embeddings and room >= 0 else None

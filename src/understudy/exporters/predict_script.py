@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from understudy.data.formats.decode import NO_RANGE
 from understudy.exporters.interface import Interface
 
 _HEAD = '''"""{purpose}. Requires onnxruntime, numpy{more}."""
@@ -19,11 +20,12 @@ metadata = {{key: json.loads(value) for key, value in session.get_modelmeta().cu
 
 _IMAGE = """for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode == "F":
+        sys.exit(f"{{path}}: {no_range}")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = Image.fromarray(np.uint8(np.round(np.clip(image, 0, 65535) / 257))) if image.mode[0] == "I" else image
-    image = image.convert("{mode}")
-{box}    image = image.resize(({width}, {height}), Image.Resampling.BICUBIC, box, 3.0)
+{margin}    image = image.convert("{mode}").resize(({width}, {height}), Image.Resampling.BICUBIC, {box}, 3.0)
     x = {array}
     logits = session.run(None, {{"input": x}})[0][0].astype(float)
     probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -32,11 +34,9 @@ _IMAGE = """for path in sys.argv[1:]:
     print(*shown, f"{{probs.max():.4f}}", sep="\\t")
 """
 
-_CENTER_CROP = """    margin = np.subtract(image.size, min(image.size)) / 2
-    box = (*margin, *(margin + min(image.size)))  # the central square
+_MARGIN = """    margin = np.subtract(image.size, min(image.size)) / 2  # around the central square
 """
-_FULL_IMAGE = """    box = (0, 0, image.width, image.height)
-"""
+_CENTRAL_SQUARE = "(*margin, *(margin + min(image.size)))"
 
 _ARRAY = """samples = np.load(sys.argv[1], allow_pickle=False).astype(np.{dtype})  # (N, {shape})
 {scale}for row, logits in enumerate(session.run(None, {{"input": samples}})[0].astype(float)):
@@ -63,6 +63,7 @@ def predict_script(interface: Interface, file: str) -> str:
             scale=f"samples = {_normalized('samples', interface)}\n" if external else "",
         )
     height, width = interface.image_size
+    whole = interface.contract.crop_mode == "squash"
     head = _HEAD.format(
         purpose="Classify images: python predict.py IMAGE [IMAGE ...]",
         more=" and Pillow",
@@ -73,7 +74,9 @@ def predict_script(interface: Interface, file: str) -> str:
     array = f"{pixels}[None]" if uint8 else f"{pixels}.transpose(2, 0, 1)[None] / np.float32(255)"
     return head + _IMAGE.format(
         mode=interface.image_mode,
-        box=_FULL_IMAGE if interface.contract.crop_mode == "squash" else _CENTER_CROP,
+        margin="" if whole else _MARGIN,
+        box=None if whole else _CENTRAL_SQUARE,
+        no_range=NO_RANGE,
         height=height,
         width=width,
         array=_normalized(array, interface) if external else array,

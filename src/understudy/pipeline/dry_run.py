@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from understudy.data.loader import count_skip_reasons
 from understudy.evaluation import flops, parameters
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import make_fabric
@@ -43,6 +44,9 @@ def _prepared(pipeline: Pipeline[Any]) -> tuple[Loop, dict[str, str]]:
         "parameters": f"{parameters(student):,}",
         "FLOPs per image": f"{flops(student):,}",
     }
+    for part, skipped in data.skipped.items():
+        if skipped:
+            facts[f"skipped in {part}"] = "; ".join(f"{n:,} {why}" for why, n in count_skip_reasons(skipped).items())
     if teacher is not None:
         facts["teacher parameters"] = f"{sum(parameters(network) for network in pipeline.teachers.values()):,}"
         teacher.watch(signals_read(members))

@@ -11,7 +11,7 @@ import torch
 
 from understudy.config.yaml import to_yaml
 from understudy.data import Source
-from understudy.data.loader import count_skip_reasons
+from understudy.data.loader import count_skip_reasons, describe_skipped
 from understudy.evaluation import score_models
 from understudy.evaluation.facts import RunFacts
 from understudy.models import Network
@@ -20,6 +20,7 @@ from understudy.pipeline.device import device_of
 from understudy.pipeline.modality import can_read
 from understudy.reporting import render
 from understudy.runs.run import Run
+from understudy.terminal import Terminal
 from understudy.training.timing import ms_per_image
 
 
@@ -34,8 +35,9 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
         *record.get("init_from", ()),
         *record.get("calibration", {}).values(),
         *_preferred_sizes(record.get("sizes", {}), recipe.augmentation.crop_size),
-        *(f"{n:,} skipped: {why}" for why, n in count_skip_reasons(record.get("skipped", {})).items()),
+        *data.notes,
     ]
+    skipped: dict[str, dict[str, str]] = data.skipped | record.get("skipped", {})
     facts: dict[str, Any] = {
         "name": run.path.name,
         "kind": recipe.kind,
@@ -51,14 +53,20 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
     if test is None:
         notes.append(f"{data.labeled.name} has no labeled test part, so nothing was scored")
     else:
-        device = device_of(recipe)
+        device, undecoded = device_of(recipe), dict[str, str]()
         facts |= score_models(
             test, models, pipeline.evaluation_teacher(device), list(pipeline.teachers.values()),
-            pipeline.gallery_temperature, ms_per_image(record.get("cost", {})), device, run.path,
+            pipeline.gallery_temperature, ms_per_image(record.get("cost", {})), device, run.path, undecoded,
         )  # fmt: skip
+        if undecoded:
+            Terminal().say(describe_skipped("test, while decoding", undecoded), "yellow")
+            skipped["test"] = skipped["test"] | undecoded
+            run.note(skipped=skipped)
         facts["data"] |= {"train_examples": len(data.labeled if pipeline.teachers else data.train)}
         if pipeline.teachers:
             facts["data"]["transfer_examples"] = len(data.train)
+    for part, found in skipped.items():
+        notes += [f"{n:,} skipped in the {part} part: {why}" for why, n in count_skip_reasons(found).items()]
     checked = pipeline.complete(run, RunFacts.from_json(facts | {"notes": notes}))
     run.write_page(checked, render(checked, run.path, recipe))
     return checked

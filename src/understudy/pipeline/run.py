@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from understudy.data import Source
+from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
 from understudy.files import sha256
@@ -135,8 +136,9 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if first:
         for line in _origins(pipeline, members):
             terminal.say(line)
-        for caution in data.cautions:
-            terminal.say(caution, "yellow")
+        skipped = (describe_skipped(part, found) for part, found in data.skipped.items() if found)
+        for line in (*data.notes, *skipped, *data.cautions):
+            terminal.say(line, "yellow")
         run.note(cautions=data.cautions)
     if teacher is not None:
         teacher.watch(signals_read(members))
@@ -155,15 +157,17 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     finally:
         if first:
             run.note(seconds=run.duration + time.monotonic() - started)
-    skipped = over_ranks(fabric, batches.skipped)
+    undecoded = over_ranks(fabric, batches.skipped)
     if first:
         labeled = data.train.targets is not None
         run.note(
             init_from=_origins(pipeline, members),
             untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
             cost=loop.timer.read(),
-            skipped=dict(data.train.skipped) | skipped,
+            skipped=data.skipped | {"train": data.skipped["train"] | undecoded},
         )
+        if undecoded:
+            terminal.say(describe_skipped("train, while decoding", undecoded), "yellow")
         _save_models(pipeline, run, members, fabric.device)
 
 

@@ -82,6 +82,17 @@ class RunData:
             found += compare_parts(self.train, self.validation, "validation")
         return found
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the data was opened."""
+        return tuple(dict.fromkeys(self.labeled.notes + self.train.notes))
+
+    @property
+    def skipped(self) -> dict[str, dict[str, str]]:
+        """Record name -> reason, by part, of those found unreadable when the data was opened."""
+        test = () if self.test is None else self.test.skipped
+        return {"train": dict(self.labeled.skipped + self.train.skipped), "test": dict(test)}
+
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""
         known = self.labeled if modality in ("", *modalities_of(self.labeled)) else self.train

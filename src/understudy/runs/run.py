@@ -58,7 +58,7 @@ class RunRecord(BaseModel):
     calibration: dict[str, str] = {}
     untrained_heads: list[str] = []
     sizes: dict[str, dict[str, float]] = {}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, dict[str, str]] = {}
     seconds: float = 0.0
     finished: bool = False
     pages: list[str] = []

@@ -164,6 +164,8 @@ def _tasks(config: CompressConfig, overrides: Overrides) -> list[Task]:
     values: dict[str, Any] = config.model_dump(exclude_unset=True, include=set(SHARED))
     values |= {name: getattr(config, name) for name in ("crop_size", "micro_batch", "from_scratch")}
     values |= {"steps": config.teacher_steps, "calibrate": True, "data": config.data}
+    if config.flip is not None:
+        values["augmentation"] = {"flip": config.flip}
     tasks: list[Task] = []
     for backbone in config.backbone:
         options = checked(TransferConfig, values | {"backbone": backbone}, "compress")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.data import Source, Splits, open_source, resize_square, stratified_split
+from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, parse_bias, predict_logits, score_models
 from understudy.evaluation.facts import RunFacts
@@ -77,8 +78,10 @@ def evaluate(
     device = device_of()
     frozen = [as_teacher(network, device) for network in teachers]
     together = combine(frozen) if frozen else None
-    facts = score_models(source, networks, together, teachers, None, device=device)
+    skipped = dict(source.skipped)
+    facts = score_models(source, networks, together, teachers, None, device=device, skipped=skipped)
     facts["data"]["split"] = split
+    cautions += [*source.notes, *([describe_skipped(split, skipped)] if skipped else [])]
     return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate", "cautions": cautions} | facts)
 
 

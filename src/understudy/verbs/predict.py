@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ import torch
 
 from understudy.data import Unreadable
 from understudy.data.augment import crop_and_resize
-from understudy.data.formats.decode import decode
-from understudy.errors import UnderstudyError
+from understudy.data.formats.listing import list_images
+from understudy.data.formats.records import FileRecord
+from understudy.data.source import Record
+from understudy.errors import UnderstudyError, UnderstudyWarning
 from understudy.models import fold
 from understudy.pipeline.weights import networks_of
 
@@ -52,10 +54,10 @@ def predict(
     if not channels:
         raise UnderstudyError(f"{target} was trained on vectors; predict takes images")
     predictions = []
-    for path in _image_files(images):
+    for path, record in _records(images):
         try:
-            image = decode(io.BytesIO(path.read_bytes()))
-        except (Unreadable, OSError) as error:
+            image = record.read()
+        except Unreadable as error:
             predictions.append(Prediction(str(path), (), (), str(error)))
             continue
         resize = height if network.contract.crop_mode == "squash" else 0
@@ -70,16 +72,21 @@ def predict(
     return predictions
 
 
-def _image_files(images: Sequence[str | Path]) -> list[Path]:
-    files: list[Path] = []
+def _records(images: Sequence[str | Path]) -> list[tuple[Path, Record]]:
+    """Each image with its path: the named files, and the images in the named folders."""
+    records: list[tuple[Path, Record]] = []
     for image in images:
         path = Path(image)
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            listing = list_images(path, advice="name image files, or folders that hold some")
+            found = map(listing.open, listing.tree.images)
+            records += [(path / record.name, record) for record in found]
+            for note in listing.notes:
+                warnings.warn(note, UnderstudyWarning, stacklevel=3)
         elif path.exists():
-            files.append(path)
+            records.append((path, FileRecord("", str(path))))
         else:
             raise UnderstudyError(f"there is no image or folder {image}")
-    if not files:
+    if not records:
         raise UnderstudyError("no images; name image files, or folders that hold some")
-    return files
+    return records

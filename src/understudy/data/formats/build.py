@@ -65,7 +65,7 @@ def build_splits(index: DatasetIndex, size: int | None) -> Splits:
             RecordSource(*shared, (1 if name in gray else 3, side, side), records=records, modality=name)
             for name, records in kept.modalities.items()
         )
-        sources[split] = _paired(modalities, skipped[split])
+        sources[split] = _paired(modalities, skipped[split], index.notes)
     return Splits.from_dict(sources)
 
 
@@ -89,9 +89,9 @@ def _header(record: Record) -> ImageHeader | Unreadable:
         return error
 
 
-def _paired(modalities: Iterable[Source], skipped: _Skipped) -> Source:
+def _paired(modalities: Iterable[Source], skipped: _Skipped, notes: tuple[str, ...]) -> Source:
     """The image source, which comes first, with the other modalities as its pairs."""
-    image, *others = (replace(source, skipped=tuple(skipped)) for source in modalities)
+    image, *others = (replace(source, skipped=tuple(skipped), notes=notes) for source in modalities)
     return replace(image, pairs={other.modality: other for other in others})
 
 
@@ -141,7 +141,7 @@ def _decode_all(
             )
             for name, (x, _) in modalities.items()
         )
-        sources[split] = _paired(arrays, skipped[split])
+        sources[split] = _paired(arrays, skipped[split], index.notes)
     return sources
 
 

@@ -129,10 +129,11 @@ class Sequences:
         rows = inside.nonzero().flatten()
         if len(rows) == 0:
             return None
+        skipped = tuple(self.skipped.items()) if split == "train" else ()  # of all splits
         width = (self.before + 1 + self.after) * self.frames.shape[1]
         return WindowSource(
             name, self.classes, position_ids(len(rows), split), self.targets[rows], (width,),
-            inputs=self.windows().select(rows), skipped=tuple(self.skipped.items()), modality="frames",
+            inputs=self.windows().select(rows), skipped=skipped, modality="frames",
         )  # fmt: skip
 
     def save(self, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,8 +56,10 @@ class SplitIndex:
 class DatasetIndex:
     """The splits of a dataset.
 
-    `scan` is whether to read every image header up front, unless that means decoding; `divisible` is whether a test
-    split may be held out where there is a training split only.
+    Attributes:
+        scan: whether to read every image header up front, unless that means decoding.
+        divisible: whether a test split may be held out where there is a training split only.
+        notes: what the user should know of how it was opened, a line each.
     """
 
     name: str
@@ -64,6 +67,7 @@ class DatasetIndex:
     splits: Mapping[SplitName, SplitIndex]
     scan: bool = True
     divisible: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def parse_split(name: str) -> SplitName | None:
@@ -106,7 +110,7 @@ def position_ids(n: int, split: SplitName = "train") -> Tensor:
 
 def pair_key(path: str) -> str:
     """Key that matches a file with its counterpart in another modality: the relative path without extension."""
-    return os.path.splitext(path)[0]
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
 
 
 def divide(index: DatasetIndex, seed: int) -> DatasetIndex:

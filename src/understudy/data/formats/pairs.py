@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from understudy.data.formats.csv import csv_pairs
-from understudy.data.formats.folder import list_images
+from understudy.data.formats.folder import strip_top_folders
 from understudy.data.formats.index import DatasetIndex, pair_key
+from understudy.data.formats.listing import list_images
 from understudy.data.formats.parquet import parquet_files, parquet_pairs
 from understudy.data.formats.records import escape_name
 from understudy.data.source import Record
@@ -57,11 +58,11 @@ def _open_pairs(modality: str, data: str) -> Mapping[str, Record]:
         return parquet_pairs(path, modality)
     if path.is_file() and path.suffix.lower() != ".zip":
         raise UnderstudyError(f"{data} is not supported for --pair {modality}; give a folder, .zip, .csv or .parquet")
-    tree, record = list_images(path)
+    listing = strip_top_folders(list_images(path), flatten=path.is_file())
     records: dict[str, Record] = {}
-    for relative in tree.images:
+    for relative in listing.tree.images:
         key = pair_key(relative)
         if key in records:
             raise UnderstudyError(f"{escape_name(os.fspath(path))} has two images {escape_name(key)!r}; keep one")
-        records[key] = record(relative)
+        records[key] = listing.open(relative)
     return records

@@ -6,6 +6,7 @@ Records are small and are pickled without open handles, so that any number of wo
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,18 +62,31 @@ class BytesRecord(ABC):
     def open(self) -> BinaryIO: ...
 
     def header(self) -> ImageHeader:
-        with self._stream() as stream:
+        with self.stream() as stream:
             return decode.read_header(stream)
 
     def read(self) -> Image.Image:
-        with self._stream() as stream:
+        with self.stream() as stream:
             return decode.decode(stream)
 
-    def _stream(self) -> BinaryIO:
+    def first_bytes(self, count: int) -> bytes:
+        """The first bytes of the file; raises `Unreadable`."""
+        with self.stream() as stream:
+            try:
+                return stream.read(count)
+            except Exception as error:
+                raise Unreadable(decode.DAMAGED) from error
+
+    def stream(self) -> BinaryIO:
+        """A stream of the bytes; raises `Unreadable`."""
         try:
             return self.open()
         except (OSError, KeyError) as error:
             raise Unreadable(decode.NOT_OPENED) from error
+        except (Unreadable, MemoryError):
+            raise
+        except Exception as error:  # archives raise almost anything on corrupt data
+            raise Unreadable(decode.DAMAGED) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +108,13 @@ class FileRecord(BytesRecord):
             return 0
 
     def open(self) -> BinaryIO:
-        return open(os.path.join(self.root, self.relative), "rb")
+        path = os.path.join(self.root, self.relative)
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for its other end
+            raise Unreadable(decode.NOT_A_FILE)
+        if about.st_size > decode.MAX_BYTES:
+            raise Unreadable(decode.TOO_MANY_BYTES)
+        return open(path, "rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +133,29 @@ class ZipRecord(BytesRecord):
         return self.archive().getinfo(self.member).file_size
 
     def open(self) -> BinaryIO:
-        return self.archive().open(self.member)  # type: ignore[return-value]
+        archive = self.archive()
+        if archive.getinfo(self.member).file_size > decode.MAX_BYTES:
+            raise Unreadable(decode.TOO_MANY_BYTES)
+        return archive.open(self.member)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRecord(BytesRecord):
+    """A file that is known to be unreadable without being opened."""
+
+    path: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return escape_name(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def open(self) -> BinaryIO:
+        raise Unreadable(self.reason)
 
 
 def open_zip(path: Path) -> PerProcess[ZipFile]:

@@ -248,7 +248,7 @@ def scan_shard(shard: Path) -> ShardIndex:
                     if label is not None:
                         labels[key] = label
     except (tarfile.TarError, EOFError) as error:
-        if _is_compressed(shard):
+        if is_compressed(shard):
             raise UnderstudyError(
                 f"{name} is compressed, so its images cannot be read by position; decompress it to a plain .tar"
             ) from error
@@ -306,6 +306,7 @@ def _parse_label(where: str, suffix: str, data: bytes) -> Label | None:
     return label
 
 
-def _is_compressed(shard: Path) -> bool:
+def is_compressed(shard: Path) -> bool:
+    """Whether a tar is compressed, so that nothing in it has a position."""
     with open(shard, "rb") as file:
         return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
