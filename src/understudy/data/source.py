@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from hashlib import blake2b
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -12,6 +14,10 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.randomness import mix, name_key
+
+R = TypeVar("R")
+_HASHED_TOGETHER = 1_000  # rows of an array
+_TOGETHER = 200  # records that a thread takes at a time
 
 
 class Unreadable(Exception):
@@ -27,11 +33,23 @@ class ImageHeader:
     gray: bool
 
 
+class Stamp(NamedTuple):
+    """What is known of a record's contents without reading them: of unequal stamps one may have other contents."""
+
+    size: int  # bytes to read
+    changed: int  # time of the last change, or a checksum; 0 if unknown
+
+
 class Record(Protocol):
     """An image that has not been decoded yet; reading raises `Unreadable`."""
 
     @property
     def name(self) -> str: ...
+    def stamp(self) -> Stamp: ...
+    def digest(self) -> int:
+        """A hash of the contents; equal for all that cannot be read."""
+        ...
+
     def header(self) -> ImageHeader: ...
     def read(self) -> Image.Image:
         """Decode to an upright "L" or "RGB" image."""
@@ -50,6 +68,8 @@ class Source:
     skipped: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)  # (name, reason) of unreadable records
     modality: str = field(default="image", kw_only=True)
     pairs: Mapping[str, Source] = field(default_factory=dict, kw_only=True)  # the same samples in other modalities
+
+    hashed: ClassVar[int] = 0  # bytes of the contents that `fingerprint` reads at most
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -71,15 +91,44 @@ class Source:
         """The subclass's own fields for a subset."""
         return {}
 
+    @property
+    def sample_names(self) -> Sequence[str]:
+        """What a user calls each sample; empty where only its position says."""
+        return ()
+
+    def stamps(self) -> Tensor:
+        """(N, 2) int64: the `Stamp` of each sample."""
+        return torch.zeros(len(self), 2, dtype=torch.int64)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        """A hash of the contents of the samples at these row indices."""
+        return [0] * len(rows)
+
 
 @dataclass(frozen=True)
 class ArraySource(Source):
     """A source held in memory: `inputs` is (N, *shape), uint8 images or float32."""
 
+    hashed: ClassVar[int] = 512 * 2**20
+
     inputs: Tensor = field(default_factory=lambda: torch.empty(0), kw_only=True)
+    names: Sequence[str] = field(default=(), kw_only=True)  # of the files that held the samples, if there were any
 
     def _select(self, rows: Tensor) -> dict[str, object]:
-        return {"inputs": self.inputs[rows]}
+        return {"inputs": self.inputs[rows], "names": [self.names[i] for i in rows.tolist()] if self.names else ()}
+
+    @property
+    def sample_names(self) -> Sequence[str]:
+        return self.names
+
+    def stamps(self) -> Tensor:
+        return torch.tensor([[self.inputs[torch.tensor([0])].nbytes, 0]]).expand(len(self), 2)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        found = []
+        for part in rows.split(_HASHED_TOGETHER):
+            found += [digest_of(row) for row in self.inputs[part].cpu().flatten(1).numpy()]
+        return found
 
 
 @dataclass(frozen=True)
@@ -89,11 +138,39 @@ class RecordSource(Source):
     Without augmentation they crop the center square or, with `resize_whole`, ignore the aspect ratio.
     """
 
+    hashed: ClassVar[int] = 64 * 2**20
+
     resize_whole: bool = field(default=False, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
 
     def _select(self, rows: Tensor) -> dict[str, object]:
         return {"records": [self.records[i] for i in rows.tolist()]}
+
+    @property
+    def sample_names(self) -> Sequence[str]:
+        return [record.name for record in self.records]
+
+    def stamps(self) -> Tensor:
+        return torch.tensor(_in_threads(lambda record: record.stamp(), self.records), dtype=torch.int64)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        return _in_threads(lambda record: record.digest(), [self.records[i] for i in rows.tolist()])
+
+
+def digest_of(data: Any) -> int:
+    """A hash of bytes, or of a contiguous array's: 63 bits, never 0.
+
+    >>> digest_of(b"cat") == digest_of(b"cat"), digest_of(b"cat") == digest_of(b"dog")
+    (True, False)
+    """
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1 or 1
+
+
+def _in_threads(function: Callable[[Record], R], records: Sequence[Record]) -> list[R]:
+    """Map over records, several at a time, as a network drive answers slowly."""
+    parts = [records[start : start + _TOGETHER] for start in range(0, len(records), _TOGETHER)]
+    with ThreadPoolExecutor(8) as pool:
+        return [result for part in pool.map(lambda part: list(map(function, part)), parts) for result in part]
 
 
 def resize_square(source: Source, side: int) -> Source:
@@ -135,7 +212,8 @@ def _concatenate(first: Source, second: Source, **fields: Any) -> Source | None:
     """Concatenate the samples of two sources; None if only one is held in memory."""
     fields["skipped"] = first.skipped + second.skipped
     if isinstance(first, ArraySource) and isinstance(second, ArraySource):
-        return replace(first, **fields, inputs=torch.cat([first.inputs, second.inputs]))
+        names = [*first.names, *second.names] if first.names and second.names else ()
+        return replace(first, **fields, inputs=torch.cat([first.inputs, second.inputs]), names=names)
     if isinstance(first, RecordSource) and isinstance(second, RecordSource):
         return replace(first, **fields, records=[*first.records, *second.records])
     return None

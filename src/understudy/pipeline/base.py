@@ -70,7 +70,8 @@ class Pipeline(ABC, Generic[R]):
                 raise UnderstudyError(f"{labeled.name} has no labels to validate on; leave out --validation")
             kept, held_out = stratified_split(labeled, recipe.validation, recipe.seed)
             train, validation = labeled.subset(kept), labeled.subset(held_out)
-        train = self.transfer_set(train, labeled)
+        transfer = self.transfer_set(train, labeled)
+        train, transfer = transfer, None if transfer is train else transfer
         if recipe.only_classes:
             train = train.subset(only_classes(train, recipe.only_classes))
         if recipe.omit_classes:
@@ -85,7 +86,7 @@ class Pipeline(ABC, Generic[R]):
         if recipe.batch_size < recipe.devices * recipe.nodes:
             raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be split over {recipe.devices} devices")
         augmentation = resolve_augmentation(recipe.augmentation, train)
-        return RunData(labeled, train, validation, test, augmentation, self.sampler(train))
+        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), transfer)
 
     def open_data(self) -> tuple[Source, Source | None]:
         """The training part of the recipe's data, and its test part."""

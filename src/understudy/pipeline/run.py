@@ -18,11 +18,12 @@ from rich.console import Console
 from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
-from understudy.files import sha256
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
+from understudy.pipeline.resumption import check_data, check_teachers, same_machine, using_threads
+from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run, new_run_path
 from understudy.training import Callback, Loop, Member, launch
 from understudy.training.logging import ConsoleLogger, MetricsFile
@@ -70,29 +71,36 @@ def start(
 def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> Run:
     """The finished run of a recipe: the one in the folder, that one resumed, or a new one."""
     run = Run(path)
-    if run.exists and run.recipe == pipeline.recipe:
+    if run.is_of(pipeline.recipe):
         return run if run.finished else train_and_evaluate(pipeline, run, command)
     return start(pipeline, path, command=command)
 
 
-def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str] = ()) -> Run:
+def train_and_evaluate(
+    pipeline: Pipeline[Any], run: Run, command: Sequence[str] = (), *, within: RunCollection | None = None
+) -> Run:
     """Train a recipe's members in a run folder, from its newest checkpoint if it has one; evaluate; write the page.
+
+    Args:
+        within: the collection that the run is part of, if all its runs have the same data.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint was written.
         Diverged: a loss became NaN or infinite.
-        UnderstudyError: a mistake that the caller can fix.
+        UnderstudyError: a mistake that the caller can fix, or data or teachers that have changed since the run began.
     """
     if "created" not in run.record:
         run.note(created=datetime.now(UTC).isoformat(timespec="seconds"), command=list(command), versions=versions())
     recipe = pipeline.recipe
     fabric = make_fabric(recipe)
     if recipe.devices * recipe.nodes > 1:
-        launch(fabric, partial(_train, pipeline=pipeline, run=run))
+        launch(fabric, partial(_train, pipeline=pipeline, run=run, within=within))
     else:
-        _train(fabric, pipeline, run)
+        _train(fabric, pipeline, run, within)
     if fabric.global_rank == 0:
-        evaluate_run(pipeline, run)
+        on_cpu = fabric.device.type == "cpu"
+        with using_threads(run.record["machine"]["threads"] if on_cpu else None):
+            evaluate_run(pipeline, run)
         run.note(finished=True)
     return run
 
@@ -102,11 +110,32 @@ def versions() -> dict[str, str]:
     return {"understudy": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES}
 
 
-def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
+def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
+    with same_machine(fabric, run):
+        _check_inputs(fabric, pipeline, run, within)
+        _train_members(fabric, pipeline, run)
+
+
+def _check_inputs(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
+    """Check that data and teachers are what they were when the run began; all ranks raise what the first one does."""
+    data, fault = pipeline.data, None
+    if fabric.global_rank == 0:
+        try:
+            check_data(
+                run, data.labeled.name, data.parts, within=within,
+                accept_changes=pipeline.overrides.accept_changed_data,
+            )  # fmt: skip
+            if pipeline.teacher_files:
+                check_teachers(run, pipeline.teacher_files)
+        except UnderstudyError as found:
+            fault = found
+    if fault := fabric.broadcast(fault):
+        raise fault
+
+
+def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     recipe, data, first = pipeline.recipe, pipeline.data, fabric.global_rank == 0
     teacher = pipeline.teacher(fabric.device)
-    if first and pipeline.teacher_files:
-        _check_teachers(run, pipeline.teacher_files)
     members = pipeline.members()
     console = Console()
     if first:
@@ -143,16 +172,6 @@ def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
 def signals_read(members: Sequence[Member]) -> set[str]:
     """What members read of their teacher, besides the logits."""
     return {name for member in members for name in member.learner.objective.needs.teacher} - {"logits"}
-
-
-def _check_teachers(run: Run, files: Sequence[str]) -> None:
-    """Teachers are kept by path and hash: a resumed run must find the same ones."""
-    found = {file: sha256(Path(file)) for file in files}
-    known = run.record.get("teachers")
-    if known is not None and known != found:
-        changed = next((file for file in known if known[file] != found.get(file)), "one")
-        raise UnderstudyError(f"teacher {changed} has changed since this run began; restore it or start a new run")
-    run.note(teachers=found)
 
 
 def _validator(source: Source | None, device: torch.device) -> Callable[[Member], float] | None:

@@ -24,6 +24,7 @@ class Overrides:
     Attributes:
         data, transfer_set: whatever `open_source` opens.
         trust_code: whether functions that the recipe names (pkg.mod:fn) may be imported.
+        accept_changed_data: whether a run may go on with other data than it began with.
     """
 
     data: object | None = None
@@ -31,6 +32,7 @@ class Overrides:
     teachers: tuple[nn.Module, ...] = ()
     transfer_set: object | None = None
     trust_code: bool = False
+    accept_changed_data: bool = False
 
 
 def require(config: Options, overrides: Overrides) -> None:
@@ -59,6 +61,7 @@ class RunData:
         validation: held out from the training part, or None.
         test: what is evaluated on, or None.
         sampler: which samples of `train` each epoch shows; all of them where None.
+        transfer: the transfer set before samples are selected, if there is one.
     """
 
     labeled: Source
@@ -67,6 +70,13 @@ class RunData:
     test: Source | None
     augmentation: Augmentation
     sampler: EpochSampler | None = None
+    transfer: Source | None = None
+
+    @property
+    def parts(self) -> dict[str, Source | None]:
+        """All that was opened, by the names of the parts."""
+        opened = {"training part": self.labeled, "test part": self.test}
+        return opened if self.transfer is None else opened | {"transfer set": self.transfer}
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""

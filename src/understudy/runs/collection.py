@@ -1,6 +1,7 @@
 """A folder of several runs that one verb made: few-shot draws, tasks, stages, specialists.
 
 collection.json    the verb's configuration, the runs by name, and whether all is done
+data.json.gz       what the data was made of, where all runs have the same
 NAME/              a run folder, or a collection of its own
 evaluation.json    the facts that the page is made from
 report.html        the page
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from understudy.config.options import Options
 from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import COLLECTION_FACTS
 from understudy.files import write_whole
-from understudy.runs.folder import EvaluatedFolder
+from understudy.runs.folder import DATA, EvaluatedFolder
+from understudy.runs.places import located, noted_places
 from understudy.runs.run import Run
 
 RECORD = "collection.json"
@@ -61,9 +65,11 @@ class RunCollection(EvaluatedFolder):
 
     @property
     def config(self) -> Any:
-        """The verb's configuration, with the fields that were set."""
-        values = self.record["config"]
-        return checked(VERBS[values["kind"]], values, str(self.path / RECORD))
+        """The verb's configuration, with the fields that were set and the paths where its files are now."""
+        record = self.record
+        values = record["config"]
+        config = checked(VERBS[values["kind"]], values, str(self.path / RECORD))
+        return located(config, record.get("places", {}), self.path)
 
     @property
     def command(self) -> list[str]:
@@ -112,10 +118,11 @@ class RunCollection(EvaluatedFolder):
         self, config: Options, runs: Sequence[str], *, command: Sequence[str], notes: Sequence[str] = (), **facts: Any
     ) -> None:
         """Write the record of a new collection, which has no evaluation and no page yet."""
-        for name in ("evaluation.json", "report.html"):
+        for name in (DATA, "evaluation.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
         record = {"config": as_set(config), "command": list(command), "notes": list(notes), "runs": list(runs)}
-        write_whole(self.path / RECORD, json.dumps(record | {"finished": False} | facts, indent=1) + "\n")
+        record |= {"finished": False, "threads": torch.get_num_threads(), "places": noted_places(config, self.path)}
+        write_whole(self.path / RECORD, json.dumps(record | facts, indent=1) + "\n")
 
     def abandon(self, files: Sequence[Path] = ()) -> None:
         """Remove the folder if a mistake ended every run before its first step.
@@ -128,8 +135,7 @@ class RunCollection(EvaluatedFolder):
                 run.abandon()
             if run.exists:
                 return
-        (self.path / RECORD).unlink(missing_ok=True)
-        for file in files:
+        for file in (self.path / RECORD, self.path / DATA, *files):
             file.unlink(missing_ok=True)
         for folder in (*dict.fromkeys(file.parent for file in files), self.path):
             if folder.exists() and not any(folder.iterdir()):

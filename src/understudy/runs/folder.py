@@ -11,6 +11,9 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import Facts
 from understudy.files import write_whole
 
+DATA = "data.json.gz"
+"""What the data was made of when the folder's first run began."""
+
 
 @dataclass(frozen=True)
 class EvaluatedFolder:

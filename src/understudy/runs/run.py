@@ -1,7 +1,8 @@
 """The run folder: what a run was to do, what it did, and its results.
 
 recipe.yaml        the recipe, every field
-run.json           versions, command, teachers with their hashes, progress
+run.json           versions, command, files with their places, teachers with their hashes, progress
+data.json.gz       what the data was made of
 metrics.jsonl      losses and accuracies of each member
 checkpoints/       what a resumed run continues from
 models/            one weights file for each member
@@ -26,10 +27,11 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.files import write_whole
 from understudy.models import Network, load_network
-from understudy.runs.folder import EvaluatedFolder
+from understudy.runs.folder import DATA, EvaluatedFolder
+from understudy.runs.places import located, noted_places, same_files
 
 _PARTS = ("checkpoints/*", "models/*", "gallery/*")
-_FILES = ("run.json", "metrics.jsonl", "evaluation.json", "report.html")
+_FILES = ("run.json", DATA, "metrics.jsonl", "evaluation.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,23 @@ class Run(EvaluatedFolder):
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe as it was given."""
         return recipe_from(read_yaml(self.path / "recipe.yaml"), str(self.path / "recipe.yaml"))
+
+    def located_recipe(self, *, required: bool = False) -> Recipe:
+        """The recipe, with the paths where its files are now.
+
+        Args:
+            required: whether all of them must exist.
+
+        Raises:
+            UnderstudyError: a required file does not.
+        """
+        return located(self.recipe, self.record.get("places", {}), self.path, required=required)
+
+    def is_of(self, recipe: Recipe) -> bool:
+        """Whether this is the run of a recipe, by whatever paths it names its files."""
+        return self.exists and same_files(self.located_recipe(), recipe)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -107,17 +125,18 @@ class Run(EvaluatedFolder):
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
         write_whole(self.path / "recipe.yaml", to_yaml(recipe))
+        self.note(places=noted_places(recipe, self.path))
 
     def prepare(self, recipe: Recipe, notes: Sequence[str], *, overwrite: bool) -> None:
         """Take the folder for a recipe, with notes for its page, unless it holds that recipe's run already."""
-        if overwrite or not self.exists or self.recipe != recipe:
+        if overwrite or not self.is_of(recipe):
             self.open(recipe, overwrite=True)
             self.note(notes=list(notes))
 
     def abandon(self) -> None:
         """Remove the folder if a mistake ended the run before its first step."""
         if not (self.path / "metrics.jsonl").exists():
-            for name in ("recipe.yaml", "run.json"):
+            for name in ("recipe.yaml", "run.json", DATA):
                 (self.path / name).unlink(missing_ok=True)
             if self.path.exists() and not any(self.path.iterdir()):
                 self.path.rmdir()

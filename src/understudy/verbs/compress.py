@@ -30,6 +30,7 @@ from understudy.exporters import check_formats
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
@@ -139,8 +140,9 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
         if run.finished:
             continue
         console.print(f"[bold]{number}/{len(stages) + 1} {name}[/bold]", highlight=False)
-        with named_when_stopped(found.path):
-            train_and_evaluate(pipeline_of(run.recipe, overrides), run, found.command)
+        pipeline = pipeline_of(run.located_recipe(required=True), overrides)
+        with named_when_stopped(found.path), same_threads(found):
+            train_and_evaluate(pipeline, run, found.command, within=found)
     if "export" not in found.record:
         console.print(f"[bold]{len(stages) + 1}/{len(stages) + 1} export[/bold]", highlight=False)
         done = export(

@@ -22,17 +22,20 @@ COLLECTIONS: dict[str, Callable[[RunCollection, Overrides], RunCollection]] = {
 """How each verb that makes a collection of runs continues one."""
 
 
-def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollection:
+def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code: bool = False) -> Run | RunCollection:
     """Continue the run, or the collection of runs, that a folder holds; the result is as if it had not been stopped.
 
     Args:
         folder: of any verb that trains.
+        accept_changed_data: go on even if the data is not what it was when the run began, and say so on its page.
         trust_code: whether functions that the folder's recipes name (pkg.mod:fn) may be imported.
 
     Raises:
-        UnderstudyError: there is nothing to resume, or it is finished.
+        UnderstudyError: there is nothing to resume, it is finished, a file that it needs is not found, or the data or a
+            teacher has changed.
     """
-    overrides, collection = Overrides(trust_code=trust_code), RunCollection(Path(folder))
+    overrides = Overrides(trust_code=trust_code, accept_changed_data=accept_changed_data)
+    collection = RunCollection(Path(folder))
     if collection.exists:
         if collection.finished:
             raise UnderstudyError(f"{folder} is finished; its page is {collection.report}")
@@ -40,4 +43,6 @@ def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollecti
     run = find_run(Path(folder))
     if run.finished:
         raise UnderstudyError(f"{folder} is finished; its page is {run.report}")
-    return train_and_evaluate(pipeline_of(run.recipe, overrides), run, run.record.get("command", ()))
+    return train_and_evaluate(
+        pipeline_of(run.located_recipe(required=True), overrides), run, run.record.get("command", ())
+    )

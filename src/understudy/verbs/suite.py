@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,6 +23,8 @@ from understudy.data import NAMED, Splits, group_of, vtab_subsets
 from understudy.errors import Interrupted, UnderstudyError, nearest
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
 from understudy.files import write_whole
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
@@ -65,7 +68,7 @@ def suite(
     tasks = dict(data) if isinstance(data, Mapping) else tasks_of(data)
     names = [str(one) if given(one) is None else name for name, one in tasks.items()]
     config = configure(SuiteConfig, {**options, "data": tuple(names)}, backbone=backbone)
-    return _start(config, tasks, True, place(run, overwrite))
+    return _start(config, tasks, Overrides(trust_code=True), place(run, overwrite))
 
 
 def plan(config: SuiteConfig, overrides: Overrides) -> Plan:
@@ -80,21 +83,22 @@ def plan(config: SuiteConfig, overrides: Overrides) -> Plan:
 
 
 def start(config: SuiteConfig, overrides: Overrides, place: Place) -> RunCollection:
-    return _start(config, tasks_of(config.data), overrides.trust_code, place)
+    return _start(config, tasks_of(config.data), overrides, place)
 
 
-def _start(config: SuiteConfig, tasks: Mapping[str, object], trust_code: bool, place: Place) -> RunCollection:
+def _start(config: SuiteConfig, tasks: Mapping[str, object], overrides: Overrides, place: Place) -> RunCollection:
     require(config, Overrides())
     for one in tasks.values():
         _check_known(one)
     pretrained(config.backbone, config.from_scratch)
     found = RunCollection(place.run or new_run_path("suite", config.backbone.partition("?")[0], "backbone"))
-    if not found.continues(config, overwrite=place.overwrite):
+    continues = found.continues(config, overwrite=place.overwrite)
+    if not continues:
         objects = [name for name, one in tasks.items() if given(one) is not None]
         found.open(config, list(tasks), command=place.command, objects=objects)
         _write(found, {})
     tasks = dict(zip(found.runs, tasks.values(), strict=True))  # by the names that the folder has for them
-    return _continue(found, tasks, trust_code, overwrite=place.overwrite)
+    return _continue(found, tasks, overrides, overwrite=place.overwrite, planned=continues)
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -102,19 +106,25 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     objects = found.record["objects"]
     named = zip(found.runs, found.config.data, strict=True)
     tasks = {name: None if name in objects else data for name, data in named}
-    return _continue(found, tasks, overrides.trust_code)
+    return _continue(found, tasks, overrides, overwrite=False, planned=True)
 
 
 def _continue(
-    found: RunCollection, tasks: Mapping[str, object], trust_code: bool, *, overwrite: bool = False
+    found: RunCollection, tasks: Mapping[str, object], overrides: Overrides, *, overwrite: bool, planned: bool
 ) -> RunCollection:
+    """Do the tasks that have no results.
+
+    Args:
+        overwrite: replace their runs.
+        planned: whether runs that there are were planned for this suite; they go on as planned.
+    """
     results = {task.name: task for task in found.facts.tasks if task.results}
     for name in found.runs:
         if name in results:
             continue
         try:
-            with named_when_stopped(found.path):
-                results[name] = _task(found, name, tasks[name], trust_code, overwrite)
+            with named_when_stopped(found.path), same_threads(found):
+                results[name] = _task(found, name, tasks[name], overrides, overwrite, planned)
         except Interrupted:
             raise
         except UnderstudyError as fault:
@@ -139,21 +149,30 @@ def _write(found: RunCollection, results: Mapping[str, TaskResult]) -> None:
     found.write_page(facts, render(facts, found.path))
 
 
-def _task(found: RunCollection, name: str, data: object, trust_code: bool, overwrite: bool) -> TaskResult:
+def _task(
+    found: RunCollection, name: str, data: object, overrides: Overrides, overwrite: bool, planned: bool
+) -> TaskResult:
     config: SuiteConfig = found.config
     if data is None:
         raise UnderstudyError(f"the data of {name} is a Python object; call understudy.suite again with this folder")
-    overrides = Overrides(data=given(data), trust_code=trust_code)
+    overrides = replace(overrides, data=given(data))
     values = {key: value for key, value in as_set(config).items() if key not in ("kind", "data", "vtab")}
     options = checked(TransferConfig, values | {"data": name if given(data) is not None else str(data)}, name)
     if config.shots:
         drawn = RunCollection(found.path / name)
-        if overwrite or not drawn.finished:
+        if planned and drawn.exists and not drawn.finished:
+            drawn = few_shots.resume(drawn, overrides)
+        elif overwrite or not drawn.finished:
             drawn = few_shots.start(options, overrides, Place(found.path / name, overwrite, tuple(found.command)))
         results = drawn.facts.results
         first = next(iter(drawn.runs.values()))
     else:
-        first = _one_run(found, name, options, overrides, overwrite)
+        first = Run(found.path / name)
+        if planned and first.exists:
+            pipeline = pipeline_of(first.located_recipe(required=True), overrides)
+            first = first if first.finished else train_and_evaluate(pipeline, first, found.command)
+        else:
+            first = _one_run(found, name, options, overrides, overwrite)
         rows = first.facts.of("model")
         examples = (first.facts.data.train_examples if first.facts.data else None) or 0
         accuracies = tuple(rows[0].values("accuracy")) if rows else ()

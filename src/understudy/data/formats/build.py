@@ -137,9 +137,12 @@ def _decode_all(
         readable = torch.tensor([not any(row) for row in zip(*errors, strict=True)])
         shared = index.name, index.classes, kept.ids, kept.targets
         arrays = (
-            ArraySource(*shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], modality=name)
+            ArraySource(
+                *shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], modality=name,
+                names=[record.name for record in kept.modalities[name]],
+            )
             for name, (x, _) in modalities.items()
-        )
+        )  # fmt: skip
         sources[split] = _paired(arrays, skipped[split])
     return sources
 

@@ -6,20 +6,32 @@ Records are small and are pickled without open handles, so that any number of wo
 from __future__ import annotations
 
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 from PIL import Image
 
 from understudy.data.formats import decode
-from understudy.data.source import ImageHeader, Unreadable
+from understudy.data.source import ImageHeader, Stamp, Unreadable, digest_of
 
 T = TypeVar("T")
+MISSING = digest_of(b"")
+"""The digest of all that cannot be read."""
+
+
+def file_stamp(path: str | Path, size: int | None = None) -> Stamp:
+    """The stamp of a file, or of `size` bytes in it; zeros if it is missing."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return Stamp(0, 0)
+    return Stamp(stat.st_size if size is None else size, stat.st_mtime_ns)
 
 
 def escape_name(name: str) -> str:
@@ -57,6 +69,17 @@ class BytesRecord(ABC):
     def open(self) -> BinaryIO:
         """A stream of the bytes; raises OSError or KeyError if they are missing."""
 
+    @abstractmethod
+    def stamp(self) -> Stamp:
+        """What is known of the bytes without reading them; zeros if they are missing."""
+
+    def digest(self) -> int:
+        try:
+            with self.open() as stream:
+                return digest_of(stream.read())
+        except (OSError, KeyError, BadZipFile, zlib.error):
+            return MISSING
+
     def header(self) -> ImageHeader:
         with self._stream() as stream:
             return decode.read_header(stream)
@@ -86,6 +109,9 @@ class FileRecord(BytesRecord):
     def open(self) -> BinaryIO:
         return open(os.path.join(self.root, self.relative), "rb")
 
+    def stamp(self) -> Stamp:
+        return file_stamp(os.path.join(self.root, self.relative))
+
 
 @dataclass(frozen=True, slots=True)
 class ZipRecord(BytesRecord):
@@ -100,6 +126,13 @@ class ZipRecord(BytesRecord):
 
     def open(self) -> BinaryIO:
         return self.archive().open(self.member)  # type: ignore[return-value]
+
+    def stamp(self) -> Stamp:
+        info = self.archive().getinfo(self.member)
+        return Stamp(info.file_size, info.CRC)
+
+    def digest(self) -> int:
+        return self.archive().getinfo(self.member).CRC or MISSING  # which the archive's table of contents has
 
 
 def open_zip(path: Path) -> PerProcess[ZipFile]:
