@@ -59,7 +59,8 @@ class Pipeline(ABC, Generic[R]):
     def data(self) -> RunData:
         """The data, opened, selected and split."""
         recipe = self.recipe
-        labeled, test = self.open_data()
+        whole, test = self.open_data()
+        labeled = in_subset(recipe, whole)
         if labeled.classes:  # else they are the teacher's
             parse_bias(recipe.class_bias, labeled.classes)
             if recipe.class_priors:
@@ -70,8 +71,10 @@ class Pipeline(ABC, Generic[R]):
                 raise UnderstudyError(f"{labeled.name} has no labels to validate on; leave out --validation")
             kept, held_out = stratified_split(labeled, recipe.validation, recipe.seed)
             train, validation = labeled.subset(kept), labeled.subset(held_out)
-        transfer = self.transfer_set(train, labeled)
-        train, transfer = transfer, None if transfer is train else transfer
+        opened = {"training part": whole, "test part": test}
+        if (transfer := self.transfer_set(train, labeled)) is not train:
+            opened |= {"transfer set": transfer}
+            train = transfer
         if recipe.only_classes:
             train = train.subset(only_classes(train, recipe.only_classes))
         if recipe.omit_classes:
@@ -86,14 +89,13 @@ class Pipeline(ABC, Generic[R]):
         if recipe.batch_size < recipe.devices * recipe.nodes:
             raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be split over {recipe.devices} devices")
         augmentation = resolve_augmentation(recipe.augmentation, train)
-        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), transfer)
+        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), opened)
 
     def open_data(self) -> tuple[Source, Source | None]:
         """The training part of the recipe's data, and its test part."""
         recipe, data = self.recipe, self.overrides.data
         named = recipe.data if data is None else data
-        train, test = open_parts(recipe, named, parse_pairs(recipe.pair), self.test_size)
-        return in_subset(recipe, train), test
+        return open_parts(recipe, named, parse_pairs(recipe.pair), self.test_size)
 
     @property
     def test_size(self) -> int | None:

@@ -122,7 +122,7 @@ def _check_inputs(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: Run
     if fabric.global_rank == 0:
         try:
             check_data(
-                run, data.labeled.name, data.parts, within=within,
+                run, data.labeled.name, data.opened, within=within,
                 accept_changes=pipeline.overrides.accept_changed_data,
             )  # fmt: skip
             if pipeline.teacher_files:

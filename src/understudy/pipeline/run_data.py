@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -56,12 +57,12 @@ class RunData:
     """The data of a run.
 
     Attributes:
-        labeled: the whole training part of the recipe's data.
+        labeled: the training part of the recipe's data, or its samples in the recipe's subset.
         train: what the loop trains on: the selected samples, or the transfer set.
         validation: held out from the training part, or None.
         test: what is evaluated on, or None.
         sampler: which samples of `train` each epoch shows; all of them where None.
-        transfer: the transfer set before samples are selected, if there is one.
+        opened: all that was opened, by the names of the parts; None for a part that there is not.
     """
 
     labeled: Source
@@ -70,13 +71,7 @@ class RunData:
     test: Source | None
     augmentation: Augmentation
     sampler: EpochSampler | None = None
-    transfer: Source | None = None
-
-    @property
-    def parts(self) -> dict[str, Source | None]:
-        """All that was opened, by the names of the parts."""
-        opened = {"training part": self.labeled, "test part": self.test}
-        return opened if self.transfer is None else opened | {"transfer set": self.transfer}
+    opened: Mapping[str, Source | None] = field(default_factory=dict)
 
     def contract(self, modality: str) -> InputContract:
         """The input contract of a new network: of the data, or of the transfer set if the data lacks the modality."""

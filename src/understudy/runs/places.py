@@ -1,7 +1,8 @@
 """Where the files are that a run or a collection names: found from another working directory, and after a move.
 
-When a folder is made, its path is noted, and that of each file that its options name. A file is then looked for where
-it was; by its name in the working directory; and, in case all has moved together, where it was as seen from the folder.
+When a folder is made, its path is noted, and that of each file that its options name. A file is then looked for by its
+name in the working directory; in the same place as seen from the folder, which may have moved together with it; and
+where it was.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def located(options: S, places: Mapping[str, Any], folder: Path, *, required: bo
         if known is None:
             return name
         here, moved = _absolute(name), _moved(known, was, folder)
-        found = next(filter(_exists, (known, here, moved)), None)
+        found = next(filter(_exists, (moved, known) if os.path.isabs(name) else (here, moved, known)), None)
         if found is None and required:
             raise UnderstudyError(
                 f"{name}, which {folder} needs, is not where it was, at {known}, nor in this folder; put it back, or "
@@ -63,7 +64,7 @@ def located(options: S, places: Mapping[str, Any], folder: Path, *, required: bo
 
     options = with_files(options, find)
     if uses_root and getattr(options, "data_root", "") is None and (root := places.get("data_root")):
-        found = next(filter(_exists, (root, _absolute(default_root()), _moved(root, was, folder))), None)
+        found = next(filter(_exists, (_absolute(default_root()), _moved(root, was, folder), root)), None)
         if found is not None and found != _absolute(default_root()):
             return options.model_copy(update={"data_root": found})
     return options

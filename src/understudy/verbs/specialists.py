@@ -128,7 +128,7 @@ def _continue(
     if config.only is not None and config.only >= len(manifest.groups):
         raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
     data = _data(config, overrides)
-    check_data(found, config.data, data.parts, accept_changes=overrides.accept_changed_data)
+    check_data(found, config.data, data.opened, accept_changes=overrides.accept_changed_data)
     if manifest.classes != data.labeled.classes:
         raise UnderstudyError(
             f"{folder} holds specialists for {len(manifest.classes)} other classes than the "
