@@ -149,7 +149,12 @@ def test_changed_data_is_refused_and_named(change: str, here: Path) -> None:
     message = str(refused.value)
     assert message.startswith("photos has changed since run began")
     assert said in message
-    assert "understudy resume run --accept-changed-data" in message
+    if change == "a class":
+        assert "and the networks are of its former classes" in message
+        with pytest.raises(UnderstudyError, match="its former classes; restore it, or start a new run"):
+            understudy.resume("run", accept_changed_data=True)
+    else:
+        assert "understudy resume run --accept-changed-data" in message
 
 
 def test_copied_data_is_the_same_data(here: Path) -> None:
@@ -167,6 +172,27 @@ def test_changed_data_may_be_accepted_and_is_then_on_the_page(here: Path) -> Non
     (note,) = run.facts.notes
     assert note.startswith("The data changed while the run was interrupted")
     assert "train/dog/90.bmp" in note
+
+
+def test_fewer_samples_may_be_accepted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {**QUICK, "epochs": 2, "checkpoint_every": 0.0}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        with pytest.raises(Interrupted, match="stopped at step 2"):  # of three in an epoch
+            understudy.train("photos", "mlp:4", run="own", **options)
+    for number in range(14):
+        (here / f"photos/train/{CLASSES[number % 2]}/{number}.bmp").unlink()
+    done = understudy.resume("own", accept_changed_data=True)
+    assert isinstance(done, Run)
+    assert [row["step"] for row in done.epochs() if row["part"] == "train"] == [2, 4]
+
+
+def test_a_memory_bank_is_of_its_samples(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    understudy.train("photos", "mlp:4", run="teacher", epochs=1, **QUICK)
+    stopped(monkeypatch, understudy.distill, "photos", "teacher", "mlp:4", run="crd", epochs=2, method="crd", **QUICK)
+    add(here / "photos")
+    with pytest.raises(UnderstudyError, match=r"do not fit distilled-0 .* restore the data, or start a new run"):
+        understudy.resume("crd", accept_changed_data=True)
 
 
 def test_what_was_accepted_is_what_counts_from_then_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +294,7 @@ def test_of_large_sets_some_contents_are_hashed(tmp_path: Path, monkeypatch: pyt
     photos = save_photos(tmp_path / "photos")
     source = open_source(str(photos)).train
     known = Fingerprint.of(source)
-    hashed = {source.sample_names[row] for row in known.digests.nonzero().flatten().tolist()}
+    hashed = {source.sample_names[int(row)] for row in known.digests.nonzero().flatten()}
     assert 0 < len(hashed) < len(source)
 
     def touch(*names: str) -> None:

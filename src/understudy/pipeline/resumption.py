@@ -58,10 +58,13 @@ def check_data(
         if part in known and (found := _changes(known[part], source)):
             changes.append(f"{part}: {', '.join(found)}")
     listed = "; ".join(changes)
+    said = f"{name} has changed since {folder.path} began ({listed})"
+    if any(one and (now := sources.get(part)) and one.classes != now.classes for part, one in known.items()):
+        raise UnderstudyError(f"{said}, and the networks are of its former classes; restore it, or start a new run")
     if changes and not accept_changes:
         raise UnderstudyError(
-            f"{name} has changed since {folder.path} began ({listed}); restore it, start a new run, or go on with it "
-            f"as it is: understudy resume {folder.path} --accept-changed-data"
+            f"{said}; restore it, start a new run, or go on with it as it is: understudy resume {folder.path} "
+            "--accept-changed-data"
         )
     if changes:
         _say(run, f"The data changed while the run was interrupted, and training went on with it: {listed}.")
@@ -129,9 +132,8 @@ def using_threads(count: int | None) -> Iterator[None]:
 
 
 def _modalities(part: str, source: Source | None) -> dict[str, Source | None]:
-    if source is None or not source.pairs:
-        return {part: source}
-    return {part: source} | {f"{part}, {name}": pair for name, pair in source.pairs.items()}
+    found: dict[str, Source | None] = {part: source}
+    return found if source is None else found | {f"{part}, {name}": pair for name, pair in source.pairs.items()}
 
 
 def _changes(known: Fingerprint | None, source: Source | None) -> list[str]:
