@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -201,9 +202,10 @@ def test_what_was_accepted_is_what_counts_from_then_on(here: Path, monkeypatch: 
     assert understudy.resume("run").finished
 
 
-def test_a_damaged_list_of_the_data_is_said(here: Path) -> None:
+@pytest.mark.parametrize("contents", ["[]", '{"training part": {"ids": 3}}', '{"training part": [1e999]}', "{"])
+def test_a_damaged_list_of_the_data_is_said(contents: str, here: Path) -> None:
     path = here / "run" / "data.json.gz"
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_bytes(gzip.compress(contents.encode()))
     with pytest.raises(UnderstudyError, match=r"cannot be read .* remove it to go on"):
         understudy.resume("run")
     path.unlink()

@@ -27,6 +27,7 @@ from understudy.runs.collection import RunCollection
 from understudy.runs.folder import DATA
 from understudy.runs.run import Run
 
+_NOT_OURS = (ValueError, TypeError, LookupError, AttributeError)  # of JSON that `_write` did not make
 Known = dict[str, Fingerprint | None]
 """The parts of the data by name; None for one that there was not."""
 
@@ -68,7 +69,7 @@ def check_data(
         )
     if changes:
         _say(run, f"The data changed while the run was interrupted, and training went on with it: {listed}.")
-        known = {}
+        known = {part: one for part, one in known.items() if part not in sources}
     if new := {part: source for part, source in sources.items() if part not in known}:
         added: Known = {part: None if source is None else Fingerprint.of(source) for part, source in new.items()}
         _write(folder.path / DATA, known | added)
@@ -154,7 +155,7 @@ def _read(path: Path) -> Known:
         return {part: None if one is None else Fingerprint.from_json(one) for part, one in values.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as fault:
+    except (OSError, EOFError, zlib.error, ArithmeticError, RuntimeError, *_NOT_OURS) as fault:
         raise UnderstudyError(
             f"{path} cannot be read ({fault}); restore it, or remove it to go on with the data as it is"
         ) from None
