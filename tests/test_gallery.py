@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from understudy import evaluation as ev
 from understudy.data import ArraySource, RecordSource, Unreadable
-from understudy.data.source import ImageHeader
+from understudy.data.source import ImageHeader, Stamp
 from understudy.errors import UnderstudyError
 from understudy.evaluation import Predictions
 from understudy.evaluation.facts import Picture
@@ -38,6 +38,12 @@ class Plain:
 
     def open(self) -> BinaryIO:
         raise OSError(self.name)
+
+    def stamp(self) -> Stamp:
+        return Stamp(0, 0)
+
+    def digest(self) -> int:
+        return self.shade
 
     def header(self) -> ImageHeader:
         return ImageHeader(24, 20, gray=False)

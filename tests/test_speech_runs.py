@@ -101,7 +101,15 @@ def test_the_frame_accuracy_of_words_is_that_of_the_evaluation(home: Path) -> No
 def test_a_run_folder_holds_what_decoding_needs_and_nothing_pickled(home: Path) -> None:
     files = {path.relative_to(home / "student").as_posix() for path in (home / "student").rglob("*") if path.is_file()}
     assert {"recipe.yaml", "report.html", DECODER, "models/distilled-0.safetensors"} <= files
-    assert {Path(name).suffix for name in files} <= {".yaml", ".json", ".jsonl", ".html", ".safetensors", ".sha256"}
+    assert {Path(name).suffix for name in files} <= {
+        ".yaml",
+        ".json",
+        ".jsonl",
+        ".html",
+        ".safetensors",
+        ".sha256",
+        ".gz",
+    }
     decoder = json.loads((home / "student" / DECODER).read_text())
     assert set(decoder["penalty"]) == {"teacher", "alone-0", "distilled-0"}
     assert sum(decoder["priors"]) == pytest.approx(1)

@@ -132,6 +132,7 @@ command(
     "Continue a run, or a folder of runs, where it was stopped; the result is as if it had not been stopped.",
     "understudy resume runs/teacher",
     "understudy resume runs/compress-photos-1 --trust-code",
+    "understudy resume runs/teacher --accept-changed-data",
 )
 command(
     "evaluate",

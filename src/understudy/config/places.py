@@ -1,16 +1,21 @@
-"""Paths in options, and how a page shows them: without what is particular to a machine."""
+"""Paths in options: which options have them, and how a page shows them, without what is particular to a machine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from understudy.config.options import Options, parse_pairs
+
+S = TypeVar("S", bound=Options)
 
 PLACES = (
-    "data", "data_root", "pair", "subset", "transfer_set", "model", "student", "teacher", "backbone", "generalist",
+    "data", "data_root", "subset", "transfer_set", "model", "student", "teacher", "backbone", "generalist", "pair",
 )  # fmt: skip
-"""The options that may hold a path, or a name with a path in it."""
+"""The options that may hold a path, or a name with a path in it; those of the last are after a "="."""
+_BIT_WEIGHTS = re.compile(r"(bit:)(.+\.npz)((?:\?.*)?)")
 _ABSOLUTE = r"(?:/(?!/)|[A-Za-z]:[\\/]|\\\\)"
 _PATH = re.compile(rf"(?:^|(?<=[=:])){_ABSOLUTE}[^?&]*")  # in depth=/maps, bit:/R50.npz?norm=bn, --run=/runs/a
 
@@ -53,3 +58,32 @@ def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return shown(value) if isinstance(value, str) else value
 
     return {name: change(value) if name in PLACES else value for name, value in options.items()}
+
+
+def with_files(options: S, change: Callable[[str, str], str]) -> S:
+    """The same options with other names of files.
+
+    Args:
+        change: an option and a name in it -> the new name.
+
+    >>> from understudy.config.recipe import DistillRecipe
+    >>> recipe = DistillRecipe(data="photos", teacher=("a", "b"), student="mlp:8", pair=("depth=maps",))
+    >>> there = with_files(recipe, lambda option, name: name if option == "student" else f"/home/{name}")
+    >>> there.data, there.teacher, there.student, there.pair
+    ('/home/photos', ('/home/a', '/home/b'), 'mlp:8', ('depth=/home/maps',))
+    """
+
+    def renamed(option: str, text: str) -> str:
+        start, file, end = match.groups() if (match := _BIT_WEIGHTS.fullmatch(text)) else ("", text, "")
+        return start + change(option, file) + end if file else text
+
+    new: dict[str, Any] = {}
+    for option in PLACES[:-1]:
+        value = getattr(options, option, None)
+        if isinstance(value, str):
+            new[option] = renamed(option, value)
+        elif isinstance(value, tuple):
+            new[option] = tuple(renamed(option, one) for one in value)
+    if pairs := parse_pairs(getattr(options, "pair", ())):
+        new["pair"] = tuple(f"{modality}={change('pair', path)}" for modality, path in pairs.items())
+    return options.model_copy(update={name: value for name, value in new.items() if value != getattr(options, name)})

@@ -57,8 +57,8 @@ def open_source(
             metadata.csv or metadata.jsonl, or of unlabeled images; a .csv with columns path, label and optionally
             split or is_valid; a .parquet file or a folder of them as written by Hugging Face Datasets; a .tar, a
             folder of them or a range such as shards-{000..127}.tar in the WebDataset format; "hf:name" or
-            "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat); a folder of frame sequences (see
-            `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs, targets) of
+            "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat); a folder of frame
+            sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs, targets) of
             tensors or arrays; a dict of paired arrays by modality, optionally with "targets"; or a `Source` or
             `Splits`, returned as it is.
         root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.

@@ -83,7 +83,7 @@ def shared(train: Source, held: Source) -> list[tuple[int, int]] | None:
 
 def _digests(source: Source, rows: Sequence[int]) -> list[tuple[int, bytes]]:
     """The rows that can be read, with their digests."""
-    return [(row, digest) for row, digest in zip(rows, source.digests(rows), strict=True) if digest]
+    return [(row, digest) for row, digest in zip(rows, source.content_hashes(rows), strict=True) if digest]
 
 
 def _classes(source: Source, missing: torch.Tensor) -> str:

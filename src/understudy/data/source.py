@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, BinaryIO, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, TypeVar
 from zipfile import BadZipFile
 
 import torch
@@ -20,6 +20,7 @@ from understudy.randomness import mix, name_key
 
 A = TypeVar("A")
 R = TypeVar("R")
+_HASHED_TOGETHER = 1_000  # rows of an array
 
 
 class Unreadable(Exception):
@@ -35,6 +36,13 @@ class ImageHeader:
     gray: bool
 
 
+class Stamp(NamedTuple):
+    """What is known of a record's contents without reading them: of unequal stamps one may have other contents."""
+
+    size: int  # bytes to read
+    changed: int  # time of the last change, or a checksum; 0 if unknown
+
+
 class Record(Protocol):
     """An image that has not been decoded yet; reading raises `Unreadable`."""
 
@@ -47,6 +55,11 @@ class Record(Protocol):
 
     def open(self) -> BinaryIO:
         """A stream of these bytes; raises OSError or KeyError if they are missing."""
+        ...
+
+    def stamp(self) -> Stamp: ...
+    def digest(self) -> int:
+        """A hash of the contents, or of what they are part of, to tell a change; equal for all that cannot be read."""
         ...
 
     def header(self) -> ImageHeader: ...
@@ -69,6 +82,8 @@ class Source:
     modality: str = field(default="image", kw_only=True)
     pairs: Mapping[str, Source] = field(default_factory=dict, kw_only=True)  # the same samples in other modalities
 
+    hashed: ClassVar[int] = 0  # bytes of the contents that `fingerprint` reads at most
+
     def __len__(self) -> int:
         return self.ids.shape[0]
 
@@ -87,13 +102,13 @@ class Source:
 
     def sample_name(self, row: int) -> str:
         """What messages call a sample."""
-        return f"sample {int(self.ids[row])}"
+        return self.sample_names[row] if self.sample_names else f"sample {int(self.ids[row])}"
 
     def sizes(self) -> Tensor | None:
         """(N,) int64 bytes that are stored of each sample, as in `Record.nbytes`; None if samples share their bytes."""
         return None
 
-    def digests(self, rows: Sequence[int]) -> list[bytes]:
+    def content_hashes(self, rows: Sequence[int]) -> list[bytes]:
         """Digests of the stored bytes of some samples; empty for those that cannot be read."""
         raise NotImplementedError
 
@@ -101,26 +116,51 @@ class Source:
         """The subclass's own fields for a subset."""
         return {}
 
+    @property
+    def sample_names(self) -> Sequence[str]:
+        """What a user calls each sample; empty where only its position says."""
+        return ()
+
+    def stamps(self) -> Tensor:
+        """(N, 2) int64: the `Stamp` of each sample."""
+        return torch.zeros(len(self), 2, dtype=torch.int64)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        """A hash of the contents of the samples at these row indices."""
+        return [0] * len(rows)
+
 
 @dataclass(frozen=True)
 class ArraySource(Source):
     """A source held in memory: `inputs` is (N, *shape), uint8 images or float32; `names` are of files, if any."""
 
+    hashed: ClassVar[int] = 512 * 2**20
+
     inputs: Tensor = field(default_factory=lambda: torch.empty(0), kw_only=True)
     names: Sequence[str] = field(default=(), kw_only=True)
 
-    def sample_name(self, row: int) -> str:
-        return self.names[row] if self.names else super().sample_name(row)
+    def _select(self, rows: Tensor) -> dict[str, object]:
+        return {"inputs": self.inputs[rows], "names": [self.names[i] for i in rows.tolist()] if self.names else ()}
+
+    @property
+    def sample_names(self) -> Sequence[str]:
+        return self.names
 
     def sizes(self) -> Tensor | None:
         return torch.full((len(self),), self.inputs[0].numel() * self.inputs.element_size())
 
-    def digests(self, rows: Sequence[int]) -> list[bytes]:
+    def content_hashes(self, rows: Sequence[int]) -> list[bytes]:
         array = self.inputs.numpy(force=True)
         return [blake2b(array[row].tobytes(), digest_size=16).digest() for row in rows]
 
-    def _select(self, rows: Tensor) -> dict[str, object]:
-        return {"inputs": self.inputs[rows], "names": [self.names[i] for i in rows.tolist()] if self.names else ()}
+    def stamps(self) -> Tensor:
+        return torch.tensor([[self.inputs[torch.tensor([0])].nbytes, 0]]).expand(len(self), 2)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        found = []
+        for part in rows.split(_HASHED_TOGETHER):
+            found += [digest_of(row) for row in self.inputs[part].cpu().flatten(1).numpy()]
+        return found
 
 
 @dataclass(frozen=True)
@@ -129,6 +169,8 @@ class RecordSource(Source):
 
     Without augmentation they crop the center square or, with `resize_whole`, ignore the aspect ratio.
     """
+
+    hashed: ClassVar[int] = 64 * 2**20
 
     resize_whole: bool = field(default=False, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
@@ -139,17 +181,39 @@ class RecordSource(Source):
     def sizes(self) -> Tensor | None:
         return torch.tensor(map_threads(lambda record: record.nbytes, self.records), dtype=torch.int64)
 
-    def digests(self, rows: Sequence[int]) -> list[bytes]:
+    def content_hashes(self, rows: Sequence[int]) -> list[bytes]:
         return map_threads(_digest, [self.records[row] for row in rows])
 
     def _select(self, rows: Tensor) -> dict[str, object]:
         return {"records": [self.records[i] for i in rows.tolist()]}
 
+    @property
+    def sample_names(self) -> Sequence[str]:
+        return [record.name for record in self.records]
 
-def map_threads(function: Callable[[A], R], values: Iterable[A]) -> list[R]:
-    """Map in threads: file access and Pillow's decoders release the GIL."""
-    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
-        return list(pool.map(function, values))
+    def stamps(self) -> Tensor:
+        return torch.tensor(map_threads(lambda record: record.stamp(), self.records), dtype=torch.int64)
+
+    def digests(self, rows: Tensor) -> list[int]:
+        return map_threads(lambda record: record.digest(), [self.records[i] for i in rows.tolist()])
+
+
+def digest_of(data: Any) -> int:
+    """A hash of bytes, or of a contiguous array's: 63 bits, never 0.
+
+    >>> digest_of(b"cat") == digest_of(b"cat"), digest_of(b"cat") == digest_of(b"dog")
+    (True, False)
+    """
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1 or 1
+
+
+def map_threads(function: Callable[[A], R], values: Sequence[A]) -> list[R]:
+    """Map in threads: file access and Pillow's decoders release the GIL, and a network drive answers slowly."""
+    threads = min(16, (os.cpu_count() or 1) * 4)
+    together = max(1, min(200, len(values) // (4 * threads)))  # as a task of its own would cost more than a `stat`
+    parts = [values[start : start + together] for start in range(0, len(values), together)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [result for part in pool.map(lambda part: list(map(function, part)), parts) for result in part]
 
 
 def _digest(record: Record) -> bytes:

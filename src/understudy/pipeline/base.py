@@ -60,7 +60,8 @@ class Pipeline(ABC, Generic[R]):
     def data(self) -> RunData:
         """The data, opened, selected and split."""
         recipe = self.recipe
-        labeled, test = self.open_data()
+        whole, test = self.open_data()
+        labeled = in_subset(recipe, whole)
         if labeled.classes:  # else they are the teacher's
             parse_bias(recipe.class_bias, labeled.classes)
             if recipe.class_priors:
@@ -75,7 +76,10 @@ class Pipeline(ABC, Generic[R]):
                     f"{labeled.name} has one sample per class, so none can be held out; leave out --validation"
                 )
             train, validation = labeled.subset(kept), labeled.subset(held_out)
-        train = self.transfer_set(train, labeled)
+        opened = {"training part": whole, "test part": test}
+        if (transfer := self.transfer_set(train, labeled)) is not train:
+            opened |= {"transfer set": transfer}
+            train = transfer
         if recipe.only_classes:
             train = train.subset(only_classes(train, recipe.only_classes))
         if recipe.omit_classes:
@@ -91,14 +95,13 @@ class Pipeline(ABC, Generic[R]):
         if recipe.batch_size < recipe.devices * recipe.nodes:
             raise UnderstudyError(f"a batch of {recipe.batch_size} cannot be split over {recipe.devices} devices")
         augmentation = resolve_augmentation(recipe.augmentation, train)
-        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), calibration)
+        return RunData(labeled, train, validation, test, augmentation, self.sampler(train), calibration, opened)
 
     def open_data(self) -> tuple[Source, Source | None]:
         """The training part of the recipe's data, and its test part."""
         recipe, data = self.recipe, self.overrides.data
         named = recipe.data if data is None else data
-        train, test = open_parts(recipe, named, parse_pairs(recipe.pair), self.test_size)
-        return in_subset(recipe, train), test
+        return open_parts(recipe, named, parse_pairs(recipe.pair), self.test_size)
 
     @property
     def test_size(self) -> int | None:

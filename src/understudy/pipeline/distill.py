@@ -20,7 +20,7 @@ from understudy.pipeline.base import AnyTeacher, Pipeline, for_crops
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
-from understudy.pipeline.run_data import in_subset, open_parts
+from understudy.pipeline.run_data import open_parts
 from understudy.pipeline.weights import teacher_files, teachers_of
 from understudy.teachers import Teacher, combine, match_classes
 
@@ -43,8 +43,7 @@ class Distill(Pipeline[D]):
         if not self._transfer_set:
             return super().open_data()
         data = self.recipe.data if self.overrides.data is None else self.overrides.data
-        train, test = open_parts(self.recipe, data, {}, self.test_size)  # pairs are of the transfer set
-        return in_subset(self.recipe, train), test
+        return open_parts(self.recipe, data, {}, self.test_size)  # pairs are of the transfer set
 
     def transfer_set(self, train: Source, labeled: Source) -> Source:
         if not self._transfer_set:

@@ -46,7 +46,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
         "hardware": hardware(),
         "command": record.get("command") or [f"understudy {recipe.kind} --config recipe.yaml"],
         "versions": record.get("versions", {}),
-        "recipe_yaml": to_yaml(recipe),
+        "recipe_yaml": to_yaml(run.recipe),
         "cautions": [*record.get("cautions", ()), *cautions],
         "curves": _curves(run),
     }

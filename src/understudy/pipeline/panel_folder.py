@@ -119,6 +119,9 @@ def _weights(folder: Path, number: int) -> Path:
 def _generalist(folder: Path, manifest: Manifest) -> Path:
     """The generalist's weights, checked to be those that the specialists started from."""
     file = Path(os.path.normpath(folder / manifest.generalist))
+    if not file.is_file() and (run := specialist_run(folder, 0)).exists:  # the folder alone has moved
+        known = Path(getattr(run.located_recipe(), "model", ""))
+        file = known if known.is_file() and sha256(known) == manifest.sha256 else file
     if not file.is_file():
         raise UnderstudyError(f"the generalist of {folder} is not at {file}; restore it")
     if sha256(file) != manifest.sha256:

@@ -19,12 +19,13 @@ from understudy.data import Source
 from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
-from understudy.files import sha256
 from understudy.pipeline.base import Pipeline
-from understudy.pipeline.device import first_process, make_fabric, workers_of
+from understudy.pipeline.device import accelerator_of, first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
-from understudy.runs.replace import held, is_staged, replace
+from understudy.pipeline.resumption import check_data, check_teachers, same_machine, using_threads
+from understudy.runs.collection import RunCollection
+from understudy.runs.replace import held, is_staged, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.terminal import Terminal
 from understudy.training import Callback, Loop, Member, launch
@@ -60,7 +61,7 @@ def start(
     run = Run(Path(path) if path is not None else new_run_path(verb or pipeline.recipe.kind, pipeline.recipe.data))
     if overwrite:
         begin = partial(_begin, pipeline, command=command, notes=notes)
-        replace(run.path, pipeline.recipe, begin, writes=first_process())
+        replace_results(run.path, pipeline.recipe, begin, writes=first_process())
         if dist.is_initialized():
             dist.barrier()  # the others of torchrun's processes wait for the first
         return train_and_evaluate(pipeline, run, command)
@@ -84,41 +85,48 @@ def _begin(pipeline: Pipeline[Any], path: Path, *, command: Sequence[str], notes
 def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> Run:
     """The finished run of a recipe: the one in the folder, that one resumed, or a new one."""
     run = Run(path)
-    if run.exists and run.recipe == pipeline.recipe:
+    if run.is_of(pipeline.recipe):
         return run if run.finished else train_and_evaluate(pipeline, run, command)
     return start(pipeline, path, command=command)
 
 
-def train_and_evaluate(pipeline: Pipeline[Any], run: Run, command: Sequence[str] = ()) -> Run:
+def train_and_evaluate(
+    pipeline: Pipeline[Any], run: Run, command: Sequence[str] = (), *, within: RunCollection | None = None
+) -> Run:
     """Train a recipe's members in a run folder, from its newest checkpoint if it has one; evaluate; write the page.
 
     Of torchrun's processes, the first holds the folder.
 
+    Args:
+        within: the collection that the run is part of, if all its runs have the same data.
+
     Raises:
         Interrupted: a signal asked to stop; a checkpoint was written. Or a process of several was killed.
         Diverged: a loss became NaN or infinite.
-        UnderstudyError: a mistake that the caller can fix.
+        UnderstudyError: a mistake that the caller can fix, or data or teachers that have changed since the run began.
     """
     if not first_process():
-        _launch(pipeline, run)
+        _launch(pipeline, run, within)
         return run
     with held(run.path):
         if "created" not in run.record:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             run.note(created=now, command=list(command), versions=versions())
-        _launch(pipeline, run)
-        evaluate_run(pipeline, run)
+        _launch(pipeline, run, within)
+        on_cpu = accelerator_of(pipeline.recipe) == "cpu"
+        with using_threads(run.record["machine"]["threads"] if on_cpu else None):
+            evaluate_run(pipeline, run)
         run.finish()
     return run
 
 
-def _launch(pipeline: Pipeline[Any], run: Run) -> None:
+def _launch(pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
     """Train on every device."""
     fabric, recipe = make_fabric(pipeline.recipe), pipeline.recipe
     if recipe.devices * recipe.nodes > 1:
-        launch(fabric, partial(_train, pipeline=pipeline, run=run), str(run.path))
+        launch(fabric, partial(_train, pipeline=pipeline, run=run, within=within), str(run.path))
     else:
-        _train(fabric, pipeline, run)
+        _train(fabric, pipeline, run, within)
 
 
 def versions() -> dict[str, str]:
@@ -126,11 +134,32 @@ def versions() -> dict[str, str]:
     return {"understudy": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES}
 
 
-def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
+def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
+    with same_machine(fabric, run):
+        _check_inputs(fabric, pipeline, run, within)
+        _train_members(fabric, pipeline, run)
+
+
+def _check_inputs(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
+    """Check that data and teachers are what they were when the run began; all ranks raise what the first one does."""
+    data, fault = pipeline.data, None
+    if fabric.global_rank == 0:
+        try:
+            check_data(
+                run, data.labeled.name, data.opened, within=within,
+                accept_changes=pipeline.overrides.accept_changed_data,
+            )  # fmt: skip
+            if pipeline.teacher_files:
+                check_teachers(run, pipeline.teacher_files)
+        except UnderstudyError as found:
+            fault = found
+    if fault := fabric.broadcast(fault):
+        raise fault
+
+
+def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     recipe, data, first = pipeline.recipe, pipeline.data, fabric.global_rank == 0
     teacher = pipeline.teacher(fabric.device)
-    if first and pipeline.teacher_files:
-        _check_teachers(run, pipeline.teacher_files)
     members = pipeline.members()
     terminal = Terminal()
     if first:
@@ -189,16 +218,6 @@ def _origins(pipeline: Pipeline[Any], members: Sequence[Member]) -> list[str]:
 def signals_read(members: Sequence[Member]) -> set[str]:
     """What members read of their teacher, besides the logits."""
     return {name for member in members for name in member.learner.objective.needs.teacher} - {"logits"}
-
-
-def _check_teachers(run: Run, files: Sequence[str]) -> None:
-    """Teachers are kept by path and hash: a resumed run must find the same ones."""
-    found = {file: sha256(Path(file)) for file in files}
-    known = run.record.get("teachers")
-    if known is not None and known != found:
-        changed = next((file for file in known if known[file] != found.get(file)), "one")
-        raise UnderstudyError(f"teacher {changed} has changed since this run began; restore it or start a new run")
-    run.note(teachers=found)
 
 
 def _validator(source: Source | None, device: torch.device) -> Callable[[Member], float] | None:

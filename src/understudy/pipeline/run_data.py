@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Overrides:
     Attributes:
         data, transfer_set: whatever `open_source` opens.
         trust_code: whether functions that the recipe names (pkg.mod:fn) may be imported.
+        accept_changed_data: whether a run may go on with other data than it began with.
     """
 
     data: object | None = None
@@ -33,6 +35,7 @@ class Overrides:
     teachers: tuple[nn.Module, ...] = ()
     transfer_set: object | None = None
     trust_code: bool = False
+    accept_changed_data: bool = False
 
 
 def require(config: Options, overrides: Overrides) -> None:
@@ -56,12 +59,13 @@ class RunData:
     """The data of a run.
 
     Attributes:
-        labeled: the whole training part of the recipe's data.
+        labeled: the training part of the recipe's data, or its samples in the recipe's subset.
         train: what the loop trains on: the selected samples, or the transfer set.
         validation: held out from the training part, or None.
         calibration: what the logits are scaled on: the validation part, or what was held out for this alone; or None.
         test: what is evaluated on, or None.
         sampler: which samples of `train` each epoch shows; all of them where None.
+        opened: all that was opened, by the names of the parts; None for a part that there is not.
     """
 
     labeled: Source
@@ -71,6 +75,7 @@ class RunData:
     augmentation: Augmentation
     sampler: EpochSampler | None = None
     calibration: Source | None = None
+    opened: Mapping[str, Source | None] = field(default_factory=dict)
 
     @cached_property
     def cautions(self) -> list[str]:

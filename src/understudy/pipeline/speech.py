@@ -25,7 +25,7 @@ class SpeechTrain(Train[SpeechTrainRecipe]):
     def complete(self, run: Run, facts: RunFacts) -> RunFacts:
         networks = networks_of(run.path)
         together = {ENSEMBLE: _ensemble(list(networks.values()))} if len(networks) > 1 else {}
-        return with_words(run, facts, together | recognizers(networks))
+        return with_words(run, self.recipe.data, facts, together | recognizers(networks))
 
 
 class SpeechDistill(Distill[SpeechDistillRecipe]):
@@ -35,12 +35,12 @@ class SpeechDistill(Distill[SpeechDistillRecipe]):
         teachers = list(self.teachers.values())
         title = f"ensemble of {len(teachers)}" if len(teachers) > 1 else "teacher"
         teacher = Recognizer(title, "teacher", 0, joined(teachers))
-        return with_words(run, facts, {"teacher": teacher} | recognizers(networks_of(run.path)))
+        return with_words(run, self.recipe.data, facts, {"teacher": teacher} | recognizers(networks_of(run.path)))
 
 
-def with_words(run: Run, facts: RunFacts, recognizers: dict[str, Recognizer]) -> RunFacts:
-    """The facts of a run with its word errors; writes `decoder.json`."""
-    decoder, speech = score_words(recognizers, Path(run.recipe.data))
+def with_words(run: Run, data: str, facts: RunFacts, recognizers: dict[str, Recognizer]) -> RunFacts:
+    """The facts of a run with its word errors on a prepared folder; writes `decoder.json`."""
+    decoder, speech = score_words(recognizers, Path(data))
     decoder.save(run.path)
     return facts.model_copy(update={"speech": speech})
 

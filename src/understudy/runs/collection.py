@@ -1,6 +1,7 @@
 """A folder of several runs that one verb made: few-shot draws, tasks, stages, specialists.
 
 collection.json    the verb's configuration, the runs by name, and whether all is done
+data.json.gz       what the data was made of, where all runs have the same
 NAME/              a run folder, or a collection of its own
 evaluation.json    the facts that the page is made from
 report.html        the page
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from understudy.config.options import Options
@@ -23,12 +25,13 @@ from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import COLLECTION_FACTS
 from understudy.files import remove_files, write_whole
-from understudy.runs.folder import EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.places import Places, located, noted_places
 from understudy.runs.run import Run
 
 _WRITTEN = (
     "subsets/*.json", "errors/*.txt", "export/model*", "export/README.md", "export/predict.py",
-    "export/export.json", "specialists.json", "covariance.safetensors", EVALUATION, REPORT, RECORD,
+    "export/export.json", "specialists.json", "covariance.safetensors", DATA, EVALUATION, REPORT, RECORD,
 )  # fmt: skip
 
 
@@ -42,6 +45,8 @@ class CollectionRecord(BaseModel):
     notes: list[str]
     runs: list[str]
     finished: bool
+    threads: int | None = None
+    places: Places = Places()
 
     @field_validator("config")
     @classmethod
@@ -88,9 +93,11 @@ class RunCollection(EvaluatedFolder):
 
     @property
     def config(self) -> Any:
-        """The verb's configuration, with the fields that were set."""
-        values = self.record["config"]
-        return checked(VERBS[values["kind"]], values, str(self.path / RECORD))
+        """The verb's configuration, with the fields that were set and the paths where its files are now."""
+        record = self.record
+        values = record["config"]
+        config = checked(VERBS[values["kind"]], values, str(self.path / RECORD))
+        return located(config, record.get("places", {}), self.path)
 
     @property
     def command(self) -> list[str]:
@@ -142,7 +149,8 @@ class RunCollection(EvaluatedFolder):
     ) -> None:
         """Write the record of a new collection."""
         record = {"config": as_set(config), "command": list(command), "notes": list(notes), "runs": list(runs)}
-        write_whole(self.path / RECORD, json.dumps(record | {"finished": False} | facts, indent=1) + "\n")
+        record |= {"finished": False, "threads": torch.get_num_threads(), "places": noted_places(config, self.path)}
+        write_whole(self.path / RECORD, json.dumps(record | facts, indent=1) + "\n")
 
     def abandon(self, files: Sequence[Path] = ()) -> None:
         """Remove what was written if a mistake ended every run before it had begun.
@@ -154,7 +162,7 @@ class RunCollection(EvaluatedFolder):
         if not any(run.begun for run in runs):
             for run in runs:
                 run.clear()
-            remove_files((*files, self.path / RECORD), self.path)
+            remove_files((*files, self.path / RECORD, self.path / DATA), self.path)
 
 
 @contextmanager

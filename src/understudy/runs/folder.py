@@ -34,6 +34,9 @@ def read_record(path: Path, schema: type[BaseModel], remedy: str) -> dict[str, A
 
 F = TypeVar("F", bound=Facts)
 
+DATA = "data.json.gz"
+"""What the data was made of when the folder's first run began."""
+
 
 @dataclass(frozen=True)
 class EvaluatedFolder(ABC):

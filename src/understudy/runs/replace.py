@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from understudy.config.options import Options
+from understudy.config.yaml import dumped
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import remove_empty, write_whole
 from understudy.runs.collection import RunCollection
@@ -33,7 +34,7 @@ def is_staged(folder: Path) -> bool:
     return STAGED in folder.parts
 
 
-def replace(folder: Path, config: Options, begin: Callable[[Path], object], *, writes: bool = True) -> None:
+def replace_results(folder: Path, config: Options, begin: Callable[[Path], object], *, writes: bool = True) -> None:
     """Begin new results in a folder, in the place of those that it holds, if any.
 
     Args:
@@ -59,7 +60,7 @@ def replace(folder: Path, config: Options, begin: Callable[[Path], object], *, w
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-            _rename_within(staged, str(staged), str(folder))
+            _rename_within(staged, folder)
             _move(folder)
     if stop is not None and stop.signal_number:
         raise stop.named(str(folder))
@@ -135,19 +136,22 @@ def _rename(path: Path, place: Path) -> None:
     os.replace(path, place)
 
 
-def _rename_within(folder: Path, old: str, new: str) -> None:
+def _rename_within(staged: Path, folder: Path) -> None:
     """Have the records of results name the folder that they move to."""
+    moves = [(str(staged), str(folder)), (str(staged.absolute()), str(folder.absolute()))]
 
     def renamed(value: Any) -> Any:
         if isinstance(value, str):
-            return value.replace(old, new)
+            for old, new in moves:
+                if value == old or value.startswith(old + os.sep):
+                    return new + value[len(old) :]
+            return value
         if isinstance(value, dict):
-            return {key: renamed(one) for key, one in value.items()}
+            return {renamed(key): renamed(one) for key, one in value.items()}
         return [renamed(one) for one in value] if isinstance(value, list) else value
 
-    for path in (*folder.rglob(RECORD), *folder.rglob("run.json")):
+    for path in (*staged.rglob(RECORD), *staged.rglob("run.json")):
         write_whole(path, json.dumps(renamed(json.loads(path.read_bytes())), indent=1) + "\n")
-    for path in folder.rglob("recipe.yaml"):
-        values = renamed(yaml.safe_load(path.read_text(encoding="utf-8")))
-        digest = write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    for path in staged.rglob("recipe.yaml"):
+        digest = write_whole(path, dumped(renamed(yaml.safe_load(path.read_text(encoding="utf-8")))))
         Run(path.parent).note(recipe_sha256=digest)

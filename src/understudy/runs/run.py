@@ -1,7 +1,8 @@
 """The run folder: what a run was to do, what it did, and its results.
 
 recipe.yaml        the recipe, every field
-run.json           versions, command, teachers with their hashes, progress
+run.json           versions, command, files with their places, teachers with their hashes, progress
+data.json.gz       what the data was made of
 metrics.jsonl      losses and accuracies of each member
 checkpoints/       what a resumed run continues from
 models/            one weights file for each member
@@ -29,15 +30,27 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.files import remove_files, sha256, write_whole
 from understudy.models import Network, load_network
-from understudy.runs.folder import EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.places import Places, located, noted_places, same_files
 from understudy.training.logging import read_metrics
 
 _NOTES, _RECIPE = "run.json", "recipe.yaml"
 _MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[0-9].safetensors")
 _WRITTEN = (
     "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", *(f"models/{name}" for name in _MODELS),
-    "gallery/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", EVALUATION, REPORT, _NOTES, _RECIPE,
+    "gallery/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA, EVALUATION, REPORT, _NOTES,
+    _RECIPE,
 )  # fmt: skip
+
+
+class Machine(BaseModel):
+    """What a run was begun on."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    device: str
+    precision: str
+    threads: int
 
 
 class RunRecord(BaseModel):
@@ -53,6 +66,8 @@ class RunRecord(BaseModel):
     notes: list[str] = []
     teachers: dict[str, str] = {}
     """SHA-256 of each weights file that was read."""
+    places: Places = Places()
+    machine: Machine | None = None
     init_from: list[str] = []
     cautions: list[str] = []
     calibration: dict[str, str] = {}
@@ -70,7 +85,7 @@ class Run(EvaluatedFolder):
 
     @property
     def recipe(self) -> Recipe:
-        """`recipe.yaml`.
+        """`recipe.yaml`: the recipe as it was given.
 
         Raises:
             UnderstudyError: it is damaged, or is not as the run wrote it.
@@ -82,6 +97,21 @@ class Run(EvaluatedFolder):
                 f"{self.record['kind']} --config {path} --run FOLDER"
             )
         return recipe_from(read_yaml(path), str(path))
+
+    def located_recipe(self, *, required: bool = False) -> Recipe:
+        """The recipe, with the paths where its files are now.
+
+        Args:
+            required: whether all of them must exist.
+
+        Raises:
+            UnderstudyError: a required file does not.
+        """
+        return located(self.recipe, self.record.get("places", {}), self.path, required=required)
+
+    def is_of(self, recipe: Recipe) -> bool:
+        """Whether this is the run of a recipe, by whatever paths it names its files."""
+        return self.exists and same_files(self.located_recipe(), recipe)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -162,12 +192,15 @@ class Run(EvaluatedFolder):
         if (self.path / _RECIPE).exists():
             raise UnderstudyError(f"{self.path / _RECIPE} is not of a run, and stays; choose another --run folder")
         text = to_yaml(recipe)
-        self.note(kind=recipe.kind, recipe_sha256=hashlib.sha256(text.encode()).hexdigest(), notes=list(notes))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.note(
+            kind=recipe.kind, recipe_sha256=digest, notes=list(notes), places=noted_places(recipe, self.path)
+        )  # fmt: skip
         write_whole(self.path / _RECIPE, text)
 
     def prepare(self, recipe: Recipe, notes: Sequence[str]) -> None:
         """Take the folder for a recipe, unless it holds that recipe's run already."""
-        if self.exists and self.recipe != recipe:
+        if self.exists and not self.is_of(recipe):
             self.clear()
         if not self.exists:
             self.open(recipe, notes)

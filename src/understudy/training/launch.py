@@ -190,14 +190,13 @@ def _send(error: Exception | str, sender: Connection, *, tell: bool) -> None:
             print(error, file=sys.stderr)
 
 
-def run_jobs(jobs: Mapping[str, Callable[[], object]], parallel: int) -> None:
-    """Run independent jobs in processes, `parallel` at a time, each with its share of this process's threads.
+def run_jobs(jobs: Mapping[str, Callable[[], object]], parallel: int, threads: int) -> None:
+    """Run independent jobs in processes, `parallel` at a time, each with so many threads.
 
     SIGINT and SIGTERM are forwarded to the running jobs, and no more are started. A job that fails does not stop the
     others. Afterwards, this raises `Interrupted` if a job was, else the first error, or that a process was killed.
     `jobs` are picklable functions by name; names appear in error messages.
     """
-    threads = max(1, torch.get_num_threads() // parallel)
     context = multiprocessing.get_context("spawn")
     waiting = deque(jobs.items())
     running: dict[str, tuple[BaseProcess, Connection]] = {}

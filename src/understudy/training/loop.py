@@ -15,7 +15,7 @@ from torch import Tensor
 
 from understudy.config.recipe import Recipe
 from understudy.data.loader import BatchLoader
-from understudy.errors import Diverged, Interrupted
+from understudy.errors import Diverged, Interrupted, UnderstudyError
 from understudy.randomness import seed_of
 from understudy.signals import Batch, Signals
 from understudy.training.checkpoint import read_newest, write_checkpoint
@@ -233,11 +233,18 @@ class Loop:
         if checkpoint is None:
             return
         tensors, facts = checkpoint
-        self._epoch, self._step_in_epoch = facts["epoch"], facts["step_in_epoch"]
+        self._epoch = facts["epoch"]
+        self._step_in_epoch = min(facts["step_in_epoch"], self.batches.steps - 1)  # of data that has become smaller
         self._epochs_without_improvement = facts["epochs_without_improvement"]
         self.timer.restore(facts["cost"])
         for member in self.members:
-            member.load_state_dict(with_prefix(tensors, f"{member.name}/"))
+            try:
+                member.load_state_dict(with_prefix(tensors, f"{member.name}/"))
+            except RuntimeError as fault:
+                raise UnderstudyError(
+                    f"the checkpoints in {self.folder} do not fit {member.name} ({str(fault).splitlines()[-1].strip()})"
+                    ", as where a memory bank is for another number of samples; restore the data, or start a new run"
+                ) from fault
             if self.fabric.global_rank > 0:
                 member.metrics.values.zero_()  # the first rank continues from the sums of all
 

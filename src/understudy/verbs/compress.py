@@ -28,11 +28,12 @@ from understudy.exporters import check_formats
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
-from understudy.runs.replace import held, replace
+from understudy.runs.replace import held, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.terminal import Terminal
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
@@ -122,7 +123,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
     check_formats(config.format)
     found = RunCollection(place.run or new_run_path("compress", config.data))
     if place.overwrite:
-        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
         return resume(found, overrides)
     with held(found.path):
         if not found.continues(config):
@@ -143,8 +144,9 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
         if run.finished:
             continue
         terminal.say(f"{number}/{len(stages) + 1} {name}", "bold")
-        with named_when_stopped(found.path):
-            train_and_evaluate(pipeline_of(run.recipe, overrides), run, found.command)
+        pipeline = pipeline_of(run.located_recipe(required=True), overrides)
+        with named_when_stopped(found.path), same_threads(found):
+            train_and_evaluate(pipeline, run, found.command, within=found)
     if "export" not in found.record:
         terminal.say(f"{len(stages) + 1}/{len(stages) + 1} export", "bold")
         done = export(

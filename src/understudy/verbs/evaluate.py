@@ -91,7 +91,7 @@ def _part(splits: Splits, split: str, target: Path) -> Source:
     if split not in parts:
         raise UnderstudyError(f"there is no split {split!r}{nearest(split, parts)}")
     if split == "validation" and splits.validation is None and Run(target).exists:
-        recipe = Run(target).recipe
+        recipe = Run(target).located_recipe()
         if recipe.validation:
             train = in_subset(recipe, splits.train)
             return train.subset(stratified_split(train, recipe.validation, recipe.seed)[1])
@@ -107,7 +107,7 @@ def with_class_priors(run: Run, name: str) -> Tensor:
 
     Only the classes' shares are used of the labels: the mean prediction is matched to them.
     """
-    data = pipeline_of(run.recipe).data
+    data = pipeline_of(run.located_recipe()).data
     network = run.network(name)
     predictions = predict_logits(network, data.labeled, device=torch.device("cpu"))
     assert predictions.targets is not None
@@ -118,7 +118,7 @@ def with_class_priors(run: Run, name: str) -> Tensor:
 def confusion_of(run: Run, name: str) -> Tensor:
     """(C, C) test confusion counts of one network of a run."""
     network = run.network(name)
-    return _confusion(network, pipeline_of(run.recipe).data.test, torch.zeros(len(network.classes)))
+    return _confusion(network, pipeline_of(run.located_recipe()).data.test, torch.zeros(len(network.classes)))
 
 
 def _confusion(network: Network, test: Source | None, bias: Tensor) -> Tensor:

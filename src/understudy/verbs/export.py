@@ -177,7 +177,7 @@ def _data_of(target: str | Path, run: Run | None) -> tuple[Source, Source | None
             f"{target} does not name data to verify its files on; pass --data, as in --data digits or --data photos/"
         )
     try:
-        data = pipeline_of(run.recipe).data
+        data = pipeline_of(run.located_recipe()).data
     except UnderstudyError as fault:
         raise UnderstudyError(f"the run's data cannot be opened ({fault}); pass --data to name it") from fault
     return data.train, data.test

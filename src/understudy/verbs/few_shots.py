@@ -17,12 +17,13 @@ from understudy.config.verbs import TransferConfig
 from understudy.data import Subset, draw_shots, read_subset
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import FewShotFacts, ShotResult
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
-from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
-from understudy.runs.replace import held, replace
+from understudy.runs.replace import held, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, module, place
 from understudy.verbs.task import Task
@@ -73,7 +74,7 @@ def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunColl
     require(config, overrides)
     found = RunCollection(place.run or new_run_path("transfer", config.data))
     if place.overwrite:
-        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
         return resume(found, overrides)
     with held(found.path):
         continues = found.continues(config)
@@ -103,8 +104,9 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     """Finish the runs that are not finished, and write the page."""
     for run in found.runs.values():
         if not run.finished:
-            with named_when_stopped(found.path):
-                train_and_evaluate(Train(run.recipe, overrides), run, found.command)
+            pipeline = pipeline_of(run.located_recipe(required=True), overrides)
+            with named_when_stopped(found.path), same_threads(found):
+                train_and_evaluate(pipeline, run, found.command, within=found)
     facts = _facts(found)
     found.write_page(facts, render(facts, found.path, found.config))
     found.finish()

@@ -25,17 +25,19 @@ COLLECTIONS: dict[str, Callable[[RunCollection, Overrides], RunCollection]] = {
 """How each verb that makes a collection of runs continues one."""
 
 
-def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollection:
+def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code: bool = False) -> Run | RunCollection:
     """Continue the run, or the collection of runs, that a folder holds; the result is as if it had not been stopped.
 
     Args:
         folder: of any verb that trains.
+        accept_changed_data: go on even if the data is not what it was when the run began, and say so on its page.
         trust_code: whether functions that the folder's recipes name (pkg.mod:fn) may be imported.
 
     Raises:
-        UnderstudyError: there is nothing to resume, or it is finished.
+        UnderstudyError: there is nothing to resume, it is finished, a file that it needs is not found, or the data or a
+            teacher has changed.
     """
-    overrides, path = Overrides(trust_code=trust_code), Path(folder)
+    overrides, path = Overrides(trust_code=trust_code, accept_changed_data=accept_changed_data), Path(folder)
     if not path.is_dir():
         raise UnderstudyError(f"there is no folder {folder}")
     with held(path) if first_process() else nullcontext():
@@ -45,7 +47,8 @@ def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollecti
             return COLLECTIONS[collection.kind](collection, overrides)
         run = find_run(path)
         _check_unfinished(run)
-        return train_and_evaluate(pipeline_of(run.recipe, overrides), run, run.record.get("command", ()))
+        pipeline = pipeline_of(run.located_recipe(required=True), overrides)
+        return train_and_evaluate(pipeline, run, run.record.get("command", ()))
 
 
 def _check_unfinished(found: Run | RunCollection) -> None:

@@ -35,6 +35,7 @@ from understudy.panels.score import score_panel
 from understudy.pipeline.device import device_of, workers_of
 from understudy.pipeline.evaluate import hardware
 from understudy.pipeline.panel_folder import MANIFEST, Manifest, load_panel, read_manifest, specialist_run, untrained
+from understudy.pipeline.resumption import check_data, same_threads
 from understudy.pipeline.run import ensure
 from understudy.pipeline.run_data import Overrides, RunData, require
 from understudy.pipeline.specialist import Specialist, bias_correction
@@ -42,7 +43,8 @@ from understudy.pipeline.train import Train
 from understudy.pipeline.weights import weights_of
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
-from understudy.runs.replace import replace
+from understudy.runs.places import noted_places
+from understudy.runs.replace import replace_results
 from understudy.teachers import check_classes
 from understudy.training import run_jobs
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, place
@@ -96,7 +98,8 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
     weights = _weights(config.generalist)
     found = RunCollection(place.run or _default_folder(Path(config.generalist)))
     if place.overwrite:
-        replace(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
+        _note_generalist(found.path, read_manifest(found.path), weights)
         return _continue(found, config, weights, overrides, place.command)
     if found.exists:
         _keep(found, config, weights)
@@ -106,7 +109,8 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
         recipes = _recipes(config, weights, manifest, data.labeled)
         manifest.write(found.path)
         write_whole(found.path / "covariance.safetensors", save(tensors))
-        found.open(config, list(recipes), command=place.command)
+        threads = max(1, torch.get_num_threads() // config.parallel)  # of each run, however many run at a time
+        found.open(config, list(recipes), command=place.command, threads=threads)
     return _continue(found, config, weights, overrides, place.command)
 
 
@@ -114,20 +118,19 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     """Train the specialists that are not trained, and write the page."""
     config: SpecialistsConfig = found.config
     config = config.model_copy(update={"only": None})
-    return _continue(found, config, _weights(config.generalist), overrides, tuple(found.command))
+    weights = _weights(config.generalist)
+    _note_generalist(found.path, read_manifest(found.path), weights)
+    return _continue(found, config, weights, overrides, tuple(found.command))
 
 
 def _continue(
     found: RunCollection, config: SpecialistsConfig, weights: Path, overrides: Overrides, command: tuple[str, ...]
 ) -> RunCollection:
     folder, manifest = found.path, read_manifest(found.path)
-    relative = os.path.relpath(weights, folder)
-    if manifest.generalist != relative:  # the folder was moved
-        manifest = manifest.model_copy(update={"generalist": relative})
-        manifest.write(folder)
     if config.only is not None and config.only >= len(manifest.groups):
         raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
     data = _data(config, overrides)
+    check_data(found, config.data, data.opened, accept_changes=overrides.accept_changed_data)
     if manifest.classes != data.labeled.classes:
         raise UnderstudyError(
             f"{folder} holds specialists for {len(manifest.classes)} other classes than the "
@@ -139,12 +142,12 @@ def _continue(
             alone = [*command, "--only", str(number)] if command and config.only is None else list(command)
             run = specialist_run(folder, number)
             jobs[f"specialist {number}"] = partial(ensure, Specialist(recipe, overrides), run.path, alone)
-    with named_when_stopped(folder):
+    with named_when_stopped(folder), same_threads(found):
         if config.parallel == 1 or len(jobs) == 1:
             for job in jobs.values():
                 job()
         else:
-            run_jobs(jobs, config.parallel)
+            run_jobs(jobs, config.parallel, torch.get_num_threads())
     if not untrained(folder):
         _evaluate(found, config, data, command)
         found.finish()
@@ -210,9 +213,15 @@ def _keep(found: RunCollection, config: SpecialistsConfig, weights: Path) -> Non
             f"{found.path} holds specialists with another {name.replace('_', '-')} ({before.get(name)}, not "
             f"{now.get(name)}); choose another --run folder or pass --overwrite"
         )
-    if manifest.top_n != config.top_n:
-        manifest.model_copy(update={"top_n": config.top_n}).write(found.path)
-    found.note(config=as_set(config), finished=False)
+    _note_generalist(found.path, manifest.model_copy(update={"top_n": config.top_n}), weights)
+    found.note(config=as_set(config), places=noted_places(config, found.path), finished=False)
+
+
+def _note_generalist(folder: Path, manifest: Manifest, weights: Path) -> None:
+    """Write the manifest with the place of the generalist, unless it has been."""
+    manifest = manifest.model_copy(update={"generalist": os.path.relpath(weights, folder)})
+    if manifest != read_manifest(folder):
+        manifest.write(folder)
 
 
 def _weights(generalist: str) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,13 +23,15 @@ from understudy.data import NAMED, Splits, group_of, vtab_subsets
 from understudy.errors import Interrupted, UnderstudyError, nearest
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
 from understudy.files import write_whole
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
 from understudy.runs.folder import EVALUATION
-from understudy.runs.replace import held, replace
+from understudy.runs.replace import held, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs import few_shots
 from understudy.verbs.arguments import Place, Plan, configure, given, place
@@ -67,7 +70,7 @@ def suite(
     tasks = dict(data) if isinstance(data, Mapping) else tasks_of(data)
     names = [str(one) if given(one) is None else name for name, one in tasks.items()]
     config = configure(SuiteConfig, {**options, "data": tuple(names)}, backbone=backbone)
-    return _start(config, tasks, True, place(run, overwrite))
+    return _start(config, tasks, Overrides(trust_code=True), place(run, overwrite))
 
 
 def plan(config: SuiteConfig, overrides: Overrides) -> Plan:
@@ -82,24 +85,25 @@ def plan(config: SuiteConfig, overrides: Overrides) -> Plan:
 
 
 def start(config: SuiteConfig, overrides: Overrides, place: Place) -> RunCollection:
-    return _start(config, tasks_of(config.data), overrides.trust_code, place)
+    return _start(config, tasks_of(config.data), overrides, place)
 
 
-def _start(config: SuiteConfig, tasks: Mapping[str, object], trust_code: bool, place: Place) -> RunCollection:
+def _start(config: SuiteConfig, tasks: Mapping[str, object], overrides: Overrides, place: Place) -> RunCollection:
     require(config, Overrides())
     for one in tasks.values():
         _check_known(one)
     pretrained(config.backbone, config.from_scratch)
     found = RunCollection(place.run or new_run_path("suite", config.backbone.partition("?")[0], "backbone"))
     if place.overwrite:
-        replace(found.path, config, lambda folder: _start(config, tasks, trust_code, place.at(folder)))
-        return _continue(found, tasks, trust_code)
+        replace_results(found.path, config, lambda folder: _start(config, tasks, overrides, place.at(folder)))
+        return _continue(found, tasks, overrides, planned=True)
     with held(found.path):
-        if not found.continues(config):
+        continues = found.continues(config)
+        if not continues:
             objects = [name for name, one in tasks.items() if given(one) is not None]
             found.open(config, list(tasks), command=place.command, objects=objects)
             _write(found, {})
-        return _continue(found, tasks, trust_code)
+        return _continue(found, tasks, overrides, planned=continues)
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -107,10 +111,17 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     objects = found.record["objects"]
     named = zip(found.runs, found.config.data, strict=True)
     tasks = {name: None if name in objects else data for name, data in named}
-    return _continue(found, tasks, overrides.trust_code)
+    return _continue(found, tasks, overrides, planned=True)
 
 
-def _continue(found: RunCollection, tasks: Mapping[str, object], trust_code: bool) -> RunCollection:
+def _continue(
+    found: RunCollection, tasks: Mapping[str, object], overrides: Overrides, *, planned: bool
+) -> RunCollection:
+    """Do the tasks that have no results.
+
+    Args:
+        planned: whether runs that there are were planned for this suite; they go on as planned.
+    """
     tasks = dict(zip(found.runs, tasks.values(), strict=True))  # by the names that the folder has for them
     known = found.facts.tasks if (found.path / EVALUATION).exists() else ()
     results = {task.name: task for task in known if task.results}
@@ -118,8 +129,8 @@ def _continue(found: RunCollection, tasks: Mapping[str, object], trust_code: boo
         if name in results:
             continue
         try:
-            with named_when_stopped(found.path):
-                results[name] = _task(found, name, tasks[name], trust_code)
+            with named_when_stopped(found.path), same_threads(found):
+                results[name] = _task(found, name, tasks[name], overrides, planned)
         except Interrupted:
             raise
         except UnderstudyError as fault:
@@ -145,21 +156,28 @@ def _write(found: RunCollection, results: Mapping[str, TaskResult]) -> None:
     found.write_page(facts, render(facts, found.path, config))
 
 
-def _task(found: RunCollection, name: str, data: object, trust_code: bool) -> TaskResult:
+def _task(found: RunCollection, name: str, data: object, overrides: Overrides, planned: bool) -> TaskResult:
     config: SuiteConfig = found.config
     if data is None:
         raise UnderstudyError(f"the data of {name} is a Python object; call understudy.suite again with this folder")
-    overrides = Overrides(data=given(data), trust_code=trust_code)
+    overrides = replace(overrides, data=given(data))
     values = {key: value for key, value in as_set(config).items() if key not in ("kind", "data", "vtab")}
     options = checked(TransferConfig, values | {"data": name if given(data) is not None else str(data)}, name)
     if config.shots:
         drawn = RunCollection(found.path / name)
-        if not drawn.finished:
+        if planned and drawn.exists and not drawn.finished:
+            drawn = few_shots.resume(drawn, overrides)
+        elif not drawn.finished:
             drawn = few_shots.start(options, overrides, Place(drawn.path, command=tuple(found.command)))
         results = drawn.facts.results
         first = next(iter(drawn.runs.values()))
     else:
-        first = _one_run(found, name, options, overrides)
+        first = Run(found.path / name)
+        if planned and first.exists:
+            pipeline = pipeline_of(first.located_recipe(required=True), overrides)
+            first = first if first.finished else train_and_evaluate(pipeline, first, found.command)
+        else:
+            first = _one_run(found, name, options, overrides)
         rows = first.facts.of("model")
         examples = (first.facts.data.train_examples if first.facts.data else None) or 0
         accuracies = tuple(rows[0].values("accuracy")) if rows else ()

@@ -17,8 +17,11 @@ from understudy.data.formats import decode
 from understudy.data.formats.build import build_splits
 from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, position_ids
 from understudy.data.formats.labels import check_targets
-from understudy.data.source import ArraySource, ImageHeader, Splits, Unreadable
+from understudy.data.formats.records import MISSING
+from understudy.data.source import ArraySource, ImageHeader, Splits, Stamp, Unreadable, digest_of
 from understudy.errors import UnderstudyError
+
+_ITEM_BYTES = 4 * 2**20  # taken for the size of an item, as it is known only once it is computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,15 @@ class ItemRecord:
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.read().tobytes())
+
+    def stamp(self) -> Stamp:
+        return Stamp(_ITEM_BYTES, 0)
+
+    def digest(self) -> int:
+        try:
+            return digest_of(self.read().tobytes())
+        except Unreadable:
+            return MISSING
 
     def header(self) -> ImageHeader:
         image = self.read()

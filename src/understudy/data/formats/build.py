@@ -134,13 +134,13 @@ def _decode_all(
         kept = _readable(index, split, splits[split], errors, skipped[split])
         readable = torch.tensor([not any(row) for row in zip(*errors, strict=True)])
         shared = index.name, index.classes, kept.ids, kept.targets
-        names = [record.name for record in kept.records]
         arrays = (
             ArraySource(
-                *shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], names=names, modality=name
+                *shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], modality=name,
+                names=[record.name for record in kept.modalities[name]],
             )
             for name, (x, _) in modalities.items()
-        )
+        )  # fmt: skip
         sources[split] = _paired(arrays, skipped[split], index.notes)
     return sources
 

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +23,13 @@ from understudy.data.formats.index import (
     split_of_file,
 )
 from understudy.data.formats.labels import IMAGE_COLUMNS, LABEL_COLUMNS, encode_labels, find_column
-from understudy.data.formats.records import BytesRecord, PerProcess, escape_name
+from understudy.data.formats.records import BytesRecord, PerProcess, escape_name, file_stamp
+from understudy.data.source import Stamp, digest_of
 from understudy.errors import UnderstudyError
 
 _CACHE_BYTES = 256 * 2**20
 _LARGE = 2**30  # bytes of a file that is not read for the sizes of its images
+_WHOLE, _BLOCKS, _BLOCK = 64 * 2**20, 256, 2**16  # of larger files so many blocks of so many bytes are hashed
 
 
 class _Column:
@@ -59,6 +61,24 @@ class _Column:
         if cell is None:
             raise FileNotFoundError(f"row {row} of row group {group} in {self.path} is empty")
         return cell
+
+    @cached_property
+    def stamp(self) -> Stamp:
+        """A row's share of the file."""
+        return file_stamp(self.path, self.path.stat().st_size // max(self._file.metadata.num_rows, 1))
+
+    @cached_property
+    def digest(self) -> int:
+        """Of the file, as a row is not read without its row group."""
+        size = self.path.stat().st_size
+        with open(self.path, "rb") as file:
+            if size <= _WHOLE:
+                return digest_of(file.read())
+            blocks = []
+            for number in range(_BLOCKS):
+                file.seek((size - _BLOCK) * number // (_BLOCKS - 1))
+                blocks.append(file.read(_BLOCK))
+        return digest_of(b"".join(blocks))
 
 
 def _read_cells(file: Any, group: int, column: str) -> list[Any]:
@@ -96,6 +116,12 @@ class ParquetRecord(BytesRecord):
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.column().cell(self.group, self.row))
+
+    def stamp(self) -> Stamp:
+        return self.column().stamp
+
+    def digest(self) -> int:
+        return self.column().digest
 
 
 def index_parquet(path: Path) -> DatasetIndex:

@@ -7,20 +7,32 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 from PIL import Image
 
 from understudy.data.formats import decode
-from understudy.data.source import ImageHeader, Unreadable
+from understudy.data.source import ImageHeader, Stamp, Unreadable, digest_of
 
 T = TypeVar("T")
+MISSING = digest_of(b"")
+"""The digest of all that cannot be read."""
+
+
+def file_stamp(path: str | Path, size: int | None = None) -> Stamp:
+    """The stamp of a file, or of `size` bytes in it; zeros if it is missing."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return Stamp(0, 0)
+    return Stamp(stat.st_size if size is None else size, stat.st_mtime_ns)
 
 
 def escape_name(name: str) -> str:
@@ -55,11 +67,22 @@ class BytesRecord(ABC):
     def name(self) -> str: ...
 
     @property
-    @abstractmethod
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        return self.stamp().size
 
     @abstractmethod
     def open(self) -> BinaryIO: ...
+
+    @abstractmethod
+    def stamp(self) -> Stamp:
+        """What is known of the bytes without reading them; zeros if they are missing."""
+
+    def digest(self) -> int:
+        try:
+            with self.open() as stream:
+                return digest_of(stream.read())
+        except (OSError, KeyError, Unreadable, BadZipFile, zlib.error, EOFError, NotImplementedError):
+            return MISSING
 
     def header(self) -> ImageHeader:
         with self.stream() as stream:
@@ -100,13 +123,6 @@ class FileRecord(BytesRecord):
     def name(self) -> str:
         return escape_name(self.relative)
 
-    @property
-    def nbytes(self) -> int:
-        try:
-            return os.path.getsize(os.path.join(self.root, self.relative))
-        except OSError:
-            return 0
-
     def open(self) -> BinaryIO:
         path = os.path.join(self.root, self.relative)
         about = os.stat(path)
@@ -115,6 +131,9 @@ class FileRecord(BytesRecord):
         if about.st_size > decode.MAX_BYTES:
             raise Unreadable(decode.TOO_MANY_BYTES)
         return open(path, "rb")
+
+    def stamp(self) -> Stamp:
+        return file_stamp(os.path.join(self.root, self.relative))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +147,18 @@ class ZipRecord(BytesRecord):
     def name(self) -> str:
         return escape_name(self.member)
 
-    @property
-    def nbytes(self) -> int:
-        return self.archive().getinfo(self.member).file_size
-
     def open(self) -> BinaryIO:
         archive = self.archive()
         if archive.getinfo(self.member).file_size > decode.MAX_BYTES:
             raise Unreadable(decode.TOO_MANY_BYTES)
         return archive.open(self.member)  # type: ignore[return-value]
+
+    def stamp(self) -> Stamp:
+        info = self.archive().getinfo(self.member)
+        return Stamp(info.file_size, info.CRC)
+
+    def digest(self) -> int:
+        return self.archive().getinfo(self.member).CRC or MISSING  # which the archive's table of contents has
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +172,11 @@ class UnreadableRecord(BytesRecord):
     def name(self) -> str:
         return escape_name(self.path)
 
-    @property
-    def nbytes(self) -> int:
-        return 0
-
     def open(self) -> BinaryIO:
         raise Unreadable(self.reason)
+
+    def stamp(self) -> Stamp:
+        return Stamp(0, 0)
 
 
 def open_zip(path: Path) -> PerProcess[ZipFile]:

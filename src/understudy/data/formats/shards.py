@@ -24,7 +24,8 @@ from understudy.data.formats.build import MAX_ARRAY_BYTES
 from understudy.data.formats.decode import SUFFIXES
 from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, files_by_split, path_ids
 from understudy.data.formats.labels import LABEL_COLUMNS, encode_labels
-from understudy.data.formats.records import BytesRecord, escape_name
+from understudy.data.formats.records import BytesRecord, escape_name, file_stamp
+from understudy.data.source import Stamp
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
 
@@ -66,6 +67,9 @@ class ShardRecord(BytesRecord):
         if len(data) < self.size:
             raise OSError(f"{self.tar} ends before {self.key}")
         return io.BytesIO(data)
+
+    def stamp(self) -> Stamp:
+        return file_stamp(self.tar, self.size)
 
 
 @dataclass(frozen=True)

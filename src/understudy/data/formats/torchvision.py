@@ -20,6 +20,11 @@ from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError
 
 
+def default_root() -> Path:
+    """Where built-in datasets are unless a caller says otherwise: $UNDERSTUDY_DATA, or else ./data."""
+    return Path(os.environ.get("UNDERSTUDY_DATA") or "data")
+
+
 def open_named(name: str, *, root: Path | None, download: bool, size: int | None, seed: int) -> Splits:
     """Open a built-in dataset; ids are positions in the split.
 
@@ -29,7 +34,7 @@ def open_named(name: str, *, root: Path | None, download: bool, size: int | None
     if name == "digits":
         return _digits(seed)
     named = NAMED[name]
-    home = root or Path(os.environ.get("UNDERSTUDY_DATA") or "data")
+    home = root or default_root()
     found = next((folder for folder in (home, home / name) if (folder / named.folder).exists()), None)
     if found is None and not (download and named.downloadable):
         searched = f"{name} is not in {home}: neither {named.folder} nor {name}/{named.folder} exists there"
