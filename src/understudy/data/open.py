@@ -58,9 +58,9 @@ def open_source(
             split or is_valid; a .parquet file or a folder of them as written by Hugging Face Datasets; a .tar, a
             folder of them or a range such as shards-{000..127}.tar in the WebDataset format; "hf:name" or
             "hf:name:configuration" on the Hugging Face Hub; the labeled NYU-Depth v2 file (.mat); a folder of frame
-            sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs, targets) of
-            tensors or arrays; a dict of paired arrays by modality, optionally with "targets"; or a `Source` or
-            `Splits`, returned as it is.
+            sequences (see `understudy.data.formats.frames`); a map-style `torch.utils.data.Dataset`; a tuple (inputs,
+            targets) of tensors or arrays; a dict of paired arrays by modality, optionally with "targets"; or a `Source`
+            or `Splits`, returned as it is.
         root: folder of built-in datasets; $UNDERSTUDY_DATA or else ./data by default.
         download: allow downloading a built-in dataset or one on the Hub.
         size: side in pixels of the square that images are resized to; 224 by default if their sizes differ.
