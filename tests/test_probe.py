@@ -189,8 +189,13 @@ def test_what_cannot_be_probed(
         (net, (digits,), ("11",), "has no class '11'"),
         (net, (single,), (), "one sample per class"),
         (net, ("no-such-set",), (), "no-such-set"),
-        ({"a-0": headless}, (source,), (), "a-0 cannot be probed: .* end in a linear layer"),
-        ({"a-0": Network(Unused(), contract)}, (source,), (), "last linear layer is not used"),
+        ({"a-0": headless}, (source,), (), "a-0 cannot be probed: .* end it with a linear layer"),
+        (
+            {"a-0": Network(Unused(), contract)},
+            (source,),
+            (),
+            "a-0 cannot be probed: the module has no linear classifier",
+        ),
         ({"a-0": lost}, (source,), (), "not finite"),
         (folder / "nothing", (source,), (), "there is no run folder or weights file"),
     ):

@@ -55,9 +55,9 @@ def extract_embeddings(
         for name, network in networks.items():
             with eval_mode(network):
                 outputs.append(network(batch))
-            if outputs[-1].embedding is None:
-                raise UnderstudyError(f"{name} cannot be probed: its last linear layer is not used")
-            parts[name].append(outputs[-1].embedding.float().cpu())
+            embedding = outputs[-1].embedding
+            assert embedding is not None
+            parts[name].append(embedding.float().cpu())
         return outputs[0]
 
     try:
@@ -65,8 +65,7 @@ def extract_embeddings(
             try:
                 network.watch({"embedding"})
             except UnderstudyError as error:
-                advice = "probe networks that end in a linear layer"
-                raise UnderstudyError(f"{name} cannot be probed: {error}; {advice}") from error
+                raise UnderstudyError(f"{name} cannot be probed: {error}") from error
         found = predict_logits(embed, source, device=device, batch_size=batch_size, skipped=skipped)
     finally:
         for name, network in networks.items():

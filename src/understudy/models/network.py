@@ -184,10 +184,15 @@ class Network(nn.Module):
             UnderstudyError: it cannot take its input, or does not output a logit for each class.
         """
         with self._explained(), eval_mode(self), torch.inference_mode():
-            outputs = self(self._blank()).logits.shape[1]
-        if self.classes and outputs != len(self.classes):
+            logits = self(self._blank()).logits
+        if logits.dim() != 2:
             raise UnderstudyError(
-                f"{self.name} has {outputs} outputs for {len(self.classes)} classes; give it a head of as many"
+                f"{self.name} outputs a tensor of {logits.dim()} dimensions instead of logits (B, C); wrap it so that "
+                "it does"
+            )
+        if self.classes and logits.shape[1] != len(self.classes):
+            raise UnderstudyError(
+                f"{self.name} has {logits.shape[1]} outputs for {len(self.classes)} classes; give it a head of as many"
             )
 
     def accepts_size(self, size: int) -> bool:
@@ -224,11 +229,10 @@ class Network(nn.Module):
             seed_dropouts(self.dropouts, self.dropout_seed, batch.view if isinstance(batch, Batch) else None)
         with torch.autocast(self.mean.device.type, enabled=False) if self.full_precision else nullcontext():
             logits = self.module(self.preprocess(inputs))
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
-            found = (
-                f"a tensor of {logits.dim()} dimensions" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        if not isinstance(logits, Tensor):
+            raise UnderstudyError(
+                f"{self.name} outputs a {type(logits).__name__} instead of logits (B, C); wrap it so that it does"
             )
-            raise UnderstudyError(f"{self.name} outputs {found} instead of logits (B, C); wrap it so that it does")
         if self.class_bias is not None:
             logits = logits + self.class_bias
         (watched, self._watched), (read, self._read) = (self._watched, {}), (self._read, {})
