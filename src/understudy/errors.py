@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
+_LONG = 400  # characters of a word, above which it is shortened
+
+
 class UnderstudyError(ValueError):
-    """A mistake that the caller can fix. Its text is one sentence that says how."""
+    """A mistake that the caller can fix. Its text is one sentence that says how.
+
+    >>> str(UnderstudyError("there is no file a\x1b[31m"))
+    'there is no file a\\x1b[31m'
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UnderstudyWarning(UserWarning):
@@ -27,6 +38,17 @@ class Interrupted(Exception):
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int, int]]:
         return Interrupted, (self.run, self.step, self.signal_number)
+
+
+def one_line(text: str) -> str:
+    """A text for the terminal: on one line, with control characters escaped and endless words shortened.
+
+    >>> one_line("a name\nwith \x07"), len(one_line("x" * 5000))
+    ('a name with \\x07', 203)
+    """
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return re.sub(rf"\S{{{_LONG},}}", lambda word: f"{word[0][:150]}...{word[0][-50:]}", line)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

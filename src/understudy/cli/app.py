@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from understudy.cli.flags import default_as_typed
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError, one_line
 from understudy.version import __version__
 
 app = App(
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    line = Text.assemble(("error:", "bold red"), " ", (" ".join(message.split()), "red"))
+    line = Text.assemble(("error:", "bold red"), " ", (one_line(message), "red"))
     Console(stderr=True).print(line, soft_wrap=True)
     return 2
 

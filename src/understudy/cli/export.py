@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -21,7 +20,7 @@ def export(
     data: str | None = None,
     calibrate: int = 256,
     tolerance: float = 2.0,
-    out: Path | None = None,
+    out: str | None = None,
     license: str | None = None,
     data_root: DataRoot = None,
     download: Download = False,

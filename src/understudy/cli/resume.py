@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from understudy.cli.flags import TrustCode
 from understudy.cli.show import show
 
 
-def resume(run: Path, /, *, trust_code: TrustCode = False) -> int:
+def resume(run: str, /, *, trust_code: TrustCode = False) -> int:
     """Continue a run, or a folder of runs, where it was stopped; the result is as if it had not been stopped.
 
     Parameters

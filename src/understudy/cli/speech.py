@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -39,10 +38,10 @@ speech = App(
     )
 )
 def prepare(
-    corpus: Path,
+    corpus: str,
     /,
     *,
-    to: Path | None = None,
+    to: str | None = None,
     hold_out: tuple[str, ...] = (),
     states: int = 8,
     mixtures: int = 2,
@@ -108,9 +107,9 @@ speech.command(
     )
 )
 def decode(
-    run: Path,
+    run: str,
     /,
-    *files: Path,
+    *files: str,
     network: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:

@@ -27,11 +27,14 @@ from understudy.data.formats.shards import index_shards, is_pattern, tar_files
 from understudy.data.formats.torchvision import open_named
 from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import path_of
 
 _FILES = {
     **dict.fromkeys((".tar", ".tar.gz", ".tgz"), index_shards),  # compressed ones are refused there
     **{".zip": index_folder, ".csv": index_csv, ".tsv": index_csv, ".parquet": index_parquet},
 }
+
+LARGEST_SIZE = 4096
 
 
 def open_source(
@@ -68,8 +71,8 @@ def open_source(
     >>> len(splits.train), len(splits.test), splits.train.shape, splits.train.classes[:3]
     (1438, 359, (1, 8, 8), ('0', '1', '2'))
     """
-    if size is not None and size < 1:
-        raise UnderstudyError(f"the image size must be at least 1 pixel, not {size}")
+    if size is not None and not (isinstance(size, int) and 1 <= size <= LARGEST_SIZE):
+        raise UnderstudyError(f"the image size must be from 1 to {LARGEST_SIZE:,} pixels, not {size!r}")
     if isinstance(data, str | os.PathLike):
         opened = _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
         if isinstance(opened, DatasetIndex):
@@ -109,7 +112,7 @@ def _open_named_or_path(
         return open_hub(data, download=download, size=size, seed=seed)
     if isinstance(data, str) and data.lower() in NAMED:
         return open_named(data.lower(), root=root, download=download, size=size, seed=seed)
-    path = Path(os.fsdecode(data)).expanduser()
+    path = path_of(os.fsdecode(data), "the data")
     if (path / FRAMES).is_file():
         return open_frames(path)
     if is_pattern(path) or (path.is_dir() and tar_files(path)):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
+from understudy.config.text_options import check_options, hints_of, parse_options
 from understudy.errors import UnderstudyError, nearest
 from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
 from understudy.models.bit_weights import OfficialWeights, read_official
@@ -22,7 +22,7 @@ from understudy.models.cifar import NETS
 from understudy.models.contract import InputContract
 from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.network import Network, load_weights, read_weights
-from understudy.models.plain import cnn, mlp
+from understudy.models.plain import MOST_LAYERS, cnn, mlp
 from understudy.models.spec import Spec, call
 from understudy.models.stages import find_head
 
@@ -51,13 +51,7 @@ def parse_spec(text: str) -> Spec:
             f"{text!r} is not a model: write FAMILY:NAME (families: {', '.join(FAMILIES)}), PACKAGE.MODULE:FUNCTION, "
             "or the path of a run folder or weights file"
         )
-    options: dict[str, Any] = {}
-    for pair in filter(None, re.split("[&,]", query)):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
-        options[key] = yaml.safe_load(value)
-    return Spec(family, name, options)
+    return Spec(family, name, parse_options(query, "&,", text))
 
 
 def is_code(text: str) -> bool:
@@ -141,18 +135,23 @@ def _without_weights(spec: str) -> str:
 
 
 def _widths(spec: Spec) -> list[int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", spec.name)
-    if match:
-        return [int(match[1])] * int(match[2])
-    if re.fullmatch(r"\d+(-\d+)*", spec.name):
-        return [int(units) for units in spec.name.split("-")]
-    raise UnderstudyError(
-        f"{spec} is not a model: write units x layers as in {spec.family}:800x2, or each layer as in "
-        f"{spec.family}:300-100"
-    )
+    repeated = re.fullmatch(r"(\d{1,9})x(\d{1,9})", spec.name)
+    if repeated:
+        widths, layers = [int(repeated[1])], int(repeated[2])
+    elif re.fullmatch(r"\d{1,9}(-\d{1,9})*", spec.name):
+        widths, layers = [int(units) for units in spec.name.split("-")], 1
+    else:
+        raise UnderstudyError(
+            f"{spec} is not a model: write units x layers as in {spec.family}:800x2, or each layer as in "
+            f"{spec.family}:300-100"
+        )
+    if min(*widths, layers) < 1 or len(widths) * layers > MOST_LAYERS:
+        raise UnderstudyError(f"{spec} must have 1 to {MOST_LAYERS:,} layers, each of at least 1 unit")
+    return widths * layers
 
 
 def _plain(make: Callable[..., nn.Module], spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
+    check_options(spec.options, hints_of(make), str(spec))
     return call(make, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract
 
 

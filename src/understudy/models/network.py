@@ -257,8 +257,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict strictly; an error names `source` and the first keys that differ."""
+    """Load a state dict strictly; an error names `source` and the first keys that differ, or are not finite."""
     check_match(module.state_dict(), state, source)
+    for name, x in state.items():
+        if not bool(torch.isfinite(x).all()):
+            raise UnderstudyError(f"{source} is damaged: {name} has weights that are not finite; train it again")
     module.load_state_dict(state)
 
 

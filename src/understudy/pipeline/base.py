@@ -21,6 +21,7 @@ from understudy.data import Source, fraction, omit_classes, only_classes, strati
 from understudy.data.loader import BatchLoader, EpochSampler
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
 from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, start_from
@@ -172,6 +173,7 @@ class Pipeline(ABC, Generic[R]):
                     check_modality(source, network.contract.modality)
                 if side := recipe.input_size or recipe.augmentation.crop_size:
                     network.set_input_size(side)
+                check_runs(network, self.data.labeled.name)
                 self.initialize(network)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
@@ -248,6 +250,28 @@ def as_teacher(network: Network, device: torch.device) -> Teacher | SpecialistPa
     return network.placed(device) if isinstance(network, SpecialistPanel) else Teacher(network, device)
 
 
+def check_runs(network: Network, data: str) -> None:
+    """Run a network on a blank sample.
+
+    Raises:
+        UnderstudyError: it cannot take inputs of that shape, or its outputs are not one for each class.
+    """
+    name = network.spec or "the model"
+    try:
+        outputs = network.shapes(()).classes
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as fault:
+        if isinstance(fault, UnderstudyError):
+            raise
+        shape, reason = "x".join(map(str, network.contract.shape)), str(fault).partition("\n")[0][:150]
+        raise UnderstudyError(
+            f"{name} cannot take inputs of {shape} ({reason}); choose another model or input size"
+        ) from fault
+    if outputs != len(network.classes):
+        raise UnderstudyError(
+            f"{name} has {outputs} outputs, and {data} {len(network.classes)} classes; give it a head of as many"
+        )
+
+
 def new_network(
     spec: str, overrides: Overrides, contract: InputContract, number: int, seed: int, *, several: bool
 ) -> Network:
@@ -260,7 +284,7 @@ def new_network(
     """
     if overrides.model is not None:
         return build(copy.deepcopy(overrides.model) if several else overrides.model, contract)
-    if Path(spec).exists():
+    if path_of(spec, "the model").exists():
         files = weights_of(spec)
         network = start_from(files[number % len(files)], contract.classes, seed=seed + number)
         set_modality(network, spec, contract.modality)

@@ -24,6 +24,7 @@ from understudy.config.recipe import Recipe
 from understudy.config.verbs import CompressConfig, TransferConfig
 from understudy.config.yaml import checked
 from understudy.data import typical_size
+from understudy.errors import UnderstudyError
 from understudy.evaluation import latency
 from understudy.evaluation.facts import CompressionFacts, ScalingForecast
 from understudy.exporters import check_formats
@@ -121,13 +122,19 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
     require(config, overrides)
     check_formats(config.format)
     found = RunCollection(place.run or new_run_path("compress", config.data))
+    new = not found.exists
     if not found.continues(config, overwrite=place.overwrite):
         planned = plan(config, overrides, found.path)
         for name, recipe in planned.recipes.items():
             Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()), overwrite=True)
         # last, as what has a record can be resumed
         found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
-    return resume(found, overrides)
+    try:
+        return resume(found, overrides)
+    except UnderstudyError:
+        if new:
+            found.abandon()
+        raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:

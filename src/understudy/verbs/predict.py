@@ -14,8 +14,10 @@ from understudy.data import Unreadable
 from understudy.data.augment import crop_and_resize
 from understudy.data.formats.decode import decode
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.models import fold
 from understudy.pipeline.weights import networks_of
+from understudy.verbs.arguments import check_whole
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ def predict(
 
     Returns:
         One for each image; one that cannot be read has no classes, and an `error`.
+
+    Raises:
+        UnderstudyError: no network or no images at these paths, or outputs that are not finite.
     """
+    check_whole("top", top)
     network = fold(next(iter(networks_of(target, trust_code=trust_code).values())))
     shape = network.contract.source_shape
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
@@ -63,7 +69,10 @@ def predict(
         pixels = torch.from_numpy(np.array(square)).float().div(255)
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         with torch.inference_mode():
-            probabilities, index = network(pixels[None]).logits[0].softmax(0).sort(descending=True)
+            logits = network(pixels[None]).logits[0]
+        if not bool(logits.isfinite().all()):
+            raise UnderstudyError(f"the outputs of {target} for {path} are not finite; train the network again")
+        probabilities, index = logits.softmax(0).sort(descending=True)
         kept = slice(0, min(top, len(index)))
         names = tuple(network.classes[i] for i in index[kept].tolist())
         predictions.append(Prediction(str(path), names, tuple(probabilities[kept].tolist())))
@@ -73,7 +82,7 @@ def predict(
 def _image_files(images: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for image in images:
-        path = Path(image)
+        path = path_of(image, "an image")
         if path.is_dir():
             files += sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         elif path.exists():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides
@@ -32,12 +33,13 @@ def resume(folder: str | Path, *, trust_code: bool = False) -> Run | RunCollecti
     Raises:
         UnderstudyError: there is nothing to resume, or it is finished.
     """
-    overrides, collection = Overrides(trust_code=trust_code), RunCollection(Path(folder))
+    path = path_of(folder, "the run folder")
+    overrides, collection = Overrides(trust_code=trust_code), RunCollection(path)
     if collection.exists:
         if collection.finished:
             raise UnderstudyError(f"{folder} is finished; its page is {collection.report}")
         return COLLECTIONS[collection.kind](collection, overrides)
-    run = find_run(Path(folder))
+    run = find_run(path)
     if run.finished:
         raise UnderstudyError(f"{folder} is finished; its page is {run.report}")
     return train_and_evaluate(pipeline_of(run.recipe, overrides), run, run.record.get("command", ()))

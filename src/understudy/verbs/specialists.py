@@ -94,11 +94,13 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
     require(config, overrides)
     weights = _weights(config.generalist)
     found = RunCollection(place.run or _default_folder(Path(config.generalist)))
-    if found.exists and not place.overwrite:
+    new = not found.exists
+    if not new and not place.overwrite:
         _keep(found, config, weights)
     else:
         data = _data(config, overrides)
         manifest, tensors = _grouped(config, weights, found.path, data)
+        _check_only(config, manifest)
         recipes = _recipes(config, weights, manifest, data.labeled)
         manifest.write(found.path)
         write_whole(found.path / "covariance.safetensors", save(tensors))
@@ -106,7 +108,12 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
         for name, run in found.runs.items():
             if place.overwrite and run.exists:
                 run.open(recipes[name], overwrite=True)
-    return _continue(found, config, weights, overrides, place.command)
+    try:
+        return _continue(found, config, weights, overrides, place.command)
+    except UnderstudyError:
+        if new:
+            found.abandon([found.path / name for name in (MANIFEST, "covariance.safetensors")])
+        raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -120,8 +127,7 @@ def _continue(
     found: RunCollection, config: SpecialistsConfig, weights: Path, overrides: Overrides, command: tuple[str, ...]
 ) -> RunCollection:
     folder, manifest = found.path, read_manifest(found.path)
-    if config.only is not None and config.only >= len(manifest.groups):
-        raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
+    _check_only(config, manifest)
     data = _data(config, overrides)
     if manifest.classes != data.labeled.classes:
         raise UnderstudyError(
@@ -144,6 +150,11 @@ def _continue(
         _evaluate(found, config, data, command)
         found.note(finished=True)
     return found
+
+
+def _check_only(config: SpecialistsConfig, manifest: Manifest) -> None:
+    if config.only is not None and config.only >= len(manifest.groups):
+        raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
 
 
 def _data(config: SpecialistsConfig, overrides: Overrides) -> RunData:
