@@ -13,8 +13,8 @@ _LONG = 400  # characters of a word, above which it is shortened
 class UnderstudyError(ValueError):
     """A mistake that the caller can fix. Its text is one sentence that says how.
 
-    >>> str(UnderstudyError("there is no file a\x1b[31m"))
-    'there is no file a\\x1b[31m'
+    >>> print(UnderstudyError("there is no file a\\x1b[31m"))
+    there is no file a\\x1b[31m
     """
 
     def __str__(self) -> str:
@@ -43,8 +43,8 @@ class Interrupted(Exception):
 def one_line(text: str) -> str:
     """A text for the terminal: on one line, with control characters escaped and endless words shortened.
 
-    >>> one_line("a name\nwith \x07"), len(one_line("x" * 5000))
-    ('a name with \\x07', 203)
+    >>> one_line("a name\\nwith \\x07"), len(one_line("x" * 5000))
+    ('a name with \\\\x07', 203)
     """
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

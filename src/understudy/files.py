@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
@@ -42,7 +44,7 @@ def path_of(text: str | os.PathLike[str], what: str) -> Path:
 def text_fault(text: str) -> str:
     """Why a text can be neither a name nor a path; "" if it can.
 
-    >>> text_fault("photos/"), text_fault("a\0b")
+    >>> text_fault("photos/"), text_fault("a\\0b")
     ('', 'has a control character; rename it')
     """
     if any(unicodedata.category(c) == "Cc" for c in text):
@@ -69,6 +71,19 @@ def new_folder(text: str | os.PathLike[str], what: str) -> Path:
     if not os.access(there, os.W_OK | os.X_OK):
         raise UnderstudyError(f"{what} cannot be {path}, as {there} is read-only; choose another place")
     return path
+
+
+@contextmanager
+def leaving_no_empty_folder(path: Path) -> Iterator[None]:
+    """Remove what was made of a folder and of those that it is in, where an error leaves them empty."""
+    new = [part for part in (path, *path.parents) if not part.exists()]
+    try:
+        yield
+    except Exception:
+        for part in new:
+            if part.is_dir() and not any(part.iterdir()):
+                part.rmdir()
+        raise
 
 
 def write_whole(path: Path, data: bytes | str) -> str:

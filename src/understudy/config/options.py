@@ -301,7 +301,7 @@ def nest(schema: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         path = paths.get(name, (name,))
-        if len(path) == 1 or isinstance(value, (Mapping, BaseModel)):
+        if len(path) == 1 or (name in NESTED and isinstance(value, (Mapping, BaseModel))):
             nested[name] = value
         else:
             nested.setdefault(path[0], {})[path[1]] = value

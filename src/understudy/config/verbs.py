@@ -55,7 +55,7 @@ class TransferOptions(ClassifierOptions):
     def _listed(cls, value: object) -> object:
         """`"1,5,10"`, one number, or a list of either."""
         parts = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word)
+        return tuple(word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word != "")
 
     @model_validator(mode="after")
     def _check_shots(self) -> Self:

@@ -98,8 +98,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UnderstudyError(f"the recipe {path} cannot be read: {error.strerror or error}") from None
     except RecursionError:
         raise UnderstudyError(f"{path} is not plain YAML: it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or no such date or number
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UnderstudyError(f"{path} is not plain YAML: {_shortened(str(error))}") from None
+    except ValueError:
+        raise UnderstudyError(f"{path} is not plain YAML: it has a date or a number that is none") from None
     if not isinstance(values, dict):
         raise UnderstudyError(f"{path} must hold names and values, as in 'epochs: 30'")
     return values

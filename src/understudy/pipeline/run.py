@@ -18,7 +18,7 @@ from rich.console import Console
 from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
-from understudy.files import sha256
+from understudy.files import leaving_no_empty_folder, sha256
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
@@ -57,14 +57,15 @@ def start(
     run = Run(Path(path) if path is not None else new_run_path(verb or pipeline.recipe.kind, pipeline.recipe.data))
     if not first_process():  # the first takes the folder
         return train_and_evaluate(pipeline, run, command)
-    run.open(pipeline.recipe, overwrite=overwrite)
-    if notes:
-        run.note(notes=list(notes))
-    try:
-        return train_and_evaluate(pipeline, run, command)
-    except UnderstudyError:
-        run.abandon()
-        raise
+    with leaving_no_empty_folder(run.path):
+        run.open(pipeline.recipe, overwrite=overwrite)
+        if notes:
+            run.note(notes=list(notes))
+        try:
+            return train_and_evaluate(pipeline, run, command)
+        except UnderstudyError:
+            run.abandon()
+            raise
 
 
 def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> Run:

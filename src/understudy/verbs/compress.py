@@ -28,6 +28,7 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation import latency
 from understudy.evaluation.facts import CompressionFacts, ScalingForecast
 from understudy.exporters import check_formats
+from understudy.files import leaving_no_empty_folder
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
@@ -122,19 +123,20 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
     require(config, overrides)
     check_formats(config.format)
     found = RunCollection(place.run or new_run_path("compress", config.data))
-    new = not found.exists
-    if not found.continues(config, overwrite=place.overwrite):
-        planned = plan(config, overrides, found.path)
-        for name, recipe in planned.recipes.items():
-            Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()), overwrite=True)
-        # last, as what has a record can be resumed
-        found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
-    try:
-        return resume(found, overrides)
-    except UnderstudyError:
-        if new:
-            found.abandon()
-        raise
+    with leaving_no_empty_folder(found.path):
+        new = not found.exists
+        if not found.continues(config, overwrite=place.overwrite):
+            planned = plan(config, overrides, found.path)
+            for name, recipe in planned.recipes.items():
+                Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()), overwrite=True)
+            # last, as what has a record can be resumed
+            found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
+        try:
+            return resume(found, overrides)
+        except UnderstudyError:
+            if new:
+                found.abandon()
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:

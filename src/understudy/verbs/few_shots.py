@@ -17,6 +17,7 @@ from understudy.config.verbs import TransferConfig
 from understudy.data import Subset, draw_shots, read_subset
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import FewShotFacts, ShotResult
+from understudy.files import leaving_no_empty_folder
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
@@ -75,27 +76,28 @@ def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunColl
     task = Task.of(config, config.data, overrides)
     draws = _draws(config, task)
     manifests = {name: found.path / "subsets" / f"{name}.json" for name in draws}
-    try:
-        for name, subset in draws.items():
-            if continues and manifests[name].exists() and read_subset(manifests[name]) != subset:
-                raise UnderstudyError(
-                    f"{found.path} holds draws of other samples; choose another --run folder or pass --overwrite"
-                )
-            subset.write(manifests[name])
-        plans = {
-            name: task.plan(name, subset=str(manifests[name]), seed=config.seed + subset.draw)
-            for name, subset in draws.items()
-        }
-        for name, planned in plans.items():
-            run = Run(found.path / name)
-            run.prepare(planned.recipes[name], planned.notes, overwrite=place.overwrite)
-        if not continues:
-            found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
-        return resume(found, task.overrides)
-    except UnderstudyError:
-        if not continues:
-            found.abandon(list(manifests.values()))
-        raise
+    with leaving_no_empty_folder(found.path):
+        try:
+            for name, subset in draws.items():
+                if continues and manifests[name].exists() and read_subset(manifests[name]) != subset:
+                    raise UnderstudyError(
+                        f"{found.path} holds draws of other samples; choose another --run folder or pass --overwrite"
+                    )
+                subset.write(manifests[name])
+            plans = {
+                name: task.plan(name, subset=str(manifests[name]), seed=config.seed + subset.draw)
+                for name, subset in draws.items()
+            }
+            for name, planned in plans.items():
+                run = Run(found.path / name)
+                run.prepare(planned.recipes[name], planned.notes, overwrite=place.overwrite)
+            if not continues:
+                found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
+            return resume(found, task.overrides)
+        except UnderstudyError:
+            if not continues:
+                found.abandon(list(manifests.values()))
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:

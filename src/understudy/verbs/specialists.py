@@ -26,7 +26,7 @@ from understudy.config.verbs import SpecialistsConfig
 from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import PanelFacts
-from understudy.files import sha256, write_whole
+from understudy.files import leaving_no_empty_folder, sha256, write_whole
 from understudy.models import Network, fold, load_network
 from understudy.panels.covariance import covariance_of
 from understudy.panels.grouping import confusion_within, group_classes, order_by_group
@@ -94,26 +94,27 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
     require(config, overrides)
     weights = _weights(config.generalist)
     found = RunCollection(place.run or _default_folder(Path(config.generalist)))
-    new = not found.exists
-    if not new and not place.overwrite:
-        _keep(found, config, weights)
-    else:
-        data = _data(config, overrides)
-        manifest, tensors = _grouped(config, weights, found.path, data)
-        _check_only(config, manifest)
-        recipes = _recipes(config, weights, manifest, data.labeled)
-        manifest.write(found.path)
-        write_whole(found.path / "covariance.safetensors", save(tensors))
-        found.open(config, list(recipes), command=place.command)
-        for name, run in found.runs.items():
-            if place.overwrite and run.exists:
-                run.open(recipes[name], overwrite=True)
-    try:
-        return _continue(found, config, weights, overrides, place.command)
-    except UnderstudyError:
-        if new:
-            found.abandon([found.path / name for name in (MANIFEST, "covariance.safetensors")])
-        raise
+    with leaving_no_empty_folder(found.path):
+        new = not found.exists
+        if not new and not place.overwrite:
+            _keep(found, config, weights)
+        else:
+            data = _data(config, overrides)
+            manifest, tensors = _grouped(config, weights, found.path, data)
+            _check_only(config, manifest)
+            recipes = _recipes(config, weights, manifest, data.labeled)
+            manifest.write(found.path)
+            write_whole(found.path / "covariance.safetensors", save(tensors))
+            found.open(config, list(recipes), command=place.command)
+            for name, run in found.runs.items():
+                if place.overwrite and run.exists:
+                    run.open(recipes[name], overwrite=True)
+        try:
+            return _continue(found, config, weights, overrides, place.command)
+        except UnderstudyError:
+            if new:
+                found.abandon([found.path / name for name in (MANIFEST, "covariance.safetensors")])
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:

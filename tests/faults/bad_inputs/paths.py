@@ -24,7 +24,7 @@ ABSURD = (
     (DEEP, "too long"),
     (OF_NOBODY, "no user 'nobody-is-called-so'"),
 )
-NOT_A_FOLDER = (("<text>", "is a file"), ("<text>/a", "is a file"), ("<loop>/a", ""))
+NOT_A_FOLDER = (("<text>", "is not a folder"), ("<text>/a", "is not a folder"), ("<loop>/a", ""))
 NOT_THERE = ("<nowhere>", "there is no")
 
 OF_RESULTS: Table = (
