@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-
+_LISTED = 250  # characters of a list of known words
 _LONG = 400  # characters of a word, above which it is shortened
 
 
@@ -61,4 +61,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(known)}" if len(known) <= 40 else ""
+    listed = ", ".join(known)
+    return f"; there are {listed}" if known and len(listed) <= _LISTED else ""

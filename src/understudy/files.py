@@ -11,7 +11,6 @@ from pathlib import Path
 
 from understudy.errors import UnderstudyError
 
-
 _LONGEST_NAME, _LONGEST_PATH = 255, 4_095  # bytes, on common file systems
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+from understudy.cli.flags import DataRoot, Download, Size, TrustCode, Whole
 
 
 def export(
@@ -18,7 +18,7 @@ def export(
     preprocessing: Literal["embedded", "external"] = "embedded",
     network: str | None = None,
     data: str | None = None,
-    calibrate: int = 256,
+    calibrate: Whole = 256,
     tolerance: float = 2.0,
     out: str | None = None,
     license: str | None = None,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.flags import TrustCode
+from understudy.cli.flags import TrustCode, Whole
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def predict(
     target: str,
     /,
     *images: str,
-    top: int = 5,
+    top: Whole = 5,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
     trust_code: TrustCode = False,

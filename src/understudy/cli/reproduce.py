@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from understudy.cli.flags import DataRoot, Download, Size
 from understudy.cli.show import print_rows
 from understudy.errors import UnderstudyError, nearest
-from understudy.files import new_folder
+from understudy.files import new_folder, path_of
 
 
 def reproduce(
@@ -63,6 +63,9 @@ def reproduce(
         raise UnderstudyError(f"there is no experiment {name!r}{nearest(name, EXPERIMENTS)}")
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale must be above 0 and at most 1, not {scale:g}")
+    for path, what in ((groups, "the --groups file"), (data_root, "the data root"), (data, "the data")):
+        if path is not None:
+            path_of(path, what)
     folder = Path("runs") / name if run is None else new_folder(run, "the --run folder")
     bench = Bench(
         folder, quick, data_root, download=download,

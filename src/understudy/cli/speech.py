@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from understudy.cli.app import epilogue
+from understudy.cli.flags import Whole
 from understudy.cli.show import print_rows
 from understudy.cli.training import training_command
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from understudy.speech.preparation import Prepared
     from understudy.speech.recognition import Transcript
 
@@ -43,10 +46,10 @@ def prepare(
     *,
     to: str | None = None,
     hold_out: tuple[str, ...] = (),
-    states: int = 8,
-    mixtures: int = 2,
+    states: Whole = 8,
+    mixtures: Whole = 2,
     strings: bool | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compute features, and align each recording's frames with the states of its words.

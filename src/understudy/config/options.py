@@ -28,7 +28,6 @@ from understudy.config.values import (
 )
 from understudy.errors import UnderstudyError
 
-
 _LARGEST_LOGIT = 1e6
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from understudy.config.values import Amount, PathText, Positive, Several, Temperature
 from understudy.config.options import ClassifierOptions, TrainingOptions
+from understudy.config.values import Amount, PathText, Positive, Several, Temperature
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """The default methods of `compare`: of logits and embeddings, which fit any two networks."""

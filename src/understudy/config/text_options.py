@@ -42,16 +42,11 @@ def parse_options(listed: str, separators: str, whole: str) -> dict[str, Any]:
     return options
 
 
-def hints_of(function: Callable[..., Any], *, keywords_only: bool = False) -> dict[str, Any]:
-    """The parameters of a function that text can set, with their types: those with a default of a plain type."""
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters of a function that text can set, with their types: those with a default, of a plain type."""
     hints = get_type_hints(function)
-    return {
-        name: hints.get(name, str)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not parameter.empty
-        and (parameter.kind is parameter.KEYWORD_ONLY or not keywords_only)
-        and any(part in _WORDS and part is not NoneType or get_origin(part) is Literal for part in _parts(hints[name]))
-    }
+    optional = [one.name for one in inspect.signature(function).parameters.values() if one.default is not one.empty]
+    return {name: hints[name] for name in optional if any(map(_plain, _parts(hints[name])))}
 
 
 def check_options(options: Mapping[str, Any], hints: Mapping[str, Any], who: str, *others: str) -> None:
@@ -78,6 +73,10 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) in (Union, UnionType):
         return tuple(part for one in get_args(hint) for part in _parts(one))
     return (hint,)
+
+
+def _plain(kind: Any) -> bool:
+    return get_origin(kind) is Literal or (kind in _WORDS and kind is not NoneType)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from understudy.config.hyperrule import Variant
-from understudy.config.values import Count, PathText, Pixels, Positive, Seed, Several
 from understudy.config.options import ClassifierOptions, DataOptions, MachineOptions, Options
 from understudy.config.recipe import RECIPES, SpecialistRecipe
 from understudy.config.upstream import Scale
+from understudy.config.values import Count, PathText, Pixels, Positive, Seed, Several
 from understudy.errors import UnderstudyError
 
 
@@ -55,7 +55,9 @@ class TransferOptions(ClassifierOptions):
     def _listed(cls, value: object) -> object:
         """`"1,5,10"`, one number, or a list of either."""
         parts = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word != "")
+        return tuple(
+            word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word != ""
+        )
 
     @model_validator(mode="after")
     def _check_shots(self) -> Self:

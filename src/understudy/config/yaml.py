@@ -86,11 +86,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UnderstudyError: there is no such file; it cannot be read, is too large, or is not YAML of names and values,
             each name once.
     """
+    if path.exists() and not path.is_file():  # a device or a pipe may have no end
+        raise UnderstudyError(f"the recipe {path} cannot be read: it is not a file; name a YAML file")
     try:
-        if path.is_file() and path.stat().st_size > _LARGEST:  # a device or a pipe has no size, and no end
-            raise UnderstudyError(f"{path} has more than {_LARGEST // 1000:,} kB and is no recipe; name a recipe file")
-        if path.exists() and not path.is_file():
-            raise UnderstudyError(f"the recipe {path} cannot be read: it is not a file; name a YAML file")
+        if path.stat().st_size > _LARGEST:
+            raise yaml.YAMLError(f"it has more than {_LARGEST:,} bytes")
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UnderstudyError(f"there is no recipe {path}; check the path") from None

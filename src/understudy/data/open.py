@@ -130,5 +130,7 @@ def _open_named_or_path(
             "file"
         )
     name = escape_name(os.fsdecode(data))
-    hint = nearest(name, NAMED) if name.isprintable() and os.sep not in name else "; check the path"
+    hint = "; check the path"
+    if name.isprintable() and os.sep not in name:
+        hint = nearest(name, NAMED) or "; understudy datasets lists named ones"
     raise UnderstudyError(f"no folder, file or built-in dataset {name!r}{hint}")

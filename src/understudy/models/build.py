@@ -158,6 +158,7 @@ def _plain(make: Callable[..., nn.Module], spec: Spec, contract: InputContract) 
 def _cifar(spec: Spec, contract: InputContract) -> tuple[nn.Module, InputContract]:
     if spec.name not in NETS:
         raise UnderstudyError(f"the cifar family has no network {spec.name!r}{nearest(spec.name, NETS)}")
+    check_options(spec.options, {}, str(spec))
     return call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract
 
 

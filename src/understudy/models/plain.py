@@ -10,7 +10,6 @@ from torch import nn
 from understudy.errors import UnderstudyError
 from understudy.models.dropout import CounterDropout
 
-
 MOST_LAYERS = 1_000
 _MOST_WEIGHTS = 1_000_000_000
 

@@ -21,9 +21,9 @@ from understudy.data import Source, fraction, omit_classes, only_classes, strati
 from understudy.data.loader import BatchLoader, EpochSampler
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
-from understudy.files import path_of
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
+from understudy.files import path_of
 from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, start_from
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel

@@ -112,7 +112,11 @@ def export(
     target = path_of(target, "the run folder or weights file")
     file = _weights(target, network)
     run = Run(target) if target.is_dir() else None
-    folder = new_folder(out, "the --out folder") if out is not None else (file.parent if run is None else run.path) / "export"
+    folder = (
+        new_folder(out, "the --out folder")
+        if out is not None
+        else (file.parent if run is None else run.path) / "export"
+    )
     _check_folder(folder)
     net = _trained(file, run, trust_code)
     if data is not None:

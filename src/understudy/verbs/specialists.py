@@ -101,7 +101,7 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
         else:
             data = _data(config, overrides)
             manifest, tensors = _grouped(config, weights, found.path, data)
-            _check_only(config, manifest)
+            _check_numbers(config, manifest)
             recipes = _recipes(config, weights, manifest, data.labeled)
             manifest.write(found.path)
             write_whole(found.path / "covariance.safetensors", save(tensors))
@@ -128,7 +128,7 @@ def _continue(
     found: RunCollection, config: SpecialistsConfig, weights: Path, overrides: Overrides, command: tuple[str, ...]
 ) -> RunCollection:
     folder, manifest = found.path, read_manifest(found.path)
-    _check_only(config, manifest)
+    _check_numbers(config, manifest)
     data = _data(config, overrides)
     if manifest.classes != data.labeled.classes:
         raise UnderstudyError(
@@ -153,7 +153,10 @@ def _continue(
     return found
 
 
-def _check_only(config: SpecialistsConfig, manifest: Manifest) -> None:
+def _check_numbers(config: SpecialistsConfig, manifest: Manifest) -> None:
+    """Check what depends on the numbers of groups and classes, before anything is trained."""
+    if config.top_n > len(manifest.classes):
+        raise UnderstudyError(f"top_n must be from 1 to {len(manifest.classes)}, the number of classes")
     if config.only is not None and config.only >= len(manifest.groups):
         raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
 

@@ -219,5 +219,5 @@ def _check_known(data: object) -> None:
     text = str(data)
     if text.startswith("hf:") or text.lower() in NAMED or path_of(text, "the data").exists():
         return
-    hint = "; check the path" if "/" in text else nearest(text, NAMED)
+    hint = "; check the path" if "/" in text else nearest(text, NAMED) or "; understudy datasets lists named ones"
     raise UnderstudyError(f"there is no folder, file or named data set {text!r}{hint}")

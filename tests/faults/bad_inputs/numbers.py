@@ -12,6 +12,11 @@ def _each(line: str, option: str, *pairs: tuple[str, str]) -> Table:
     return tuple((f"{line} {option} {value}", f"{option}.*{says}") for value, says in pairs)
 
 
+def _checked_by_verb(line: str, option: str, *values: str, says: str = "") -> Table:
+    """An option that no schema has, so that the sentence names it without dashes."""
+    return tuple((f"{line} --{option} {value}", f"{option}.*{says}") for value in values)
+
+
 TRAIN = "train digits --model mlp:8x1"
 DISTILL = "distill digits --teacher <run> --student mlp:8x1"
 TRANSFER = "transfer <photos> --backbone <run>"
@@ -21,29 +26,38 @@ SPECIALISTS = "specialists digits --generalist <run>"
 NOT_A_NUMBER = ("few", "few"), ("''", "")
 NOT_FINITE = ("nan", "finite"), ("inf", "finite")
 NEGATIVE = ("-1", "greater than")
-TOO_LARGE = (HUGE, "less than or equal to")
+TOO_LARGE = (HUGE, "less than")
 
 OF_TRAINING: Table = (
     *_each(TRAIN, "--lr", *NOT_A_NUMBER, *NOT_FINITE, ("-inf", "finite"), ("0", "greater than 0"), ("1e30", "less")),
     *_each(TRAIN, "--momentum", *NOT_FINITE, ("1", "less than 1"), NEGATIVE),
     *_each(TRAIN, "--weight-decay", *NOT_FINITE, NEGATIVE, TOO_LARGE),
     *_each(TRAIN, "--warmup", ("nan", "finite"), ("1", "less than 1"), NEGATIVE),
-    *_each(TRAIN, "--warmup-steps", ("1.5", "1.5"), NEGATIVE, TOO_LARGE),
+    *_each(TRAIN, "--warmup-steps", ("1.5", "integer"), NEGATIVE, TOO_LARGE),
     *_each(TRAIN, "--milestones", ("0.5 nan", "finite"), ("0", "greater than 0"), ("half", "number")),
     *_each(TRAIN, "--milestone-steps", ("0", "greater than"), ("1.5", "integer"), TOO_LARGE),
     *_each(TRAIN, "--gamma", ("nan", "finite"), ("0", "greater than 0"), ("2", "less than or equal to 1")),
     *_each(TRAIN, "--clip", *NOT_FINITE, ("0", "greater than 0")),
     *_each(TRAIN, "--max-norm", *NOT_FINITE, ("-3", "greater than 0")),
     *_each(TRAIN, "--ema", ("nan", "finite"), ("1", "less than 1"), ("0", "greater than 0")),
-    *_each(TRAIN, "--epochs", *NOT_A_NUMBER, ("0", "greater than"), ("1e3", "1e3"), ("nan", "nan"), TOO_LARGE),
+    *_each(
+        TRAIN,
+        "--epochs",
+        *NOT_A_NUMBER,
+        ("0", "greater than"),
+        ("1e3", "integer"),
+        ("2.5", "integer"),
+        ("nan", "integer"),
+        TOO_LARGE,
+    ),
     *_each(TRAIN, "--steps", ("0", "greater than"), NEGATIVE, TOO_LARGE),
-    *_each(TRAIN, "--batch-size", ("0", "greater than"), NEGATIVE, TOO_LARGE, ("2.5", "2.5")),
+    *_each(TRAIN, "--batch-size", ("0", "greater than"), NEGATIVE, TOO_LARGE, ("2.5", "integer")),
     *_each(TRAIN, "--micro-batch", ("0", "greater than"), TOO_LARGE),
     *_each(TRAIN, "--mixup", *NOT_FINITE, NEGATIVE, ("1e9", "less than or equal to")),
     *_each(TRAIN, "--input-size", ("0", "greater than"), TOO_LARGE, ("100000", "less than or equal to")),
     *_each(TRAIN, "--test-size", ("0", "greater than"), ("100000", "less than or equal to")),
     *_each(TRAIN, "--size", ("0", "greater than"), NEGATIVE, ("100000", "less than or equal to")),
-    *_each(TRAIN, "--seed", ("-1", "greater than"), TOO_LARGE, ("0.5", "0.5"), ("''", "")),
+    *_each(TRAIN, "--seed", ("-1", "greater than"), TOO_LARGE, ("0.5", "integer"), ("''", "integer")),
     *_each(TRAIN, "--seeds", ("0", "greater than"), TOO_LARGE),
     *_each(TRAIN, "--patience", ("0", "greater than"), TOO_LARGE),
     *_each(TRAIN, "--label-smoothing", ("nan", "finite"), ("1", "less than 1"), NEGATIVE),
@@ -91,16 +105,18 @@ OF_OTHER_VERBS: Table = (
     *_each(SPECIALISTS, "--parallel", ("0", "greater than"), TOO_LARGE),
     *_each(SPECIALISTS, "--soft", *NOT_FINITE, NEGATIVE, TOO_LARGE),
     *_each(SPECIALISTS, "--temperature", *NOT_FINITE, ("0", "greater than")),
-    *_each("predict <run> <photo>", "--top", ("0", "at least 1"), ("-3", "at least 1"), ("x", "x")),
-    *_each("evaluate <run> digits", "--size", ("0", ""), ("-1", ""), ("100000", ""), ("x", "x")),
-    *_each("probe <run> digits", "--size", ("0", ""), ("100000", ""), ("x", "x")),
-    *_each("export <run> --format int8", "--calibrate", ("0", "at least 1"), ("-5", "at least 1"), ("x", "x")),
-    *_each("export <run> --format int8", "--tolerance", *NOT_FINITE, ("-1", "")),
-    *_each("export <run> --data digits", "--size", ("0", ""), ("100000", "")),
-    *_each("reproduce crd-cifar100 --quick", "--scale", *NOT_FINITE, ("0", "above 0"), ("2", "at most 1")),
-    *_each("speech prepare <photos>", "--states", ("0", ""), ("-1", ""), ("x", "x"), TOO_LARGE),
-    *_each("speech prepare <photos>", "--mixtures", ("0", ""), TOO_LARGE),
-    *_each("speech prepare <photos>", "--seed", ("-1", ""), TOO_LARGE),
+    *_each("predict <run> <photo>", "--top", ("0", "at least 1"), ("-3", "at least 1")),
+    *_checked_by_verb("evaluate <run> digits", "size", "0", "-1", "100000", says="from 1 to 4,096"),
+    *_checked_by_verb("probe <run> digits", "size", "0", "100000", HUGE, says="from 1 to 4,096"),
+    *_checked_by_verb("export <run> --data digits", "size", "0", "100000", says="from 1 to 4,096"),
+    *_checked_by_verb("evaluate <run> digits", "size", "x", "2.5", "''", says="whole number"),
+    *_checked_by_verb("predict <run> <photo>", "top", "x", "2.5", "1e1", says="whole number"),
+    *_checked_by_verb("export <run> --format int8", "calibrate", "0", "-5", "2.5", "x", says="whole number"),
+    *_checked_by_verb("export <run> --format int8", "tolerance", "nan", "inf", "-1", "101", says="from 0 to 100"),
+    *_checked_by_verb("reproduce crd-cifar100 --quick", "scale", "nan", "inf", "0", "2", says="at most 1"),
+    *_checked_by_verb("speech prepare <photos>", "states", "0", "-1", "2.5", "x", HUGE, says="whole number"),
+    *_checked_by_verb("speech prepare <photos>", "mixtures", "0", "1.5", HUGE, says="whole number"),
+    *_checked_by_verb("speech prepare <photos>", "seed", "-1", "0.5", HUGE, says="whole number"),
     *_each("speech train <photos>", "--lr", *NOT_FINITE),
     *_each("speech distill <photos> --teacher <run>", "--temperature", *NOT_FINITE),
 )

@@ -43,14 +43,26 @@ OF_RESULTS: Table = (
 )
 
 OF_INPUTS: Table = (
-    *_each("train PATH --model mlp:8x1", *ABSURD[1:], ("''", "DATA is missing"), NOT_THERE, ("<text>", "supported")),
+    *_each(
+        "train PATH --model mlp:8x1",
+        *ABSURD[1:],
+        ("''", "DATA is missing"),
+        ("<nowhere>", "no folder"),
+        ("<text>", "supported"),
+    ),
     *_each("train PATH --model mlp:8x1", ("<photo>", "supported"), ("<loop>", ""), ("<empty>", "no (images|class)")),
     *_each("train digits --model PATH", *ABSURD[1:], ("''", "--model is missing"), ("<nowhere>", "is not a model")),
     *_each("train digits --model PATH", ("<empty>", "no trained model"), ("<text>", "could not be|not a|weights")),
     *_each(f"{TRAIN} --config PATH", *ABSURD, NOT_THERE, ("<photos>", "cannot be read"), ("<photo>", "plain YAML")),
     *_each(f"{TRAIN} --data-root PATH", *ABSURD),
     *_each("train mnist --model mlp:8x1 --data-root PATH", ("<text>", ""), ("<nowhere>", "")),
-    *_each(f"{TRAIN} --subset PATH", *ABSURD, NOT_THERE, ("<photos>", "cannot be read"), ("<text>", "")),
+    *_each(
+        f"{TRAIN} --subset PATH",
+        *ABSURD,
+        ("<nowhere>", "cannot be read"),
+        ("<photos>", "cannot be read"),
+        ("<text>", ""),
+    ),
     *_each("distill digits --student mlp:8x1 --teacher PATH", *ABSURD, NOT_THERE, ("<empty>", "no trained model")),
     *_each("distill digits --student mlp:8x1 --teacher PATH", ("<text>", ""), ("<photo>", ""), ("<loop>", "")),
     *_each("distill digits --teacher <run> --student PATH", *ABSURD[1:], ("<nowhere>", "is not a model")),
@@ -75,7 +87,8 @@ OF_INPUTS: Table = (
     *_each("speech prepare PATH", *ABSURD, NOT_THERE, ("<empty>", ""), ("<text>", "")),
     *_each("speech train PATH", *ABSURD[1:], ("''", "DATA is missing"), NOT_THERE),
     *_each("speech decode PATH <photo>", *ABSURD, ("<nowhere>", "run folder"), ("<run>", "")),
-    *_each("reproduce hinton-specialists --groups PATH", ABSURD[0], ABSURD[1]),
+    *_each("reproduce hinton-specialists --groups PATH", *ABSURD),
+    *_each("reproduce hinton-mnist --quick --data-root PATH", *ABSURD),
     *_each(f"{TRAIN} --pair PATH", ("depth", "NAME=FOLDER"), ("=a", "NAME=FOLDER"), ("depth=", "NAME=FOLDER")),
     *_each("train <photos> --model cnn:4 --pair depth=PATH", *ABSURD[1:], ("<nowhere>", "")),
 )
