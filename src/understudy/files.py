@@ -33,11 +33,12 @@ def path_of(text: str | os.PathLike[str], what: str) -> Path:
         raise UnderstudyError(f"{what} is empty; name a file or folder")
     if fault := text_fault(name):
         raise UnderstudyError(f"{what} {name!r} {fault}")
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        user = Path(name).parts[0]
-        raise UnderstudyError(f"{what} is {name!r}, but there is no user {user[1:]!r}; write ./{name}") from None
+    expanded = os.path.expanduser(name)  # not Path's, which takes ./~a for ~a
+    if expanded == name and name.startswith("~"):
+        user = name[1:].partition("/")[0]
+        raise UnderstudyError(f"{what} is {name!r}, but there is no user {user!r}; write ./{name}")
+    path = Path(expanded)
+    return path.absolute() if str(path).startswith("~") else path
 
 
 def text_fault(text: str) -> str:
