@@ -98,15 +98,20 @@ def test_a_new_folder(tmp_path: Path) -> None:
             new_folder(tmp_path / place, "it")
 
 
+def _makes_and_fails(folder: Path, name: str) -> None:
+    with leaving_no_empty_folder(folder):
+        folder.mkdir(parents=True)
+        if name:
+            (folder / name).write_text("")
+        raise UnderstudyError("a mistake")
+
+
 def test_a_mistake_leaves_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     made = tmp_path / "there" / "a" / "b"
     for name in ("", "kept"):
-        with pytest.raises(UnderstudyError), leaving_no_empty_folder(made):
-            made.mkdir(parents=True)
-            if name:
-                (made / name).write_text("")
-            raise UnderstudyError("a mistake")
+        with pytest.raises(UnderstudyError):
+            _makes_and_fails(made, name)
         assert made.exists() == bool(name)
         assert (tmp_path / "there").exists()
 
@@ -134,7 +139,8 @@ def test_no_scalars(text: str) -> None:
 
 def test_options_as_text() -> None:
     assert parse_options("", "&", "a") == {}
-    for listed, says in (("a", "write a=VALUE"), ("=3", "NAME=VALUE"), ("a=1&a=2", "keep one"), ("a=[", "single value")):
+    wrong = ("a", "write a=VALUE"), ("=3", "NAME=VALUE"), ("a=1&a=2", "keep one"), ("a=[", "single value")
+    for listed, says in wrong:
         with pytest.raises(UnderstudyError, match=says):
             parse_options(listed, "&", "it")
 
