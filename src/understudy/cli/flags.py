@@ -11,11 +11,6 @@ from cyclopts import Parameter, Token
 FLAG = Parameter(negative=())
 
 
-def as_typed(hint: Any, tokens: Sequence[Token]) -> str:
-    """The text of a value, for a schema that converts it."""
-    return tokens[0].value
-
-
 def whole_number(hint: Any, tokens: Sequence[Token]) -> int:
     """The value of an int flag; cyclopts would round 2.5."""
     text = tokens[0].value

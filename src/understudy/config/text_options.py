@@ -65,7 +65,7 @@ def check_options(options: Mapping[str, Any], hints: Mapping[str, Any], who: str
             raise UnderstudyError(f"{who} has no option {name!r}{nearest(name, {*hints, *others})}")
         if not any(_fits(value, part) for part in _parts(hints[name])):
             words = [_words(part) for part in _parts(hints[name]) if _words(part)]
-            raise UnderstudyError(f"{who}: {name} must be {' or '.join(words)}, not {value!r}")
+            raise UnderstudyError(f"{who}: {name} must be {' or '.join(words)}; it is {value!r}")
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -89,5 +89,6 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
+        words = get_args(kind)
+        return f"one of {', '.join(map(str, words))}" if len(words) > 1 else repr(words[0])
     return _WORDS.get(kind, "")

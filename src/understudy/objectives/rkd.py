@@ -65,7 +65,7 @@ class RelationalKD(EmbeddingObjective):
         check_number("distance", distance)
         check_number("angle", angle)
         if distance + angle == 0:
-            raise ValueError("distance and angle must not both be 0")
+            raise ValueError("distance and angle must not be 0 both")
         self.distance, self.angle = distance, angle
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
