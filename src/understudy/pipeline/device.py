@@ -58,7 +58,7 @@ def check_machine(options: MachineOptions) -> None:
     available = {
         "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": os.cpu_count() or 1,
     }[accelerator]  # fmt: skip
-    if available < options.devices:
+    if available < options.devices and not (accelerator == "cpu" and _launched()):
         fewer = f"--devices {available} or fewer" if available else "--accelerator cpu --devices 1"
         raise UnderstudyError(
             f"{options.devices} {accelerator} devices were requested and {available} are available; pass {fewer}"
