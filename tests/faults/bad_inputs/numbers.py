@@ -23,7 +23,7 @@ TRANSFER = "transfer <photos> --backbone <run>"
 COMPRESS = "compress <photos> --backbone <run> --student cnn:4"
 SPECIALISTS = "specialists digits --generalist <run>"
 
-NOT_A_NUMBER = ("few", "few"), ("''", "")
+NOT_A_NUMBER = ("few", "few"), ("''", ".")
 NOT_FINITE = ("nan", "finite"), ("inf", "finite")
 NEGATIVE = ("-1", "greater than")
 TOO_LARGE = (HUGE, "less than")
@@ -133,7 +133,7 @@ TEXTS_WITH_NUMBERS: Table = (
     *(
         (f"{TRAIN} --class-priors {value}", says)
         for value, says in (
-            ("flat", "CLASS=NUMBER"), ("3=nan", "finite"), ("3=-1", "prior"), ("3=2", "prior"), ("uniform 3=0.1", ""),
+            ("flat", "CLASS=NUMBER"), ("3=nan", "finite"), ("3=-1", "prior"), ("3=2", "prior"), ("uniform 3=0.1", "."),
         )
     ),
     ("evaluate <run> digits --class-bias 3", "CLASS=NUMBER"),
