@@ -89,6 +89,6 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        words = get_args(kind)
+        words: tuple[Any, ...] = get_args(kind)
         return f"one of {', '.join(map(str, words))}" if len(words) > 1 else repr(words[0])
     return _WORDS.get(kind, "")
