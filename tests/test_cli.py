@@ -273,7 +273,7 @@ def test_long_errors_stay_on_one_line(
 def test_an_interrupted_run_says_how_to_go_on(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "runs/a", "--trust-code"]) == 128 + 15
     assert "understudy resume runs/a" in capsys.readouterr().err
-    assert calls == {"run": Path("runs/a"), "accept_changed_data": False, "trust_code": True}
+    assert calls == {"run": "runs/a", "accept_changed_data": False, "trust_code": True}
 
 
 def test_evaluate(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

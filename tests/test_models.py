@@ -103,7 +103,7 @@ def test_layers_of_an_mlp() -> None:
         ("mlp:800x", "mlp:800x2"),
         ("mlp:8?dropuot=0.5", "did you mean 'dropout'"),
         ("cnn:8?dept=1", "did you mean 'depth'"),
-        ("mlp:8?dropout=1.5", "between 0 and 1"),
+        ("mlp:8?dropout=1.5", "at least 0 and below 1"),
         ("torchvision:squeezenet1_1?nonsense=1", "nonsense"),
         ("mlp:8?dropout", "has no value"),
     ],

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
 from understudy.escaping import printable
 
+_LISTED = 250  # characters of a list of known words
+_LONG = 400  # characters of a word, above which it is shortened
+
 
 class _Printable:
-    """A message that may name files and classes: what a terminal would obey in them is shown as escapes."""
+    """A message that may name files and classes: on one line, and what a terminal would obey is shown as escapes."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), lines=True)
+        return one_line(super().__str__())
 
 
 class UnderstudyError(_Printable, ValueError):
-    """A mistake that the caller can fix. Its text is one sentence that says how."""
+    """A mistake that the caller can fix. Its text is one sentence that says how.
+
+    >>> print(UnderstudyError("there is no file a\\x1b[31m"))
+    there is no file a\\x1b[31m
+    """
 
 
 class UnderstudyWarning(_Printable, UserWarning):
@@ -60,6 +68,16 @@ class ProcessKilled(Interrupted):
         return ProcessKilled(run, self.rank, self.signal_number)
 
 
+def one_line(text: str) -> str:
+    """A text for the terminal: on one line, with control characters as escapes and endless words shortened.
+
+    >>> one_line("a name\\nwith \\x07"), len(one_line("x" * 5000))
+    ('a name with \\\\x07', 203)
+    """
+    line = printable(" ".join(text.split()))
+    return re.sub(rf"\S{{{_LONG},}}", lambda word: f"{word[0][:150]}...{word[0][-50:]}", line)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known word; else the known words, if they are few.
 
@@ -70,4 +88,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(known)}" if len(known) <= 40 else ""
+    listed = ", ".join(known)
+    return f"; there are {listed}" if known and len(listed) <= _LISTED else ""

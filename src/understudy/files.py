@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read back with care."""
+"""Paths as users write them; files that are written whole or not at all, and read back with care."""
 
 from __future__ import annotations
 
@@ -7,11 +7,87 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_095  # bytes, on common file systems
+
+
+def path_of(text: str | os.PathLike[str], what: str) -> Path:
+    """A path as a user wrote it, with ~ and ~user expanded. The file need not exist.
+
+    Args:
+        what: it is the path of, for the message.
+
+    Raises:
+        UnderstudyError: no path can be meant: it is empty, of another type, too long, has control characters, or is in
+            the home of a user who does not exist.
+
+    >>> path_of("runs/a", "the run folder").as_posix()
+    'runs/a'
+    """
+    if not isinstance(text, (str, os.PathLike)) or not isinstance(name := os.fspath(text), str):
+        raise UnderstudyError(f"{what} must be a path, not {type(text).__name__}; give it as text")
+    if not name.strip():
+        raise UnderstudyError(f"{what} is empty; name a file or folder")
+    if fault := text_fault(name):
+        raise UnderstudyError(f"{what} {name!r} {fault}")
+    expanded = os.path.expanduser(name)  # not Path's, which takes ./~a for ~a
+    if expanded == name and name.startswith("~"):
+        user = name[1:].partition("/")[0]
+        raise UnderstudyError(f"{what} is {name!r}, but there is no user {user!r}; write ./{name}")
+    path = Path(expanded)
+    return path.absolute() if str(path).startswith("~") else path
+
+
+def text_fault(text: str) -> str:
+    """Why a text can be neither a name nor a path; "" if it can.
+
+    >>> text_fault("photos/"), text_fault("a\\0b")
+    ('', 'has a control character; rename it')
+    """
+    if any(unicodedata.category(c) == "Cc" for c in text):
+        return "has a control character; rename it"
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "is not valid Unicode; rename it"
+    if len(data) > _LONGEST_PATH or max(map(len, data.split(b"/"))) > _LONGEST_NAME:
+        return f"is too long; names have at most {_LONGEST_NAME} bytes"
+    return ""
+
+
+def new_folder(text: str | os.PathLike[str], what: str) -> Path:
+    """The path of a folder that can be made, or that is there and can be written to. Nothing is made yet.
+
+    Raises:
+        UnderstudyError: whatever `path_of` raises; a part of it is a file; or nothing can be written there.
+    """
+    path = path_of(text, what)
+    there = next(part for part in (path, *path.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        raise UnderstudyError(f"{what} cannot be {path}, as {there} is not a folder; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UnderstudyError(f"{what} cannot be {path}, as {there} is read-only; choose another place")
+    return path
+
+
+@contextmanager
+def leaving_no_empty_folder(path: Path) -> Iterator[None]:
+    """Remove what was made of a folder and of those that it is in, where an error leaves them empty."""
+    new = [part for part in (path, *path.parents) if not part.exists()]
+    try:
+        yield
+    except Exception:
+        for part in new:
+            if part.is_dir() and not any(part.iterdir()):
+                part.rmdir()
+        raise
 
 
 def write_whole(path: Path, data: bytes | str) -> str:

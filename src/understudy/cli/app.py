@@ -11,8 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.text import Text
 
 from understudy.cli.flags import default_as_typed
-from understudy.errors import Interrupted, UnderstudyError
-from understudy.escaping import printable
+from understudy.errors import Interrupted, UnderstudyError, one_line
 from understudy.terminal import Terminal
 from understudy.version import __version__
 
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    line = Text.assemble(("error:", "bold red"), " ", (printable(" ".join(message.split())), "red"))
+    line = Text.assemble(("error:", "bold red"), " ", (one_line(message), "red"))
     Terminal(stderr=True).print(line, soft_wrap=True)
     return 2
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+from understudy.cli.flags import DataRoot, Download, Size, TrustCode, Whole
 from understudy.terminal import Terminal
 
 
@@ -17,9 +16,9 @@ def export(
     preprocessing: Literal["embedded", "external"] = "embedded",
     network: str | None = None,
     data: str | None = None,
-    calibrate: int = 256,
+    calibrate: Whole = 256,
     tolerance: float = 2.0,
-    out: Path | None = None,
+    out: str | None = None,
     license: str | None = None,
     data_root: DataRoot = None,
     download: Download = False,

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 FLAG = Parameter(negative=())
+
+
+def whole_number(hint: Any, tokens: Sequence[Token]) -> int:
+    """The value of an int flag; cyclopts would round 2.5."""
+    text = tokens[0].value
+    if not re.fullmatch(r"[-+]?\d{1,4000}", text):
+        raise ValueError(f'write a whole number, not "{text}"')
+    return int(text)
+
+
+Whole = Annotated[int, Parameter(converter=whole_number)]
 DataRoot = Annotated[
     str | None, Parameter(help="Folder of the named data sets; default: $UNDERSTUDY_DATA, else ./data.")
 ]
 Download = Annotated[bool, FLAG, Parameter(help="Download a named data set that is missing.")]
-Size = Annotated[int | None, Parameter(help="Image size in pixels; default: 224 where image sizes differ.")]
+Size = Annotated[
+    int | None, Parameter(converter=whole_number, help="Image size in pixels; default: 224 where image sizes differ.")
+]
 TrustCode = Annotated[
     bool, FLAG, Parameter(help="Import the function that made the model, if it is yours (pkg.mod:fn).")
 ]

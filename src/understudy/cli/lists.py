@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from understudy.cli.flags import DataRoot
 from understudy.cli.show import print_rows
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import path_of
 
 
 def models(pattern: str | None = None, /) -> None:
@@ -45,7 +45,8 @@ def datasets(*, data_root: DataRoot = None) -> None:
     """List the named data sets, and which of them are here."""
     from understudy.data import NAMED, group_of
 
-    home = Path(data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
+    named = os.environ.get("UNDERSTUDY_DATA") or "data" if data_root is None else data_root
+    home = path_of(named, "the data root")
     rows = []
     for name, named in NAMED.items():
         here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from understudy.cli.flags import TrustCode
+from understudy.cli.flags import TrustCode, Whole
 from understudy.errors import UnderstudyError
 from understudy.escaping import csv_cell
 from understudy.terminal import Terminal, cell
@@ -24,7 +24,7 @@ def predict(
     target: str,
     /,
     *images: str,
-    top: int = 5,
+    top: Whole = 5,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
     trust_code: TrustCode = False,

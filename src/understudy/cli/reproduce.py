@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from understudy.cli.flags import DataRoot, Download, Size
 from understudy.cli.show import print_rows
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import new_folder, path_of
 
 
 def reproduce(
@@ -24,7 +25,7 @@ def reproduce(
     groups: str | None = None,
     held_out: tuple[str, ...] = (),
     probe: tuple[str, ...] = (),
-    run: Path | None = None,
+    run: str | None = None,
     data_root: DataRoot = None,
     download: Download = False,
 ) -> None:
@@ -62,7 +63,10 @@ def reproduce(
         raise UnderstudyError(f"there is no experiment {name!r}{nearest(name, EXPERIMENTS)}")
     if not 0 < scale <= 1:
         raise UnderstudyError(f"--scale must be above 0 and at most 1, not {scale:g}")
-    folder = run or Path("runs") / name
+    for path, what in ((groups, "the --groups file"), (data_root, "the data root"), (data, "the data")):
+        if path is not None:
+            path_of(path, what)
+    folder = Path("runs") / name if run is None else new_folder(run, "the --run folder")
     bench = Bench(
         folder, quick, data_root, download=download,
         pairs=pair, scale=scale, data=data, size=size, groups=groups, held_out=held_out, probes=probe,

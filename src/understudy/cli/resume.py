@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from understudy.cli.flags import FLAG, TrustCode
 from understudy.cli.show import show
 
 
-def resume(run: Path, /, *, accept_changed_data: Annotated[bool, FLAG] = False, trust_code: TrustCode = False) -> int:
+def resume(run: str, /, *, accept_changed_data: Annotated[bool, FLAG] = False, trust_code: TrustCode = False) -> int:
     """Continue a run, or a folder of runs, where it was stopped; the result is as if it had not been stopped.
 
     Parameters

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from inspect import Parameter as Argument
-from typing import Annotated, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from understudy.cli.flags import default_as_typed
+from understudy.cli.flags import default_as_typed, whole_number
 from understudy.config.options import NESTED, Options, flat_fields
 
 _ORDER = ("Run", "Model", "Training", "Data", "Optimizer", "Augmentation", "Machine")  # after what is a verb's own
@@ -31,6 +31,7 @@ def flags_of(schema: type[Options], positional: str = "data") -> list[Argument]:
             group=_group(_heading(owner, leaf)),
             show_default=False if hidden else default_as_typed,
             negative=() if field.default is False else None,
+            converter=whole_number if int in (hint, *get_args(hint)) else None,
             show=True,
         )
         flags.append(Argument(name, Argument.KEYWORD_ONLY, default=default, annotation=Annotated[hint, parameter]))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from understudy.cli.app import epilogue
+from understudy.cli.flags import Whole
 from understudy.cli.show import print_rows
 from understudy.cli.training import training_command
 from understudy.errors import UnderstudyError
 from understudy.terminal import Terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from understudy.speech.preparation import Prepared
     from understudy.speech.recognition import Transcript
 
@@ -38,15 +40,15 @@ speech = App(
     )
 )
 def prepare(
-    corpus: Path,
+    corpus: str,
     /,
     *,
-    to: Path | None = None,
+    to: str | None = None,
     hold_out: tuple[str, ...] = (),
-    states: int = 8,
-    mixtures: int = 2,
+    states: Whole = 8,
+    mixtures: Whole = 2,
     strings: bool | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compute features, and align each recording's frames with the states of its words.
@@ -107,9 +109,9 @@ speech.command(
     )
 )
 def decode(
-    run: Path,
+    run: str,
     /,
-    *files: Path,
+    *files: str,
     network: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:

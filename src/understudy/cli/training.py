@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from inspect import Parameter as Argument
 from inspect import Signature
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -19,12 +18,13 @@ from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked, read_yaml, to_yaml, updated
 from understudy.errors import UnderstudyError
 from understudy.escaping import printable
+from understudy.files import path_of
 
 _TYPED = "the command line"
 _RUN = Parameter(group=Group("Run", sort_key=2))
 _PLACE = {
-    "config": (Path | None, None, "Options from a YAML file; flags override it."),
-    "run": (Path | None, None, "Folder of the results; default: runs/VERB-NAME-1, -2, ..."),
+    "config": (str | None, None, "Options from a YAML file; flags override it."),
+    "run": (str | None, None, "Folder of the results; default: runs/VERB-NAME-1, -2, ..."),
     "overwrite": (bool, False, "Replace the results in the folder, once the new run has a checkpoint."),
     "dry_run": (bool, False, "Print the resolved recipes, the sizes and the expected time; train nothing."),
 }
@@ -36,13 +36,14 @@ def training_command(kind: str) -> Callable[..., int]:
 
     def command(*data: str, **flags: Any) -> int:  # of the flags, those that were typed
         place = {name: flags.pop(name, default) for name, (_, default, _) in _PLACE.items()}
-        values: dict[str, Any] = read_yaml(place["config"]) if place["config"] else {}
+        config = place["config"]
+        values: dict[str, Any] = {} if config is None else read_yaml(path_of(config, "the --config file"))
         typed = nest(schema, flags | _positional(schema, data))
         try:
-            config = checked(schema, updated(values, typed), str(place["config"] or _TYPED))
+            options = checked(schema, updated(values, typed), str(config or _TYPED))
         except UnderstudyError as error:
             raise UnderstudyError(re.sub(rf"^{_TYPED}: (\w+)(?:\.(\w+))?[.\w]*: ", _flag, str(error))) from None
-        return carry_out(config, place, trust_code=_typed_code(config, typed))
+        return carry_out(options, place, trust_code=_typed_code(options, typed))
 
     place = [
         Argument(name, Argument.KEYWORD_ONLY, default=default,
@@ -66,14 +67,14 @@ def _flag(match: re.Match[str]) -> str:
 def carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) -> int:
     """Do what a configuration says, or print what that would be. Returns the exit code."""
     from understudy.pipeline.run_data import Overrides
-    from understudy.verbs.arguments import Place
+    from understudy.verbs.arguments import place as place_of
     from understudy.verbs.registry import measured, planner, starter
 
     kind = str(getattr(config, "kind", ""))
     overrides = Overrides(trust_code=trust_code)
+    where = place_of(place["run"], place["overwrite"], ("understudy", *sys.argv[1:]))
     if not place["dry_run"]:
-        words = ("understudy", *sys.argv[1:])
-        return show(starter(kind)(config, overrides, Place(place["run"], place["overwrite"], words)))
+        return show(starter(kind)(config, overrides, where))
     plan = planner(kind)(config, overrides)
     print("".join(f"# {printable(note)}\n" for note in plan.notes), end="")
     for name, recipe in plan.recipes.items():

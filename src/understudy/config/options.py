@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from understudy.config.values import (
+    Amount,
+    Count,
+    Decay,
+    Degrees,
+    Extent,
+    Fraction,
+    Limit,
+    PathText,
+    Pixels,
+    Positive,
+    Seconds,
+    Seed,
+    Several,
+    Share,
+    Workers,
+    check_text,
+)
 from understudy.errors import UnderstudyError
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+_LARGEST_LOGIT = 1e6
 
 
 class Options(BaseModel):
@@ -24,11 +41,19 @@ class Options(BaseModel):
         required: fields that a verb cannot do without, each with an example for who leaves it out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True, allow_inf_nan=False
+    )
     heading: ClassVar[str] = "Options"
     derived: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_texts(cls, value: Any) -> Any:
+        check_text(value)
+        return value
 
     @model_validator(mode="after")
     def _check_fixed(self) -> Self:
@@ -42,11 +67,11 @@ class DataOptions(Options):
 
     heading: ClassVar[str] = "Data"
 
-    data_root: str | None = None
+    data_root: PathText | None = None
     """Folder of the named data sets; default: $UNDERSTUDY_DATA, else ./data."""
     download: bool = False
     """Download a named data set that is missing."""
-    size: Positive | None = None
+    size: Pixels | None = None
     """Image size in pixels; default: 224 where image sizes differ."""
     only_classes: tuple[str, ...] = ()
     """Train on these classes only."""
@@ -63,11 +88,11 @@ class SampleOptions(DataOptions):
     """A second modality of the same samples, matched by name, as in depth=FOLDER or depth=TABLE."""
     fraction: Fraction = 1.0
     """Fraction of the training samples to use, stratified by class."""
-    subset: str | None = None
+    subset: PathText | None = None
     """Manifest (JSON) of the training samples to use, as written by few-shot transfers."""
     with_validation: bool = False
     """Train on the data set's own validation part too."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validation: Share = 0.0
     """Fraction of the training part held out for validation."""
 
     @field_validator("pair", mode="before")
@@ -93,13 +118,13 @@ class MachineOptions(Options):
     """Precision of the forward pass; auto: bf16 where the hardware and the network gain by it, else 32."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device type."""
-    devices: Positive = 1
+    devices: Several = 1
     """Number of devices; each batch is split over them."""
-    nodes: Positive = 1
+    nodes: Several = 1
     """Number of machines, when launched by torchrun or SLURM."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Workers | None = None
     """Data loading processes; default: one per core, at most 8."""
-    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_every: Seconds = 60.0
     """Seconds between checkpoints."""
     tracker: Literal["none", "tensorboard"] = "none"
     """Experiment tracker, in addition to metrics.jsonl."""
@@ -112,19 +137,19 @@ class OptimizerConfig(Options):
 
     name: Literal["sgd", "adamw"] = "adamw"
     """Optimizer: SGD with momentum, or AdamW."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Limit = 1e-3
     """Peak learning rate."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Share = 0.9
     """Momentum of SGD."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Amount = 0.0
     """Weight decay of matrices and kernels; biases and norms are not decayed."""
     decay_to: Literal["zero", "initial"] = "zero"
     """Target of the weight decay: zero, or the initial weights (L2-SP)."""
     schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
     """Learning rate schedule after the warm-up."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    warmup: Share = 0.02
     """Fraction of the steps over which the learning rate rises from zero."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_steps: Count | None = None
     """Warm-up in steps, the first of them at a learning rate of zero; overrides warmup."""
     milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)
     """Where the step schedule decays, as fractions of all steps."""
@@ -132,11 +157,11 @@ class OptimizerConfig(Options):
     """Where the step schedule decays, in steps; overrides milestones."""
     gamma: Fraction = 0.1
     """Factor of the learning rate at each milestone."""
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: Limit | None = None
     """Maximum gradient norm."""
-    max_norm: Annotated[float, Field(gt=0)] | None = None
+    max_norm: Limit | None = None
     """Maximum norm of the incoming weights of each hidden unit."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Decay | None = None
     """Decay of an exponential moving average of the weights, which becomes the result."""
 
 
@@ -146,23 +171,23 @@ class AugmentationConfig(Options):
     heading: ClassVar[str] = "Augmentation"
     derived: ClassVar[frozenset[str]] = frozenset({"translate", "flip", "crop_scale"})
 
-    translate: Annotated[int, Field(ge=0)] | None = None
+    translate: Extent | None = None
     """Maximum shift in pixels, zero-padded."""
     flip: bool | None = None
     """Random horizontal flip; default: color images only."""
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    rotate: Degrees = 0.0
     """Maximum rotation in degrees."""
-    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    zoom: Share = 0.0
     """Maximum relative stretch of each axis."""
-    elastic: Annotated[float, Field(ge=0)] = 0.0
+    elastic: Amount = 0.0
     """Root mean square of a smooth random displacement, in pixels (Simard et al. 2003)."""
     crop_scale: Fraction | None = None
     """Minimum area fraction of a random resized crop; 1 disables it."""
-    resize: Positive | None = None
+    resize: Pixels | None = None
     """Resize to a square of this many pixels before the crop of crop_size."""
-    crop_size: Positive | None = None
+    crop_size: Pixels | None = None
     """Random crop of this many pixels; test images are resized to it."""
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    noise: Amount = 0.0
     """Standard deviation of added noise: in units of a vector's values, as a fraction of the range of pixels."""
 
 
@@ -179,13 +204,13 @@ class TrainingOptions(SampleOptions, MachineOptions):
     """Samples per update, over all devices."""
     micro_batch: Positive | None = None
     """Samples per forward pass; gradients are accumulated to a batch exactly."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    mixup: Amount = 0.0
     """Alpha of MixUp; 0 disables it."""
-    input_size: Positive | None = None
+    input_size: Pixels | None = None
     """Input size of the trained network in pixels; default: the size of the samples."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for shuffling, augmentation and initialization."""
-    seeds: Positive = 1
+    seeds: Several = 1
     """Number of initializations, trained side by side on the same batches."""
     patience: Positive | None = None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
@@ -228,13 +253,13 @@ class ClassifierOptions(TrainingOptions):
     """Train the classifier head only."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or binary cross-entropy with one sigmoid per class."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Share = 0.0
     """Label smoothing."""
     zero_head: bool = False
     """Initialize the classifier head to zero."""
     calibrate: bool = False
     """Temperature scaling after training, on the validation part, else on a tenth of the samples, held out for it."""
-    test_size: Positive | None = None
+    test_size: Pixels | None = None
     """Input size of the trained model in pixels; default: that of training."""
 
     @model_validator(mode="after")
@@ -275,7 +300,7 @@ def nest(schema: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         path = paths.get(name, (name,))
-        if len(path) == 1 or isinstance(value, (Mapping, BaseModel)):
+        if len(path) == 1 or (name in NESTED and isinstance(value, (Mapping, BaseModel))):
             nested[name] = value
         else:
             nested.setdefault(path[0], {})[path[1]] = value
@@ -290,11 +315,12 @@ def parse_assignment(text: str) -> tuple[str, float]:
     """
     name, equals, value = text.rpartition("=")
     try:
-        if not (equals and name):
-            raise ValueError
-        return name, float(value)
+        number = float(value if equals and name else "")
     except ValueError:
         raise UnderstudyError(f"cannot parse {text!r}: write CLASS=NUMBER, as in 3=+3.5") from None
+    if not abs(number) <= _LARGEST_LOGIT:
+        raise UnderstudyError(f"the number in {text!r} must be finite and at most {_LARGEST_LOGIT:g}, as in 3=+3.5")
+    return name, number
 
 
 def parse_pairs(texts: Sequence[str]) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from understudy.config.options import ClassifierOptions, Positive, TrainingOptions
+from understudy.config.options import ClassifierOptions, TrainingOptions
+from understudy.config.values import Amount, PathText, Positive, Several, Temperature
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """The default methods of `compare`: of logits and embeddings, which fit any two networks."""
@@ -45,9 +46,9 @@ class SpecialistRecipe(TrainRecipe):
     """Passes over the group's samples, with as many others."""
     group: tuple[str, ...] = ()
     """The classes to tell apart; all others are its dustbin class."""
-    soft: Annotated[float, Field(ge=0)] = 0.0
+    soft: Amount = 0.0
     """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Temperature = 1.0
     """Temperature of these soft targets."""
 
 
@@ -80,13 +81,13 @@ class DistillRecipe(Recipe):
     """Layers whose features are distilled, from input to output; default: the ends of the stages."""
     teacher_taps: tuple[str, ...] = ()
     """The same of every teacher."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Temperature = 4.0
     """Temperature of kd and dkd."""
-    hard_weight: Annotated[float, Field(ge=0)] | None = None
+    hard_weight: Amount | None = None
     """Weight of the labels' cross-entropy; default: 0.1 (and 0.9 for kd) with kd alone, else 1."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean of the teachers' distributions."""
-    transfer_set: str | None = None
+    transfer_set: PathText | None = None
     """Samples to distill on in place of the training part; labels are not needed."""
     transfer_beside: bool = False
     """Distill on the training part and the transfer set together, without labels."""
@@ -117,7 +118,7 @@ class CompareRecipe(DistillRecipe):
     kind: str = "compare"
     method: tuple[str, ...] = COMPARED
     """Distillation methods, as in kd crd crd+kd; understudy methods lists them."""
-    seeds: Positive = 3
+    seeds: Several = 3
     """Number of initializations, the same ones for every method."""
 
 
@@ -143,9 +144,9 @@ class SpeechDistillRecipe(DistillRecipe):
     """Passes over the frames."""
     batch_size: Positive = 256
     """Frames per update, over all devices."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Temperature = 2.0
     """Temperature of kd and dkd."""
-    hard_weight: Annotated[float, Field(ge=0)] | None = 0.5
+    hard_weight: Amount | None = 0.5
     """Weight of the labels' cross-entropy."""
 
 

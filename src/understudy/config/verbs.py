@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from understudy.config.hyperrule import Variant
-from understudy.config.options import ClassifierOptions, DataOptions, MachineOptions, Options, Positive
+from understudy.config.options import ClassifierOptions, DataOptions, MachineOptions, Options
 from understudy.config.recipe import RECIPES, SpecialistRecipe
 from understudy.config.upstream import Scale
+from understudy.config.values import Count, PathText, Pixels, Positive, Seed, Several
 from understudy.errors import UnderstudyError
 
 
@@ -35,13 +36,13 @@ class TransferOptions(ClassifierOptions):
     """Images per update; the learning rate scales with it."""
     steps: Positive | None = None
     """Number of updates; the rule's schedule is scaled to it."""
-    crop_size: Positive | None = None
+    crop_size: Pixels | None = None
     """Input size in pixels; default: the rule's."""
     random_crop: bool = True
     """Random crops; without, images are resized to the input size."""
     shots: tuple[Positive, ...] = ()
     """Few-shot transfers: training images per class, as in 1,5,10."""
-    draws: Positive = 5
+    draws: Several = 5
     """Few-shot transfers: number of random draws of each size."""
 
     @field_validator("shots", mode="after")
@@ -54,7 +55,9 @@ class TransferOptions(ClassifierOptions):
     def _listed(cls, value: object) -> object:
         """`"1,5,10"`, one number, or a list of either."""
         parts = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word)
+        return tuple(
+            word for part in parts for word in (part.split(",") if isinstance(part, str) else [part]) if word != ""
+        )
 
     @model_validator(mode="after")
     def _check_shots(self) -> Self:
@@ -114,7 +117,7 @@ class PretrainConfig(ClassifierOptions):
     """S: 90 epochs, softmax. M: 90 epochs, sigmoids. L: 40 epochs, sigmoids."""
     batch_size: Positive = 4096
     """Images per update; the learning rate scales with it, 0.03 at 256."""
-    size: Positive | None = 224
+    size: Pixels | None = 224
     """Image and input size in pixels."""
 
 
@@ -135,7 +138,7 @@ class CompressConfig(DataOptions, MachineOptions):
     """Pre-trained model: timm: or torchvision:, a run folder or a weights file; several make an ensemble."""
     student: str = ""
     """Small model to train, as in timm:mobilenetv3_small_100 or cnn:16-32-64."""
-    transfer_set: str | None = None
+    transfer_set: PathText | None = None
     """Images to distill on in addition to the training data; labels are not needed."""
     format: tuple[str, ...] = ("onnx", "int8")
     """Files to export: onnx, int8, torch."""
@@ -147,15 +150,15 @@ class CompressConfig(DataOptions, MachineOptions):
     """Updates of the student; default: 200 passes over the images."""
     teacher_steps: Positive | None = None
     """Updates of the teacher; default: the rule's."""
-    crop_size: Positive | None = None
+    crop_size: Pixels | None = None
     """Input size of the teacher in pixels; default: the rule's."""
-    student_size: Positive | None = None
+    student_size: Pixels | None = None
     """Input size of the student in pixels; default: that of the images, at most 224."""
     micro_batch: Positive | None = None
     """Images per forward pass of the teacher; default: as many as are likely to fit."""
     flip: bool | None = None
     """Random horizontal flip; default: color images only."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for shuffling, augmentation and initialization."""
 
     @field_validator("backbone", "format", mode="before")
@@ -194,9 +197,9 @@ class SpecialistsConfig(SpecialistRecipe):
     """What is clustered: columns of the predictions' correlation, or, as in the paper, of their covariance."""
     top_n: Positive = 1
     """How many of the generalist's most probable classes activate specialists."""
-    only: Annotated[int, Field(ge=0)] | None = None
+    only: Count | None = None
     """Train this specialist only, counted from 0."""
-    parallel: Positive = 1
+    parallel: Several = 1
     """How many specialists to train at a time."""
     student: tuple[str, ...] = ()
     """Run folders or weights files of networks distilled from the panel, to show on its page."""
@@ -216,6 +219,6 @@ VERBS: dict[str, type[Options]] = {
 def parse_config(values: dict[str, Any], where: str = "the recipe") -> type[Options]:
     """The schema that plain values name by their `kind`."""
     kind = values.get("kind")
-    if kind not in VERBS:
+    if not isinstance(kind, str) or kind not in VERBS:
         raise UnderstudyError(f"{where} needs a kind: one of {', '.join(VERBS)}")
     return VERBS[kind]

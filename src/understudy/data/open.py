@@ -28,6 +28,7 @@ from understudy.data.formats.shards import index_shards, is_pattern, tar_files
 from understudy.data.formats.torchvision import open_named
 from understudy.data.source import Source, Splits
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import path_of
 
 
 def _index_tar(path: Path) -> DatasetIndex:
@@ -38,6 +39,8 @@ _FILES = {
     **dict.fromkeys((".tar", ".tar.gz", ".tgz"), _index_tar),  # compressed ones are refused there
     **{".zip": index_folder, ".csv": index_csv, ".tsv": index_csv, ".parquet": index_parquet},
 }
+
+LARGEST_SIZE = 4096
 
 
 def open_source(
@@ -76,8 +79,8 @@ def open_source(
     >>> len(splits.train), len(splits.test), splits.train.shape, splits.train.classes[:3]
     (1438, 359, (1, 8, 8), ('0', '1', '2'))
     """
-    if size is not None and size < 1:
-        raise UnderstudyError(f"the image size must be at least 1 pixel, not {size}")
+    if size is not None and not (isinstance(size, int) and 1 <= size <= LARGEST_SIZE):
+        raise UnderstudyError(f"the image size must be from 1 to {LARGEST_SIZE:,} pixels, not {size!r}")
     if isinstance(data, str | os.PathLike):
         opened = _open_named_or_path(data, root=root, download=download, size=size, seed=seed)
         if isinstance(opened, DatasetIndex):
@@ -118,7 +121,7 @@ def _open_named_or_path(
         return open_hub(data, download=download, size=size, seed=seed)
     if isinstance(data, str) and data.lower() in NAMED:
         return open_named(data.lower(), root=root, download=download, size=size, seed=seed)
-    path = Path(os.fsdecode(data)).expanduser()
+    path = path_of(os.fsdecode(data), "the data")
     if (path / FRAMES).is_file():
         return open_frames(path)
     if is_pattern(path) or (path.is_dir() and tar_files(path)):
@@ -138,5 +141,7 @@ def _open_named_or_path(
     name = escape_name(os.fsdecode(data))
     if path.exists():
         raise UnderstudyError(f"{name} is neither a folder nor a regular file; copy what it gives into one")
-    hint = nearest(name, NAMED) if name.isprintable() and os.sep not in name else "; check the path"
+    hint = "; check the path"
+    if name.isprintable() and os.sep not in name:
+        hint = nearest(name, NAMED) or "; understudy datasets lists named ones"
     raise UnderstudyError(f"no folder, file or built-in dataset {name!r}{hint}")

@@ -66,6 +66,8 @@ def predict_logits(
                 targets.append(batch.targets.cpu())
     if not ids:
         raise UnderstudyError(f"no sample of {source.name} could be read; check its files")
+    if not all(bool(x.isfinite().all()) for x in logits):
+        raise UnderstudyError(f"outputs on {source.name} are not finite: train the network again, at a lower --lr")
     # concatenated outside of inference mode, so that the results can be used anywhere
     return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(targets) if targets else None)
 

@@ -133,7 +133,7 @@ def check_formats(formats: Sequence[str]) -> None:
     """
     for name in formats:
         if name not in FORMATS:
-            raise UnderstudyError(f"unknown format {name!r}{nearest(name, FORMATS)}")
+            raise UnderstudyError(f"unknown format {name!r}{nearest(str(name), FORMATS)}")
     if any(FORMATS[name].needs_onnx for name in formats):
         onnx.check_installed()
 

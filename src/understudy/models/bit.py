@@ -79,8 +79,8 @@ def _size(name: str) -> tuple[int, float]:
     depth, width = int(match[1]), float(match[2])
     if depth not in DEPTHS:
         raise UnderstudyError(f"bit:{name} has an unknown depth; choose from {', '.join(map(str, DEPTHS))}")
-    if not width or width * 8 % 1:
-        raise UnderstudyError(f"bit:{name} has an invalid width; use a multiple of 0.125, such as 0.5, 1 or 3")
+    if not 0 < width <= 8 or width * 8 % 1:
+        raise UnderstudyError(f"bit:{name} has an invalid width; use a multiple of 0.125 up to 8, such as 0.5, 1 or 3")
     return depth, width
 
 

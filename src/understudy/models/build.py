@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from understudy.config.text_options import check_options, hints_of, parse_options
 from understudy.errors import UnderstudyError, nearest
 from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
 from understudy.models.bit_weights import OfficialWeights, read_official
@@ -22,7 +22,7 @@ from understudy.models.cifar import NETS
 from understudy.models.contract import InputContract
 from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.network import Network
-from understudy.models.plain import cnn, mlp
+from understudy.models.plain import MOST_LAYERS, cnn, mlp
 from understudy.models.spec import Spec, call
 from understudy.models.weights import Weights, load_weights, read_classes, read_weights, unwrapped
 
@@ -53,24 +53,7 @@ def parse_spec(text: str) -> Spec:
             f"{text!r} is not a model: write FAMILY:NAME (families: {', '.join(FAMILIES)}), PACKAGE.MODULE:FUNCTION, "
             "or the path of a run folder or weights file"
         )
-    options: dict[str, Any] = {}
-    for pair in filter(None, re.split("[&,]", query)):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
-        options[key] = _option(key, value, text)
-    return Spec(family, name, options)
-
-
-def _option(key: str, value: str, text: str) -> Any:
-    if key in _PATHS and value not in ("true", "false"):
-        return value  # as it is: a path may look like a number
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UnderstudyError(
-            f"option {key!r} of {text!r} has the value {value!r}; write a number, true, false or a word"
-        ) from None
+    return Spec(family, name, parse_options(query, "&,", text, as_text=_PATHS))
 
 
 def is_code(text: str) -> bool:
@@ -242,24 +225,30 @@ def _without_files(spec: str) -> str:
 
 
 def _widths(spec: Spec) -> list[int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", spec.name)
-    if match:
-        return [int(match[1])] * int(match[2])
-    if re.fullmatch(r"\d+(-\d+)*", spec.name):
-        return [int(units) for units in spec.name.split("-")]
-    raise UnderstudyError(
-        f"{spec} is not a model: write units x layers as in {spec.family}:800x2, or each layer as in "
-        f"{spec.family}:300-100"
-    )
+    repeated = re.fullmatch(r"(\d{1,9})x(\d{1,9})", spec.name)
+    if repeated:
+        widths, layers = [int(repeated[1])], int(repeated[2])
+    elif re.fullmatch(r"\d{1,9}(-\d{1,9})*", spec.name):
+        widths, layers = [int(units) for units in spec.name.split("-")], 1
+    else:
+        raise UnderstudyError(
+            f"{spec} is not a model: write units x layers as in {spec.family}:800x2, or each layer as in "
+            f"{spec.family}:300-100"
+        )
+    if min(*widths, layers) < 1 or len(widths) * layers > MOST_LAYERS:
+        raise UnderstudyError(f"{spec} must have 1 to {MOST_LAYERS:,} layers, each of at least 1 unit")
+    return widths * layers
 
 
 def _plain(make: Callable[..., nn.Module], spec: Spec, contract: InputContract) -> Network:
+    check_options(spec.options, hints_of(make), str(spec))
     return Network(call(make, spec, _widths(spec), contract.shape, len(contract.classes), **spec.options), contract)
 
 
 def _cifar(spec: Spec, contract: InputContract) -> Network:
     if spec.name not in NETS:
         raise UnderstudyError(f"the cifar family has no network {spec.name!r}{nearest(spec.name, NETS)}")
+    check_options(spec.options, {}, str(spec))
     return Network(call(NETS[spec.name], spec, contract.shape[0], len(contract.classes), **spec.options), contract)
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import nn
 
+from understudy.errors import UnderstudyError
 from understudy.models.dropout import CounterDropout
+
+MOST_LAYERS = 1_000
+_MOST_WEIGHTS = 1_000_000_000
 
 
 def mlp(
@@ -19,6 +24,8 @@ def mlp(
     batchnorm: bool = False,
 ) -> nn.Sequential:
     """ReLU layers on flattened inputs, (B, *shape) -> (B, classes); BatchNorm, if any, comes before each ReLU."""
+    _check_dropout(dropout, input_dropout)
+    _check_weights(sum(a * b for a, b in pairwise([math.prod(shape), *hidden, classes])))
     layers: list[nn.Module] = [nn.Flatten()]
     if input_dropout:
         layers.append(CounterDropout(input_dropout))
@@ -41,6 +48,11 @@ def cnn(
 
     Max pooling in between, global average pooling and dropout of the pooled features at the end.
     """
+    _check_dropout(dropout)
+    if not 1 <= depth * len(widths) <= MOST_LAYERS:
+        raise UnderstudyError(f"depth must be at least 1 and make at most {MOST_LAYERS:,} layers, not {depth}")
+    first = sum(a * b for a, b in pairwise([shape[0], *widths]))
+    _check_weights(9 * (first + (depth - 1) * sum(width**2 for width in widths)))
     layers: list[nn.Module] = []
     channels = shape[0]
     for stage, width in enumerate(widths):
@@ -54,3 +66,14 @@ def cnn(
     if dropout:
         layers.append(CounterDropout(dropout))
     return nn.Sequential(*layers, nn.Linear(channels, classes))
+
+
+def _check_dropout(*probabilities: float) -> None:
+    for p in probabilities:
+        if not 0 <= p < 1:
+            raise UnderstudyError(f"dropout must be at least 0 and below 1, not {p}")
+
+
+def _check_weights(count: int) -> None:
+    if count > _MOST_WEIGHTS:
+        raise UnderstudyError(f"a plain network of {count:,} weights is too large; give it at most {_MOST_WEIGHTS:,}")

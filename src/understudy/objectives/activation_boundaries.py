@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.objectives.base import check_number
 from understudy.objectives.features import FeatureObjective, TapPair, make_regressor, match_size
 from understudy.objectives.precision import full_precision
 
@@ -41,8 +42,8 @@ class ActivationBoundaries(FeatureObjective):
 
     def __init__(self, pairs: Sequence[TapPair], margin: float = 1.0, scale: float = 3e-3) -> None:
         super().__init__(pairs)
-        if not (margin > 0 and scale > 0):
-            raise ValueError(f"margin and scale must be positive; they are {margin} and {scale}")
+        check_number("margin", margin, above=True)
+        check_number("scale", scale, above=True)
         self.margin, self.scale = margin, scale
         self.connectors = nn.ModuleList(make_regressor(pair) for pair in pairs)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from understudy.objectives.base import check_number
 from understudy.objectives.features import FeatureObjective, TapPair, match_size
 from understudy.objectives.precision import full_precision, unit
 
@@ -41,8 +42,7 @@ class AttentionTransfer(FeatureObjective):
 
     def __init__(self, pairs: Sequence[TapPair], power: float = 2.0) -> None:
         super().__init__(pairs)
-        if not power >= 1:
-            raise ValueError(f"power must be at least 1; it is {power}")
+        check_number("power", power, least=1, most=100)
         self.power = power
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:

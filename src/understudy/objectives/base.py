@@ -147,6 +147,22 @@ def ddp_ignored_buffers(module: nn.Module) -> list[str]:
     return [f"{name}.{buffer}".lstrip(".") for name, part in objectives for buffer in sorted(part.synced_buffers)]
 
 
+def check_number(
+    name: str, value: float, *, least: float = 0.0, most: float = 1e6, above: bool = False, whole: bool = False
+) -> None:
+    """Raise a ValueError unless a parameter is a number from `least`, or `above` it, to `most`.
+
+    >>> check_number("dim", 64, least=1, whole=True)
+    >>> check_number("temperature", 0.0, above=True)
+    Traceback (most recent call last):
+    ValueError: temperature must be above 0 and at most 1,000,000; it is 0.0
+    """
+    low = value > least if above else value >= least
+    if not (low and value <= most) or (whole and value != int(value)):
+        bound = f"{'above' if above else 'at least'} {least:g} and at most {most:,.0f}"
+        raise ValueError(f"{name} must be {'a whole number ' if whole else ''}{bound}; it is {value}")
+
+
 def require_teacher(objective: Objective, teacher: Signals | None) -> Signals:
     """The teacher's signals; raises a ValueError if there are none."""
     if teacher is None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from understudy.objectives.base import check_number
 from understudy.objectives.features import EMBEDDINGS, EmbeddingObjective, TapPair
 from understudy.objectives.precision import full_precision, unit
 
@@ -49,8 +50,8 @@ class CorrelationCongruence(EmbeddingObjective):
 
     def __init__(self, pairs: Sequence[TapPair] = (EMBEDDINGS,), gamma: float = 0.4, order: int = 2) -> None:
         super().__init__(pairs)
-        if not (gamma > 0 and order >= 1):
-            raise ValueError(f"gamma must be positive and order at least 1; they are {gamma} and {order}")
+        check_number("gamma", gamma, above=True)
+        check_number("order", order, least=1, most=100, whole=True)
         self.gamma, self.order = gamma, order
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective
+from understudy.objectives.base import LOGITS, Needs, Objective, check_number
 from understudy.signals import Batch, Signals
 
 
@@ -44,6 +44,7 @@ class CrossEntropy(Objective):
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        check_number("label_smoothing", label_smoothing, most=1)
         self.label_smoothing = label_smoothing
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:

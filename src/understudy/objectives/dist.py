@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.base import LOGITS, Needs, Objective, check_number, require_teacher
 from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
 from understudy.objectives.ranks import all_gather
 from understudy.signals import Batch, Signals
@@ -64,6 +64,8 @@ class DIST(Objective):
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_number("beta", beta)
+        check_number("gamma", gamma)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.base import LOGITS, Needs, Objective, check_number, require_teacher
 from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
 from understudy.signals import Batch, Signals
 
@@ -78,6 +78,8 @@ class DKD(Objective):
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_number("alpha", alpha)
+        check_number("beta", beta)
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:

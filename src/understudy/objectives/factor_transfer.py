@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.objectives.base import BuildContext
+from understudy.objectives.base import BuildContext, check_number
 from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.features import FeatureObjective, TapPair, match_size, shapes_of
 from understudy.objectives.precision import full_precision, unit
@@ -37,8 +37,7 @@ class Paraphraser(nn.Module):
 
     def __init__(self, channels: int, rate: float = 0.5) -> None:
         super().__init__()
-        if not rate > 0:
-            raise ValueError(f"rate must be positive; it is {rate}")
+        check_number("rate", rate, above=True, most=100)
         self.channels, self.factors = channels, max(1, int(channels * rate))
         self.encoder = _convolutions(channels, channels, self.factors, self.factors)
         self.decoder = _convolutions(self.factors, self.factors, channels, channels)
@@ -78,6 +77,7 @@ class FactorTransfer(FeatureObjective):
     ) -> None:
         super().__init__(pairs)
         shapes = [shapes_of(pair) for pair in pairs]
+        check_number("reconstruction", reconstruction)
         self.frozen = paraphrasers is not None
         self.reconstruction = reconstruction
         paraphrasers = paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
+from understudy.objectives.base import LOGITS, Needs, Objective, check_number, require_teacher
 from understudy.signals import Batch, Signals
 
 Mean = Literal["arithmetic", "geometric"]
@@ -45,8 +45,7 @@ def teacher_logits_of(teacher: Signals) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive; it is {temperature}")
+    check_number("temperature", temperature, least=1e-3, most=1e3)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, mean: Mean = "arithmetic") -> Tensor:
@@ -75,6 +74,8 @@ class KD(Objective):
     def __init__(self, temperature: float = 4.0, mean: Mean = "arithmetic") -> None:
         super().__init__()
         check_temperature(temperature)
+        if mean not in get_args(Mean):
+            raise ValueError(f"mean must be one of {', '.join(get_args(Mean))}; it is {mean!r}")
         self.temperature = temperature
         self.mean: Mean = mean
 

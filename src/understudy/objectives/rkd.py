@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from understudy.objectives.base import check_number
 from understudy.objectives.features import EMBEDDINGS, EmbeddingObjective, TapPair
 from understudy.objectives.precision import full_precision
 
@@ -61,8 +62,10 @@ class RelationalKD(EmbeddingObjective):
 
     def __init__(self, pairs: Sequence[TapPair] = (EMBEDDINGS,), distance: float = 25.0, angle: float = 50.0) -> None:
         super().__init__(pairs)
-        if distance < 0 or angle < 0 or distance + angle == 0:
-            raise ValueError(f"distance and angle must not be negative, nor both 0; they are {distance} and {angle}")
+        check_number("distance", distance)
+        check_number("angle", angle)
+        if distance + angle == 0:
+            raise ValueError("distance and angle must not be 0 both")
         self.distance, self.angle = distance, angle
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:

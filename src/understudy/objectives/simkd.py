@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from understudy.objectives.base import BuildContext, Needs, Objective, require_teacher
+from understudy.objectives.base import BuildContext, Needs, Objective, check_number, require_teacher
 from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.features import Shape, pool_to, shape_of, tap_of
 from understudy.objectives.precision import full_precision
@@ -51,6 +51,7 @@ class SimKD(Objective):
         student_tap: str = "embedding", teacher_tap: str = "embedding",
     ) -> None:  # fmt: skip
         super().__init__()
+        check_number("factor", factor, least=1, whole=True)
         if len(student) != len(teacher) or len(student) not in (1, 3):
             raise ValueError(
                 f"SimKD compares two vectors or two feature maps, but the student's {student_tap} is {student} and "

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.objectives.base import check_number
 from understudy.objectives.features import FeatureObjective, Shape, TapPair, match_size, pointwise, shapes_of
 from understudy.objectives.precision import full_precision
 
@@ -43,8 +44,7 @@ class VariationalInformation(FeatureObjective):
 
     def __init__(self, pairs: Sequence[TapPair], variance: float = 5.0) -> None:
         super().__init__(pairs)
-        if not variance > MIN_VARIANCE:
-            raise ValueError(f"variance must be above {MIN_VARIANCE}; it is {variance}")
+        check_number("variance", variance, least=MIN_VARIANCE, most=500, above=True)  # expm1 must not overflow
         scale = math.log(math.expm1(variance - MIN_VARIANCE))
         self.means = nn.ModuleList(_regressor(*shapes_of(pair)) for pair in pairs)
         self.scales = nn.ParameterList(torch.full((pair.teacher_shape[0],), scale) for pair in pairs)

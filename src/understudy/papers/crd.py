@@ -82,7 +82,7 @@ def find_pair(text: str) -> Pair:
         return PAIRS[text]
     teacher, colon, student = text.partition(":")
     if not colon:
-        raise UnderstudyError(f"pair {text!r} is not TEACHER:STUDENT, as in wrn_40_2:wrn_16_2{nearest(text, PAIRS)}")
+        raise UnderstudyError(f"pair {text!r} is not TEACHER:STUDENT, as in wrn_40_2:wrn_16_2")
     for name in (teacher, student):
         if name not in NETS:
             raise UnderstudyError(f"the cifar family has no net {name!r}{nearest(name, NETS)}")

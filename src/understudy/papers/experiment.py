@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from understudy.config.places import shown
 from understudy.errors import UnderstudyError
 from understudy.escaping import json_escaped, markdown, markdown_code
-from understudy.files import write_whole
+from understudy.files import path_of, write_whole
 
 if TYPE_CHECKING:  # listing experiments must not import torch
     from understudy.config.recipe import Recipe
@@ -111,7 +111,8 @@ class Bench:
     @property
     def home(self) -> Path:
         """Folder of the named data sets."""
-        return Path(self.data_root or os.environ.get("UNDERSTUDY_DATA") or "data")
+        named = os.environ.get("UNDERSTUDY_DATA") or "data" if self.data_root is None else self.data_root
+        return path_of(named, "the data root")
 
     def epochs(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -139,7 +140,7 @@ class Bench:
         """Open a data set, downloading it if allowed."""
         from understudy.data import open_source
 
-        root = Path(self.data_root) if self.data_root else None
+        root = None if self.data_root is None else self.home
         return open_source(data, root=root, download=self.download, size=size)
 
 

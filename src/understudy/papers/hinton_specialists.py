@@ -11,6 +11,7 @@ from understudy.config.options import AugmentationConfig, OptimizerConfig
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.yaml import read_yaml
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import path_of
 from understudy.papers.experiment import Bench, Comparison, Experiment, Line, Measured
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def rand_index(folder: RunCollection, planted: list[tuple[str, ...]]) -> float:
 def planted_groups(bench: Bench, data: str) -> list[tuple[str, ...]]:
     """Read a known partition of the classes into groups from a YAML file of `name: [class, class, ...]`."""
     assert bench.groups is not None
-    listed = list(read_yaml(Path(bench.groups)).values())
+    listed = list(read_yaml(path_of(bench.groups, "the file of groups")).values())
     if not all(isinstance(one, list) and one for one in listed):
         raise UnderstudyError(f"{bench.groups} must hold a list of classes for each group, as in 'dogs: [beagle, pug]'")
     groups = [tuple(str(name) for name in one) for one in listed]

@@ -24,6 +24,7 @@ from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
+from understudy.files import path_of
 from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, restore, start_from
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
@@ -287,7 +288,7 @@ def new_network(
     """
     if overrides.model is not None:
         return build(copy.deepcopy(overrides.model) if several else overrides.model, contract)
-    if Path(spec).exists():
+    if path_of(spec, "the model").exists():
         files = weights_of(spec)
         network = start_from(files[number % len(files)], contract.classes, seed=seed + number)
         set_modality(network, spec, contract.modality)

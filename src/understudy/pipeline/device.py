@@ -48,20 +48,41 @@ def workers_of(options: MachineOptions) -> int:
     return min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
 
 
+def check_machine(options: MachineOptions) -> None:
+    """Check that this machine has what the options ask for.
+
+    Raises:
+        UnderstudyError: too few devices, a precision that they lack, or several machines that nobody started.
+    """
+    accelerator = accelerator_of(options)
+    available = {
+        "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": os.cpu_count() or 1,
+    }[accelerator]  # fmt: skip
+    if available < options.devices and not (accelerator == "cpu" and _launched()):
+        fewer = f"--devices {available} or fewer" if available else "--accelerator cpu --devices 1"
+        raise UnderstudyError(
+            f"{options.devices} {accelerator} devices were requested and {available} are available; pass {fewer}"
+        )
+    if options.precision == "fp16" and accelerator == "cpu":
+        raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
+    if options.nodes > 1 and not _launched():
+        raise UnderstudyError(
+            f"{options.nodes} machines need a process on each; start them by torchrun or SLURM, or leave out --nodes"
+        )
+
+
+def _launched() -> bool:
+    """Whether torchrun or SLURM started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" in os.environ
+
+
 def make_fabric(options: MachineOptions) -> Fabric:
     """Fabric for the options; `training.launch` starts a process for each of several devices."""
     accelerator = accelerator_of(options)
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if supports_bf16(accelerator) else "32"
-    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if available.get(accelerator, options.devices) < options.devices:
-        raise UnderstudyError(
-            f"{options.devices} {accelerator} devices were requested and {available[accelerator]} are available; "
-            "pass fewer --devices, or --accelerator cpu"
-        )
-    if precision == "fp16" and accelerator == "cpu":
-        raise UnderstudyError("fp16 needs a GPU; pass --precision bf16 or 32")
+    check_machine(options)
     several = options.devices * options.nodes > 1
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would repeat what the recipe says
     return Fabric(

@@ -13,6 +13,7 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
+from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
@@ -23,6 +24,7 @@ from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import open_parts
 from understudy.pipeline.weights import teacher_files, teachers_of
 from understudy.teachers import Teacher, combine, match_classes
+from understudy.training import Member
 
 D = TypeVar("D", bound=DistillRecipe)
 
@@ -94,6 +96,20 @@ class Distill(Pipeline[D]):
         losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
         baseline = self.recipe.baseline and self.data.train.targets is not None
         return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
+
+    def members(self) -> list[Member]:
+        members = super().members()
+        needs = [member.learner.objective.needs for member in members]
+        read = {
+            "student_taps": {name for one in needs for name in one.student},
+            "teacher_taps": {name for one in needs for name in one.teacher},
+        }
+        for option, names in read.items():
+            unread = [tap for tap in getattr(self.recipe, option) if tap not in names]
+            if unread:
+                flag = f"--{option.replace('_', '-')}"
+                raise UnderstudyError(f"no method reads the layer {unread[0]!r} of {flag}; leave it out")
+        return members
 
     def contract(self) -> InputContract:
         """Of data without labels a student learns the teachers' classes."""

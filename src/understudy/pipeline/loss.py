@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import yaml
 
 from understudy.config.recipe import DistillRecipe
+from understudy.config.text_options import check_options, hints_of, parse_options
 from understudy.errors import UnderstudyError, nearest
 from understudy.objectives import OBJECTIVES, BuildContext, Objective, PerTeacher, WeightedSum
-from understudy.objectives.base import LOGITS
+from understudy.objectives.base import LOGITS, check_number
 from understudy.randomness import name_key, seed_of
 
 _LABELS = {"ce", "bce"}
@@ -52,19 +51,16 @@ def parse_term(text: str) -> Term:
     name, _, listed = text.partition(":")
     if name not in OBJECTIVES:
         raise UnderstudyError(f"there is no method {name!r}{nearest(name, OBJECTIVES)}")
-    options: dict[str, Any] = {}
-    for pair in filter(None, listed.split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UnderstudyError(f"option {pair!r} of {text!r} has no value; write {key}=VALUE")
-        options[key] = yaml.safe_load(value)
-    weight = options.pop("weight", None)
-    if weight is not None and not isinstance(weight, (int, float)):
-        raise UnderstudyError(f"the weight in {text!r} is not a number")
+    options = parse_options(listed, ",", text)
     known = _options_of(OBJECTIVES[name])
-    for key in options:
-        if known is not None and key not in known:
-            raise UnderstudyError(f"{name} has no option {key!r}{nearest(key, {*known, 'weight'})}")
+    if known is not None:
+        check_options(options, {"weight": float, **known}, name)
+    weight = options.pop("weight", None)
+    if weight is not None:
+        try:
+            check_number("weight", weight)
+        except (TypeError, ValueError) as error:
+            raise UnderstudyError(f"{name}: {error}") from None
     return Term(name, weight, options)
 
 
@@ -140,10 +136,8 @@ def _built(term: Term, contexts: Sequence[BuildContext]) -> Objective:
     return PerTeacher([first, *(objective.from_shapes(context, **term.options) for context in contexts[1:])])
 
 
-def _options_of(objective: type[Objective]) -> set[str] | None:
+def _options_of(objective: type[Objective]) -> dict[str, Any] | None:
     """The options of an objective's constructor and `from_shapes`; None where it passes them on to another."""
-    taken: set[str] = set()
-    for function in (objective.__init__, objective.from_shapes):
-        parameters = inspect.signature(function).parameters
-        taken |= {name for name, parameter in parameters.items() if parameter.kind != parameter.VAR_KEYWORD}
-    return None if objective.__name__ == "LogitStandardization" else taken - {"self", "context"}
+    if objective.__name__ == "LogitStandardization":
+        return None
+    return hints_of(objective.__init__) | hints_of(objective.from_shapes)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 from torch import nn
 
-from understudy.config.options import AugmentationConfig, Options, TrainingOptions
+from understudy.config.options import AugmentationConfig, MachineOptions, TrainingOptions
 from understudy.data import ArraySource, Source, concatenated, open_source, read_subset, resize_square
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.loader import EpochSampler
 from understudy.data.modalities import modalities_of
 from understudy.data.parts import check_trained, compare_parts
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.models import InputContract
+from understudy.pipeline.device import check_machine
 from understudy.pipeline.modality import contract_of
 
 
@@ -38,11 +39,11 @@ class Overrides:
     accept_changed_data: bool = False
 
 
-def require(config: Options, overrides: Overrides) -> None:
-    """Check that a configuration names what it cannot do without.
+def require(config: MachineOptions, overrides: Overrides) -> None:
+    """Check that a configuration names what it cannot do without, and that this machine can do it.
 
     Raises:
-        UnderstudyError: something is missing; with an example.
+        UnderstudyError: something is missing, with an example; or too few devices.
     """
     objects = {
         "data": overrides.data, "model": overrides.model, "student": overrides.model, "teacher": overrides.teachers,
@@ -52,6 +53,7 @@ def require(config: Options, overrides: Overrides) -> None:
         if not getattr(config, name) and not objects.get(name):
             what = "DATA" if name == "data" else f"--{name}"
             raise UnderstudyError(f"{what} is missing; {example}")
+    check_machine(config)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def open_parts(
     Args:
         test_size: pixels of the test images of a training on crops.
     """
-    root = Path(options.data_root) if options.data_root else None
+    root = path_of(options.data_root, "the data root") if options.data_root else None
     splits = open_source(data, root=root, download=options.download, size=options.size, pairs=pairs)
     validation = splits.validation if options.with_validation else None
     train = splits.train if validation is None else concatenated(splits.train, validation)
@@ -130,7 +132,9 @@ def open_parts(
 
 def in_subset(options: TrainingOptions, train: Source) -> Source:
     """The samples of a training part that the options' manifest names; all of them where there is none."""
-    return train.subset(read_subset(Path(options.subset)).rows(train)) if options.subset else train
+    if not options.subset:
+        return train
+    return train.subset(read_subset(path_of(options.subset, "the subset")).rows(train))
 
 
 def resolve_augmentation(config: AugmentationConfig, source: Source) -> Augmentation:

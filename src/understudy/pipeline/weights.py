@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.models import InputContract, Network, build, is_code, load_network, names_model, parse_spec
 from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
 from understudy.runs.run import Run, find_run
@@ -17,7 +18,7 @@ def weights_of(name: str | Path) -> list[Path]:
     Raises:
         UnderstudyError: there is no such path, or no trained model in it.
     """
-    path = Path(name)
+    path = path_of(name, "the run folder or weights file")
     if (path / MANIFEST).is_file():
         return [path / MANIFEST]  # a panel of specialists
     if path.is_dir():
@@ -33,7 +34,7 @@ def weights_of(name: str | Path) -> list[Path]:
 
 def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Network]:
     """The networks of a run folder, or of one weights file, by name, as "distilled-0"."""
-    path = Path(target)
+    path = path_of(target, "the run folder or weights file")
     (file, *_) = weights_of(path)  # raises for what is not there, and for a run without a trained model
     if path.is_dir():
         if file.name == MANIFEST:

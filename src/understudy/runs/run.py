@@ -239,7 +239,7 @@ def plain_stem(name: str | Path, default: str) -> str:
     >>> plain_stem("photos of birds.zip", "data"), plain_stem("...", "data")
     ('photos-of-birds', 'data')
     """
-    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(name).stem).strip("-.") or default
+    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(name).stem).strip("-.")[:100] or default
 
 
 def find_run(path: Path) -> Run:

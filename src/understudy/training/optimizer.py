@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from understudy.config.options import OptimizerConfig
+from understudy.errors import UnderstudyError
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -19,6 +20,8 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     [(1, 0.01), (1, 0.0)]
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
+    if not trainable:
+        raise UnderstudyError("the model has no weights to train; give one that has")
     decayed = [p for p in trainable if p.dim() > 1]
     to_initial = config.decay_to == "initial" and config.weight_decay > 0
     decays = (decayed, 0.0 if to_initial else config.weight_decay), ([p for p in trainable if p.dim() <= 1], 0.0)

@@ -13,6 +13,8 @@ from understudy.config.options import Options
 from understudy.config.recipe import Recipe
 from understudy.config.yaml import checked
 from understudy.data import Source
+from understudy.errors import UnderstudyError
+from understudy.files import new_folder
 from understudy.pipeline.run_data import Overrides
 
 C = TypeVar("C", bound=Options)
@@ -58,8 +60,23 @@ class Place:
         return Place(folder, False, self.command)
 
 
-def place(run: str | Path | None, overwrite: bool) -> Place:
-    return Place(None if run is None else Path(run), overwrite)
+def place(run: str | Path | None, overwrite: bool, command: tuple[str, ...] = ()) -> Place:
+    """Where results go: `Place` of a folder as a user wrote it.
+
+    Raises:
+        UnderstudyError: no folder can be made there.
+    """
+    return Place(None if run is None else new_folder(run, "the --run folder"), overwrite, command)
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int = 10**9) -> None:
+    """Check an argument that is not in a schema.
+
+    Raises:
+        UnderstudyError: it is no whole number of this range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UnderstudyError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r}")
 
 
 def configure(schema: type[C], options: Mapping[str, Any], **arguments: Any) -> C:

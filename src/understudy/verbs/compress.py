@@ -126,13 +126,19 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
         replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
         return resume(found, overrides)
     with held(found.path):
+        new = not found.exists
         if not found.continues(config):
             planned = plan(config, overrides, found.path)
             for name, recipe in planned.recipes.items():
                 Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()))
             # last, as what has a record can be resumed
             found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
-        return resume(found, overrides)
+        try:
+            return resume(found, overrides)
+        except Exception:
+            if new:
+                found.abandon()
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:

@@ -14,6 +14,7 @@ from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, parse_bias, predict_logits, score_models
 from understudy.evaluation.facts import RunFacts
+from understudy.files import path_of
 from understudy.models import Network
 from understudy.pipeline.base import as_teacher
 from understudy.pipeline.device import device_of
@@ -55,12 +56,13 @@ def evaluate(
     Raises:
         UnderstudyError: no labels, no such part, or networks of other classes.
     """
-    root = Path(data_root) if data_root else None
+    target = path_of(target, "the run folder or weights file")
+    root = None if data_root is None else path_of(data_root, "the data root")
     splits = open_source(data, root=root, download=download, size=size, pairs=pair)
     if splits.train.targets is None:
         raise UnderstudyError(f"{splits.train.name} has no labels to score against; use predict")
-    source = _part(splits, split, Path(target))
-    untrained = Run(Path(target)).record.get("untrained_heads", []) if Path(target).is_dir() else []
+    source = _part(splits, split, target)
+    untrained = Run(target).record.get("untrained_heads", []) if target.is_dir() else []
     networks, cautions = scorable(networks_of(target, trust_code=trust_code), None, untrained)
     if not networks:
         raise UnderstudyError(cautions[0])
@@ -82,14 +84,14 @@ def evaluate(
     facts = score_models(source, networks, together, teachers, None, device=device, skipped=skipped)
     facts["data"]["split"] = split
     cautions += [*source.notes, *([describe_skipped(split, skipped)] if skipped else [])]
-    return RunFacts.from_json({"name": Path(target).name, "kind": "evaluate", "cautions": cautions} | facts)
+    return RunFacts.from_json({"name": target.name, "kind": "evaluate", "cautions": cautions} | facts)
 
 
 def _part(splits: Splits, split: str, target: Path) -> Source:
     """The part of the data to score on."""
     parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
     if split not in parts:
-        raise UnderstudyError(f"there is no split {split!r}{nearest(split, parts)}")
+        raise UnderstudyError(f"there is no split {split!r}{nearest(str(split), parts)}")
     if split == "validation" and splits.validation is None and Run(target).exists:
         recipe = Run(target).located_recipe()
         if recipe.validation:

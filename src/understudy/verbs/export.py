@@ -23,7 +23,7 @@ from understudy.exporters import (
     model_card,
     predict_script,
 )
-from understudy.files import read_json, sha256, write_whole
+from understudy.files import new_folder, path_of, read_json, sha256, write_whole
 from understudy.models import Network, load_network
 from understudy.pipeline.evaluate import scorable
 from understudy.pipeline.kinds import pipeline_of
@@ -32,6 +32,7 @@ from understudy.pipeline.run import versions
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.teachers import check_classes
+from understudy.verbs.arguments import check_whole
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,25 @@ def export(
         UnderstudyError: whatever `export_network` raises; no trained network, data without a test split, or a folder
             with a README.md that is not an export's.
     """
+    check_whole("calibrate", calibrate)
+    if not 0 <= tolerance <= 100:
+        raise UnderstudyError(f"tolerance must be from 0 to 100 points of accuracy, not {tolerance}")
     formats = tuple(dict.fromkeys([format] if isinstance(format, str) else format))
     if not formats:
         raise UnderstudyError("no format to export to; pass --format onnx, torch or int8")
     check_formats(formats)
-    file = _weights(Path(target), network)
-    run = Run(Path(target)) if Path(target).is_dir() else None
-    folder = Path(out) if out is not None else (file.parent if run is None else run.path) / "export"
+    target = path_of(target, "the run folder or weights file")
+    file = _weights(target, network)
+    run = Run(target) if target.is_dir() else None
+    folder = (
+        new_folder(out, "the --out folder")
+        if out is not None
+        else (file.parent if run is None else run.path) / "export"
+    )
     _check_folder(folder)
     net = _trained(file, run, trust_code)
     if data is not None:
-        root = Path(data_root) if data_root else None
+        root = None if data_root is None else path_of(data_root, "the data root")
         splits = open_source(data, root=root, download=download, size=size, pairs=pair)
         calibration, test = splits.train, splits.test
     else:

@@ -16,8 +16,10 @@ from understudy.data.formats.listing import list_images
 from understudy.data.formats.records import FileRecord
 from understudy.data.source import Record
 from understudy.errors import UnderstudyError, UnderstudyWarning
+from understudy.files import path_of
 from understudy.models import fold
 from understudy.pipeline.weights import networks_of
+from understudy.verbs.arguments import check_whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ def predict(
 
     Returns:
         One for each image; one that cannot be read has no classes, and an `error`.
+
+    Raises:
+        UnderstudyError: no network or no images at these paths, or outputs that are not finite.
     """
+    check_whole("top", top)
     network = fold(next(iter(networks_of(target, trust_code=trust_code).values())))
     shape = network.contract.source_shape
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
@@ -65,7 +71,10 @@ def predict(
         pixels = torch.from_numpy(np.array(square)).float().div(255)
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         with torch.inference_mode():
-            probabilities, index = network(pixels[None]).logits[0].softmax(0).sort(descending=True)
+            logits = network(pixels[None]).logits[0]
+        if not bool(logits.isfinite().all()):
+            raise UnderstudyError(f"the outputs of {target} for {path} are not finite; train the network again")
+        probabilities, index = logits.softmax(0).sort(descending=True)
         kept = slice(0, min(top, len(index)))
         names = tuple(network.classes[i] for i in index[kept].tolist())
         predictions.append(Prediction(str(path), names, tuple(probabilities[kept].tolist())))
@@ -76,7 +85,7 @@ def _records(images: Sequence[str | Path]) -> list[tuple[Path, Record]]:
     """Each image with its path: the named files, and the images in the named folders."""
     records: list[tuple[Path, Record]] = []
     for image in images:
-        path = Path(image)
+        path = path_of(image, "an image")
         if path.is_dir():
             listing = list_images(path, advice="name image files, or folders that hold some")
             found = map(listing.open, listing.tree.images)

@@ -9,6 +9,7 @@ from understudy.data import Source, only_classes, open_source
 from understudy.data.loader import count_skip_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import ProbedSet, extract_embeddings, hold_out, linear_probe
+from understudy.files import path_of
 from understudy.models import Network
 from understudy.pipeline.device import device_of
 from understudy.pipeline.weights import load_teacher, networks_of, weights_of
@@ -48,7 +49,7 @@ def probe(
     networks = _teachers(teacher) | networks
     if not networks:
         raise UnderstudyError("no network to probe; give at least one")
-    root = Path(data_root) if data_root is not None else None
+    root = None if data_root is None else path_of(data_root, "the data root")
     found = []
     for one in data:
         splits = open_source(one, root=root, download=download, size=size)

@@ -10,6 +10,7 @@ from typing import Any
 from understudy.config.options import Options
 from understudy.config.verbs import parse_config
 from understudy.config.yaml import checked, read_yaml
+from understudy.files import path_of
 from understudy.pipeline.dry_run import dry_run as measure
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import Overrides
@@ -49,7 +50,7 @@ def read_config(config: Config) -> Options:
     if isinstance(config, Options):
         return config
     values, where = (dict(config), "the configuration") if isinstance(config, Mapping) else (
-        read_yaml(Path(config)), str(config)
+        read_yaml(path_of(config, "the configuration")), str(config)
     )  # fmt: skip
     return checked(parse_config(values, where), values, where)
 
@@ -90,5 +91,5 @@ def measured(plan: Plan) -> dict[str, dict[str, str]]:
     return {
         name: measure(pipeline_of(recipe, plan.overrides))
         for name, recipe in plan.recipes.items()
-        if all(Path(teacher).exists() for teacher in getattr(recipe, "teacher", ()))
+        if all(path_of(teacher, "the teacher").exists() for teacher in getattr(recipe, "teacher", ()))
     }

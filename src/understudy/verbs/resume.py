@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.pipeline.device import first_process
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import train_and_evaluate
@@ -37,7 +38,10 @@ def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code:
         UnderstudyError: there is nothing to resume, it is finished, a file that it needs is not found, or the data or a
             teacher has changed.
     """
-    overrides, path = Overrides(trust_code=trust_code, accept_changed_data=accept_changed_data), Path(folder)
+    overrides, path = (
+        Overrides(trust_code=trust_code, accept_changed_data=accept_changed_data),
+        path_of(folder, "the run folder"),
+    )
     if not path.is_dir():
         raise UnderstudyError(f"there is no folder {folder}")
     with held(path) if first_process() else nullcontext():

@@ -38,6 +38,7 @@ SHARED = (
     "nodes", "workers", "checkpoint_every", "tracker",
 )  # fmt: skip
 """Options of a compression that all its stages have."""
+_LONGEST = 366 * 24 * 3600.0  # seconds
 _TEACHER_SHARE, _RESERVED = 0.4, 0.1  # of a budget; the second is for evaluation and export
 _LONG_SCHEDULE: dict[str, Any] = {"method": ("kd",), "temperature": 1.0, "hard_weight": 0.0, "mixup": 1.0}
 _SHORT_SCHEDULE: dict[str, Any] = {"hard_weight": 0.5, "mixup": 0.2}
@@ -96,8 +97,8 @@ def parse_budget(text: float | str) -> float:
             raise UnderstudyError(f"cannot parse budget {text!r}: write a time, as in 90s, 30m or 1h30m")
         hours, minutes, rest = (float(part or 0) for part in match.groups())
         seconds = 3600 * hours + 60 * minutes + rest
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise UnderstudyError(f"a budget must be longer than zero, not {text}")
+    if not 0 < seconds <= _LONGEST:
+        raise UnderstudyError(f"a budget must be longer than zero and at most a year, not {text}")
     return seconds
 
 

@@ -26,7 +26,7 @@ from understudy.config.verbs import SpecialistsConfig
 from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import PanelFacts
-from understudy.files import sha256, write_whole
+from understudy.files import leaving_no_empty_folder, sha256, write_whole
 from understudy.models import Network, fold, load_network, read_weights
 from understudy.panels.covariance import covariance_of
 from understudy.panels.grouping import confusion_within, group_classes, order_by_group
@@ -101,17 +101,25 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
         replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
         _note_generalist(found.path, read_manifest(found.path), weights)
         return _continue(found, config, weights, overrides, place.command)
-    if found.exists:
-        _keep(found, config, weights)
-    else:
-        data = _data(config, overrides)
-        manifest, tensors = _grouped(config, weights, found.path, data)
-        recipes = _recipes(config, weights, manifest, data.labeled)
-        manifest.write(found.path)
-        write_whole(found.path / "covariance.safetensors", save(tensors))
-        threads = max(1, torch.get_num_threads() // config.parallel)  # of each run, however many run at a time
-        found.open(config, list(recipes), command=place.command, threads=threads)
-    return _continue(found, config, weights, overrides, place.command)
+    with leaving_no_empty_folder(found.path):
+        new = not found.exists
+        if not new:
+            _keep(found, config, weights)
+        else:
+            data = _data(config, overrides)
+            manifest, tensors = _grouped(config, weights, found.path, data)
+            _check_numbers(config, manifest)
+            recipes = _recipes(config, weights, manifest, data.labeled)
+            manifest.write(found.path)
+            write_whole(found.path / "covariance.safetensors", save(tensors))
+            threads = max(1, torch.get_num_threads() // config.parallel)  # of each run, however many run at a time
+            found.open(config, list(recipes), command=place.command, threads=threads)
+        try:
+            return _continue(found, config, weights, overrides, place.command)
+        except Exception:
+            if new:
+                found.abandon([found.path / name for name in (MANIFEST, "covariance.safetensors")])
+            raise
 
 
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
@@ -127,8 +135,7 @@ def _continue(
     found: RunCollection, config: SpecialistsConfig, weights: Path, overrides: Overrides, command: tuple[str, ...]
 ) -> RunCollection:
     folder, manifest = found.path, read_manifest(found.path)
-    if config.only is not None and config.only >= len(manifest.groups):
-        raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
+    _check_numbers(config, manifest)
     data = _data(config, overrides)
     check_data(found, config.data, data.opened, accept_changes=overrides.accept_changed_data)
     if manifest.classes != data.labeled.classes:
@@ -152,6 +159,14 @@ def _continue(
         _evaluate(found, config, data, command)
         found.finish()
     return found
+
+
+def _check_numbers(config: SpecialistsConfig, manifest: Manifest) -> None:
+    """Check what depends on the numbers of groups and classes, before anything is trained."""
+    if config.top_n > len(manifest.classes):
+        raise UnderstudyError(f"top_n must be from 1 to {len(manifest.classes)}, the number of classes")
+    if config.only is not None and config.only >= len(manifest.groups):
+        raise UnderstudyError(f"there is no specialist {config.only}; they are 0 to {len(manifest.groups) - 1}")
 
 
 def _data(config: SpecialistsConfig, overrides: Overrides) -> RunData:

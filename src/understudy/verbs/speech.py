@@ -10,6 +10,7 @@ from understudy.config.keywords import SpeechDistillKeywords, SpeechTrainKeyword
 from understudy.config.recipe import SpeechDistillRecipe, SpeechTrainRecipe
 from understudy.data.formats.frames import FRAMES
 from understudy.errors import UnderstudyError
+from understudy.files import new_folder, path_of
 from understudy.models import Network
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.speech import ENSEMBLE, joined
@@ -20,7 +21,7 @@ from understudy.speech.decoding import Decoder
 from understudy.speech.preparation import SPEECH, Prepared, prepare_corpus, read_prepared
 from understudy.speech.recognition import Transcript, transcribe
 from understudy.verbs import train as trainer
-from understudy.verbs.arguments import Place, Plan, configure, listed, place
+from understudy.verbs.arguments import Place, Plan, check_whole, configure, listed, place
 
 
 def prepare(
@@ -49,10 +50,14 @@ def prepare(
     Raises:
         UnderstudyError: not a corpus, or no part is left once unusable recordings are skipped.
     """
-    folder = Path(to) if to is not None else _default_folder(Path(corpus))
+    check_whole("states", states, 2, 100)
+    check_whole("mixtures", mixtures, 1, 100)
+    check_whole("seed", seed, 0, 2**32 - 1)
+    corpus = path_of(corpus, "the corpus")
+    folder = new_folder(to, "the --to folder") if to is not None else _default_folder(corpus)
     if (folder / SPEECH).exists() and not overwrite:
         raise UnderstudyError(f"{folder} holds prepared speech; choose another --to folder or pass --overwrite")
-    recordings = open_corpus(Path(corpus), hold_out=hold_out, seed=seed)
+    recordings = open_corpus(corpus, hold_out=hold_out, seed=seed)
     return folder, prepare_corpus(
         str(corpus), recordings, folder,
         states=states, mixtures=mixtures, strings=strings, seed=seed, hold_out=hold_out,
@@ -61,7 +66,7 @@ def prepare(
 
 def prepared_folder(data: str | Path) -> Path:
     """A prepared folder: the one named, or that of a corpus, which is prepared now if it was not."""
-    path = Path(data)
+    path = path_of(data, "the data")
     if (path / FRAMES).is_file():
         read_prepared(path)
         return path
@@ -139,7 +144,7 @@ def decode(run: str | Path, files: Sequence[str | Path], *, network: str = "") -
 
     A file that cannot be read gives a transcript whose `error` says why.
     """
-    found = find_run(Path(run))
+    found = find_run(path_of(run, "the run folder"))
     weights_of(run)  # raises for a run without a trained model
     if not found.finished:
         raise UnderstudyError(f"{run} is not evaluated yet; finish it with: understudy resume {run}")
@@ -152,4 +157,4 @@ def decode(run: str | Path, files: Sequence[str | Path], *, network: str = "") -
     if name not in known:
         raise UnderstudyError(f"{run} has no network {name!r}; there are {', '.join(known)}")
     model = joined(known[name])
-    return [transcribe(Path(file), decoder, model, decoder.penalty[name]) for file in files]
+    return [transcribe(path_of(file, "a recording"), decoder, model, decoder.penalty[name]) for file in files]

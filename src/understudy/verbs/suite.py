@@ -22,7 +22,7 @@ from understudy.config.yaml import checked
 from understudy.data import NAMED, Splits, group_of, vtab_subsets
 from understudy.errors import Interrupted, UnderstudyError, nearest
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
-from understudy.files import write_whole
+from understudy.files import path_of, write_whole
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.resumption import same_threads
 from understudy.pipeline.run import train_and_evaluate
@@ -224,7 +224,7 @@ def tasks_of(data: Sequence[str | Path]) -> dict[str, object]:
     for one in data:
         text = str(one)
         named = isinstance(one, str) and text.lower() in NAMED
-        path = Path(text).expanduser()
+        path = path_of(text, "the data")
         name = text.lower() if named else (path.resolve().name if path.is_dir() else path.stem) or "data"
         if name in found:
             raise UnderstudyError(
@@ -241,7 +241,7 @@ def _check_known(data: object) -> None:
     if given(data) is not None:
         return
     text = str(data)
-    if text.startswith("hf:") or text.lower() in NAMED or Path(text).expanduser().exists():
+    if text.startswith("hf:") or text.lower() in NAMED or path_of(text, "the data").exists():
         return
-    hint = "; check the path" if "/" in text else nearest(text, NAMED)
+    hint = "; check the path" if "/" in text else nearest(text, NAMED) or "; understudy datasets lists named ones"
     raise UnderstudyError(f"there is no folder, file or named data set {text!r}{hint}")

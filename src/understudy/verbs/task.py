@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,7 @@ from understudy.config.verbs import TransferOptions
 from understudy.config.yaml import checked, updated
 from understudy.data import Source, open_source, typical_size
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.models import parse_spec
 from understudy.pipeline.base import new_network
 from understudy.pipeline.run_data import Overrides, RunData
@@ -99,16 +99,7 @@ class Task:
             size = crop_size if network.accepts_size(crop_size) else network.contract.shape[1]
             if size != crop_size and self.options.crop_size:
                 raise UnderstudyError(f"{recipe.model} takes images of {size} pixels only; leave out --crop-size")
-            try:
-                outputs = network.shapes(()).classes
-            except RuntimeError as fault:
-                shape = "x".join(map(str, network.contract.shape))
-                raise UnderstudyError(f"{recipe.model} cannot take images of {shape}: {fault}") from fault
-            if outputs != len(data.labeled.classes):
-                raise UnderstudyError(
-                    f"{recipe.model} has {outputs} outputs, and {data.labeled.name} {len(data.labeled.classes)} "
-                    "classes; give it a head of as many"
-                )
+            network.check()
             self._inspected[crop_size] = size, has_batch_norm(network)
         return self._inspected[crop_size]
 
@@ -123,7 +114,7 @@ def opened(options: ClassifierOptions, data: str, overrides: Overrides) -> Overr
     """The overrides with the data opened, so that planning and running share it."""
     if options.devices * options.nodes > 1 or options.pair:  # each process opens it, or pairs follow
         return overrides
-    root = Path(options.data_root) if options.data_root else None
+    root = path_of(options.data_root, "the data root") if options.data_root else None
     source = data if overrides.data is None else overrides.data
     return replace(overrides, data=open_source(source, root=root, download=options.download, size=options.size))
 
@@ -153,7 +144,7 @@ def pretrained(backbone: str, from_scratch: bool = False) -> str:
     """
     if backbone.endswith(".npz") and ":" not in backbone:
         return f"bit:{backbone}"
-    if Path(backbone).exists() or from_scratch:
+    if path_of(backbone, "the backbone").exists() or from_scratch:
         return backbone
     spec = parse_spec(backbone)
     if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz"):

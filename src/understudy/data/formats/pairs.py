@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from understudy.data.formats.csv import csv_pairs
 from understudy.data.formats.folder import strip_top_folders
@@ -15,6 +14,7 @@ from understudy.data.formats.parquet import parquet_files, parquet_pairs
 from understudy.data.formats.records import escape_name
 from understudy.data.source import Record
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.signals import ASPECTS
 
 
@@ -49,7 +49,7 @@ def add_pairs(index: DatasetIndex, pairs: Mapping[str, str]) -> DatasetIndex:
 
 def _open_pairs(modality: str, data: str) -> Mapping[str, Record]:
     """Records by key."""
-    path = Path(data).expanduser()
+    path = path_of(data, f"the path of --pair {modality}")
     if not path.exists():
         raise UnderstudyError(f"no folder or file {data} for --pair {modality}; check the path")
     if path.suffix.lower() in (".csv", ".tsv"):

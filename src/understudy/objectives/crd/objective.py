@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.objectives.base import BuildContext, Needs, Objective, require_teacher
+from understudy.objectives.base import BuildContext, Needs, Objective, check_number, require_teacher
 from understudy.objectives.crd.bank import first_occurrences, initial_rows, momentum_update
 from understudy.objectives.crd.kernel import Compute, negative_sums
 from understudy.objectives.crd.loss import DEFAULT_NEGATIVES, both_sides
@@ -24,6 +25,7 @@ Normalizer = Literal["running", "first", "paper"]
 
 EMBEDDING = frozenset({"embedding"})
 _BANKS = "bank_student", "bank_teacher"
+_WIDEST = 65_536  # of a projection
 _DTYPES = "float32", "bfloat16", "float16", "float64"
 
 
@@ -108,6 +110,8 @@ class CRD(Objective):
         ):  # fmt: skip
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; it is {value!r}")
+        check_number("dim", dim, least=1, most=_WIDEST, whole=True)
+        check_number("seed", seed, most=2**32 - 1, whole=True)
         if bank != "samples" and negatives != "all":
             raise ValueError("a queue uses all its rows as negatives; leave negatives at 'all'")
         if bank != "samples" and sharded:
@@ -241,16 +245,15 @@ def _queue_size(bank: str) -> int | None:
     kind, _, size = bank.partition(":")
     if bank == "samples":
         return None
-    if kind != "queue" or not size.isdecimal() or int(size) < 2:
-        raise ValueError(f"bank must be 'samples' or 'queue:' and a number of rows (queue:65536); it is {bank!r}")
+    if kind != "queue" or not re.fullmatch(r"\d{1,8}", size) or int(size) < 2:
+        raise ValueError(f"bank must be 'samples' or 'queue:' and 2 to 99999999 rows (queue:65536); it is {bank!r}")
     return int(size)
 
 
 def _check_ranges(
     temperature: float, size: int, fractions: dict[str, float], numbers: dict[str, int | str | None]
 ) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive; it is {temperature}")
+    check_number("temperature", temperature, least=1e-4, most=1e3)
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be at least 0 and below 1; it is {value}")
