@@ -89,6 +89,6 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        words: tuple[Any, ...] = get_args(kind)
-        return f"one of {', '.join(map(str, words))}" if len(words) > 1 else repr(words[0])
+        words = [str(word) for word in get_args(kind)]
+        return f"one of {', '.join(words)}" if len(words) > 1 else repr(*words)
     return _WORDS.get(kind, "")
