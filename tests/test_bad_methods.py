@@ -95,7 +95,9 @@ def test_a_teacher_without_an_embedding(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)[:, :10]
 
-    with pytest.raises(UnderstudyError, match="Fixed has no linear classifier whose input could be the embedding"):
+    with pytest.raises(
+        UnderstudyError, match="no linear classifier whose outputs are the logits; end it with a linear layer"
+    ):
         understudy.distill("digits", Fixed(), "mlp:8", method="crd", run=tmp_path)
 
 

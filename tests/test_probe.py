@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: Splits) -> Path:
     """A run folder as `compare` leaves it; its networks have other classes than the digits."""
     run = Run(tmp_path_factory.mktemp("run"))
     (run.path / "recipe.yaml").write_text("kind: distill\ndata: shapes\n")
+    (run.path / "run.json").write_text("{}")
     for seed, name in enumerate(("alone-0", "alone-1", "distilled-crd+kd-0", "distilled-crd+kd-1")):
         contract = InputContract((1, 8, 8), (0.3,), (0.3,), ("circle", "square"))
         build("mlp:24x1", contract, seed=seed).save(run.path / "models" / f"{name}.safetensors")

@@ -215,7 +215,7 @@ def test_lists_of_classes(tmp_path: Path) -> None:
         ("torchvision:resnet18?num_classes=7", "the number of classes is that of the data"),
         ("torchvision:googlenet?aux_logits=true", "auxiliary classifiers are not trained"),
         ("cnn:4?classes=names.txt", "add weights=FILE"),
-        ("cnn:4?dropout=[", "write a number"),
+        ("cnn:4?dropout=[", "is not a single value"),
     ],
 )
 def test_options_that_are_not_the_users_to_set(spec: str, message: str) -> None:

@@ -39,6 +39,7 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     False
     """
     signals = network.signals
+    _ = network.head_paths  # found before it is copied: in inference mode the copies' weights have no gradients
     network.watch(())  # copied hooks would still write to the original network
     original = copy.deepcopy(network).eval().requires_grad_(False)
     folded = copy.deepcopy(original)

@@ -47,6 +47,7 @@ def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Ne
 def teacher_files(name: str) -> list[Path]:
     """The files that `teachers_of` reads."""
     if names_model(name):
+        _check_named_teacher(name)
         options = parse_spec(name).options
         return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
     return [part for file in weights_of(name) for part in files_of(file)]
@@ -62,11 +63,13 @@ def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code:
         UnderstudyError: there is no such path, or the name loads no weights with a head, so that there is no teacher.
     """
     if names_model(name):
-        return {name: _named_teacher(name, contract(), trust_code=trust_code)}
+        _check_named_teacher(name)
+        return {name: build(name, contract(), trust_code=trust_code and is_code(name))}
     return {str(file): load_teacher(file) for file in weights_of(name)}  # code that a file names is never run
 
 
-def _named_teacher(name: str, contract: InputContract, *, trust_code: bool) -> Network:
+def _check_named_teacher(name: str) -> None:
+    """Check that a model's name loads weights with a head, without which it is no teacher."""
     weights = str(parse_spec(name).options.get("weights", ""))
     if not is_code(name) and not Path(weights).is_file():
         given = f"weights={weights}, which is no file" if weights else "no weights of its own"
@@ -75,7 +78,6 @@ def _named_teacher(name: str, contract: InputContract, *, trust_code: bool) -> N
             f"the teacher {head} has {given}, and needs a file of weights with its head: write {head}?weights=FILE, or "
             "give the run folder or weights file of a trained model"
         )
-    return build(name, contract, trust_code=trust_code and is_code(name))
 
 
 def load_teacher(file: Path) -> Network:

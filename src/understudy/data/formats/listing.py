@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from understudy.data.formats.decode import HEAD, LINK, RAW, RAW_SUFFIXES, SUFFIXES, looks_like_image
-from understudy.data.formats.records import BytesRecord, FileRecord, UnreadableRecord, ZipRecord, escape_name, open_zip
+from understudy.data.formats.records import (
+    BoundedFile,
+    BytesRecord,
+    FileRecord,
+    UnreadableRecord,
+    ZipRecord,
+    escape_name,
+    open_zip,
+)
 from understudy.data.formats.shards import ShardRecord, is_compressed
 from understudy.data.source import Unreadable
 from understudy.errors import UnderstudyError
@@ -275,7 +283,7 @@ def _zip_entries(name: str, path: Path) -> Iterator[_Entry]:
 
 def _tar_entries(name: str, path: Path) -> Iterator[_Entry]:
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with BoundedFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 member = info.name.removeprefix("./")
                 _check_inside(name, member, "tar")

@@ -5,8 +5,10 @@ Records are small and are pickled without open handles, so that any number of wo
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import tarfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,8 +24,18 @@ from understudy.data.formats import decode
 from understudy.data.source import ImageHeader, Stamp, Unreadable, digest_of
 
 T = TypeVar("T")
+_MAX_HEADER_BYTES = 2**24
 MISSING = digest_of(b"")
 """The digest of all that cannot be read."""
+
+
+class BoundedFile(io.FileIO):
+    """A tar that is not read in pieces of more than `_MAX_HEADER_BYTES`, whatever its headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return super().read(size)
 
 
 def file_stamp(path: str | Path, size: int | None = None) -> Stamp:

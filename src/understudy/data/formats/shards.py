@@ -24,7 +24,7 @@ from understudy.data.formats.build import MAX_ARRAY_BYTES
 from understudy.data.formats.decode import SUFFIXES
 from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName, files_by_split, path_ids
 from understudy.data.formats.labels import LABEL_COLUMNS, encode_labels
-from understudy.data.formats.records import BytesRecord, escape_name, file_stamp
+from understudy.data.formats.records import BoundedFile, BytesRecord, escape_name, file_stamp
 from understudy.data.source import Stamp
 from understudy.errors import UnderstudyError
 from understudy.files import write_whole
@@ -34,7 +34,6 @@ _MAX_SHARDS = 100_000
 _CLASS_NAMES = "classes.txt"
 _INDEX_VERSION = 1
 _MAX_LABEL_BYTES = 2**20
-_MAX_HEADER_BYTES = 2**24
 
 Label = int | str
 
@@ -229,7 +228,7 @@ def scan_shard(shard: Path) -> ShardIndex:
     labels: dict[str, Label] = {}
     first_files: dict[str, str] = {}
     try:
-        with _Bounded(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with BoundedFile(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 if not member.isreg() or member.issparse() or base.startswith("."):
@@ -276,15 +275,6 @@ def scan_shard(shard: Path) -> ShardIndex:
         )
     keys = list(first_files)
     return ShardIndex(keys, [images[key] for key in keys], [labels[key] for key in keys] if labels else None)
-
-
-class _Bounded(io.FileIO):
-    """A tar that is not read in pieces of more than `_MAX_HEADER_BYTES`, whatever its headers claim."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header claims {size:,} bytes")
-        return super().read(size)
 
 
 def _parse_label(where: str, suffix: str, data: bytes) -> Label | None:
