@@ -38,7 +38,7 @@ def call(constructor: Callable[..., M], spec: Spec, *args: Any, **options: Any) 
                 raise UnderstudyError(f"{spec} has no option {name!r}{nearest(name, known)}")
     try:
         return constructor(*args, **options)
-    except UnderstudyError:
+    except (UnderstudyError, OSError):  # huggingface_hub's errors of the network are ValueErrors too
         raise
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, ZeroDivisionError) as error:
         raise UnderstudyError(f"{spec} does not accept these options: {error}") from error
