@@ -161,8 +161,8 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     recipe, data, first = pipeline.recipe, pipeline.data, fabric.global_rank == 0
     teacher = pipeline.teacher(fabric.device)
     members = pipeline.members()
-    terminal = Terminal()
-    if first:
+    terminal, staged = Terminal(), is_staged(run.path)
+    if first and not staged:  # what is staged is begun again in its place
         for line in _origins(pipeline, members):
             terminal.say(line)
         skipped = (describe_skipped(part, found) for part, found in data.skipped.items() if found)
@@ -175,10 +175,10 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     callbacks: list[Callback] = []
     if first:
         callbacks += [MetricsFile(run.path / "metrics.jsonl", recipe.tracker)]
-        callbacks += [ConsoleLogger(pipeline.title(run), terminal)]
+        callbacks += [] if staged else [ConsoleLogger(pipeline.title(run), terminal)]
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device),
-        run.path / "checkpoints", callbacks, str(run.path), pause=is_staged(run.path),
+        run.path / "checkpoints", callbacks, str(run.path), pause=staged,
     )  # fmt: skip
     started = time.monotonic()
     try:
