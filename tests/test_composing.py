@@ -78,7 +78,7 @@ def test_options_reach_the_objectives() -> None:
         ("crt", "there is no method 'crt'; did you mean 'crd'?"),
         ("crd:negative=5", "crd has no option 'negative'; did you mean 'negatives'?"),
         ("crd:negatives", "option 'negatives' of 'crd:negatives' has no value"),
-        ("crd:weight=big", "not a number"),
+        ("crd:weight=big", "weight must be a finite number"),
         ("kd+kd", "names an objective twice; name it once"),
     ],
 )

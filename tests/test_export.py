@@ -524,7 +524,7 @@ def test_errors_are_one_sentence(run: Run, tmp_path: Path, capsys: pytest.Captur
         ((demo, "--format", "onxx"), "unknown format 'onxx'; did you mean 'onnx'?"),
         ((demo, "--network", "distiled-1"), "no network 'distiled-1'; did you mean 'distilled-1'?"),
         ((demo, "--preprocessing", "outside"), 'Invalid value "outside" for --preprocessing'),
-        ((demo, "--format", "int8", "--calibrate", "0"), "--calibrate must be at least 1"),
+        ((demo, "--format", "int8", "--calibrate", "0"), "calibrate must be a whole number from 1"),
         ((demo, "--out", str(tmp_path)), "has a README.md that is not an export"),
         ((str(unfinished),), "holds no trained model; finish it with: understudy resume"),
         ((str(tmp_path / "absent"),), "there is no run folder or weights file"),

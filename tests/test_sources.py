@@ -189,7 +189,7 @@ def test_size_and_limit_decide_between_arrays_and_records(tmp_path: Path, monkey
     assert smaller.inputs.shape == (len(smaller), 3, 4, 4)
     monkeypatch.setattr(build, "MAX_ARRAY_BYTES", 6 * 3 * 8 * 8 - 1)
     assert isinstance(open_source(tmp_path).train, RecordSource)
-    refused(tmp_path, "at least 1 pixel", size=0)
+    refused(tmp_path, "from 1 to 4,096 pixels", size=0)
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_ema_is_the_average_of_the_weights() -> None:
 
 def test_a_nonfinite_loss_stops_the_run_and_suggests_what_to_try(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"model-0 became NaN or infinite at step \d+, .*try --lr"):
-        understudy.train("digits", "mlp:64x2", optimizer=dict(SGD, lr=1e9), epochs=5, run=tmp_path)
+        understudy.train("digits", "mlp:64x2", optimizer=dict(SGD, lr=1e6), epochs=5, run=tmp_path)
     assert not Run(tmp_path).finished
 
 

@@ -173,9 +173,9 @@ def test_a_module_and_a_folder_of_photos(tmp_path: Path, photos: Path) -> None:
     net.append(nn.Linear(8, 3))
     run = transfer(photos, net, run=tmp_path / "a", crop_size=16, steps=40, batch_size=18, lr=0.1, workers=0)
     assert run.facts.rows[0].mean("accuracy") == 1.0
-    with pytest.raises(UnderstudyError, match="has 3 outputs, and digits 10 classes"):
+    with pytest.raises(UnderstudyError, match="has 3 outputs for 10 classes"):
         transfer("digits", net, run=tmp_path / "b", crop_size=16, modality="rgb")
-    with pytest.raises(UnderstudyError, match="cannot take inputs of 1x16x16"):
+    with pytest.raises(UnderstudyError, match="cannot take images of 1x16x16"):
         transfer("digits", net, run=tmp_path / "b", crop_size=16)
     named = transfer(photos, "cnn:8", run=tmp_path / "c", **QUICK)
     evaluated = understudy.evaluate(named.path, photos)
