@@ -140,7 +140,7 @@ def go_on(verb: str, home: Path, at: Path) -> None:
     try:
         understudy.resume(at)
     except UnderstudyError as error:
-        if "not a run folder" in str(error) or "no folder" in str(error):
+        if "not a run folder" in str(error) or "no run folder" in str(error):
             do(verb, home, at)
         elif "is finished" not in str(error):
             raise

@@ -76,7 +76,7 @@ def read_weights(path: Path) -> Weights:
         with open(path, "rb") as file:
             start = file.read(9)
     except FileNotFoundError:
-        raise UnderstudyError(f"there is no weights file {path}") from None
+        raise UnderstudyError(f"there is no weights file {path}; check the path") from None
     except OSError as error:
         raise UnderstudyError(f"{path} cannot be read ({error.strerror}); name a weights file") from None
     if path.suffix == ".npz":

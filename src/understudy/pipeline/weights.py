@@ -62,6 +62,7 @@ def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code:
     Raises:
         UnderstudyError: there is no such path, or the name loads no weights with a head, so that there is no teacher.
     """
+    path_of(name, "the teacher")
     if names_model(name):
         _check_named_teacher(name)
         return {name: build(name, contract(), trust_code=trust_code and is_code(name))}

@@ -43,7 +43,7 @@ def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code:
         path_of(folder, "the run folder"),
     )
     if not path.is_dir():
-        raise UnderstudyError(f"there is no folder {folder}")
+        raise UnderstudyError(f"there is no run folder {folder}; check the path")
     with held(path) if first_process() else nullcontext():
         collection = RunCollection(path)
         if collection.exists:
