@@ -134,7 +134,7 @@ OF_MODELS: Table = tuple(
         ("bit:R51x1", "depth"), ("bit:R50x0", "width"), ("bit:R50x1000", "width"), ("bit:R50x0.3", "width"),
         ("bit:R50x1?norm=ln", "norm"), ("bit:R50x1?root=x", "root"), ("bit:nowhere.npz", "nowhere.npz"),
         ("timm:resnet8x", "timm has no model"), ("torchvision:resnet8x", "torchvision has no"),
-        ("torchvision:resnet18?weights=nowhere", "no such file"), ("mlp:8x1?weights=a", "no weights file a; check the path"),
+        ("torchvision:resnet18?weights=nowhere", "no such file"), ("mlp:8x1?weights=a", "no weights file a"),
         ("no.such.module:fn", "could not be imported"), ("os:getpid", "does not accept|classifier|module"),
         ("os.path:nothing", "could not be imported"), ("..:x", "."), (".os:x", "."), ("os:", "FAMILY:NAME"),
     )
