@@ -104,7 +104,7 @@ def _check_inputs(config: Options, folder: Path, files: Iterable[Path]) -> None:
         except (OSError, ValueError):
             continue
         if taken and (named == place or not taken.isdisjoint((named, *named.parents))):
-            raise UnderstudyError(f"{text} is in {folder}, which would be replaced; choose another --run folder")
+            raise UnderstudyError(f"{text}, which this run reads, would be replaced; choose another --run folder")
 
 
 def _texts(value: Any) -> Iterable[str]:
