@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from batch_helpers import CPU, MOVING, arrays, equal, folder, joined
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
+from understudy.data.formats.records import FileRecord
 from understudy.data.loader import BatchLoader, count_skip_reasons, in_order
-from understudy.data.source import Source
+from understudy.data.source import RecordSource, Source
+from understudy.data.workers import decode_batches
+from understudy.pipeline.device import usable_cores
 
 
 def make(
@@ -151,3 +155,44 @@ def test_unreadable_records_are_skipped(tmp_path: Path) -> None:
     assert noted == batches.skipped
     alone = list(make(source, NO_AUGMENTATION, batch=1).epoch(0))
     assert sorted(len(b) for b in alone) == [0] + [1] * 13, "a batch may be empty"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "900000 100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.max": "nonsense"}, 4),
+    ],
+)
+def test_workers_are_as_many_as_the_cores_that_may_be_used(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+
+
+def test_later_workers_start_in_a_fraction_of_a_second(tmp_path: Path) -> None:
+    """They are copies of a process that has imported torch, which takes seconds."""
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    for number in range(4):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    records = [FileRecord(str(tmp_path), f"{number}.png") for number in range(4)]
+    source = RecordSource("some", (), torch.arange(4), None, (3, 8, 8), records=records)
+
+    def seconds() -> float:
+        started = time.monotonic()
+        rows = [index for index, _, _ in decode_batches(source, [(torch.arange(4), None)], NO_AUGMENTATION, 1, {})]
+        assert torch.cat(rows).tolist() == [0, 1, 2, 3]
+        return time.monotonic() - started
+
+    first = seconds()
+    assert min(seconds() for _ in range(3)) < max(0.5, first / 2)

@@ -109,7 +109,7 @@ class MachineKeywords(TypedDict, total=False):
     nodes: int
     """Number of machines, when launched by torchrun or SLURM."""
     workers: int | None
-    """Data loading processes; default: one per core, at most 8."""
+    """Data loading processes; default: one per core that may be used, at most 8."""
     checkpoint_every: float
     """Seconds between checkpoints."""
     tracker: Literal["none", "tensorboard"]

@@ -123,7 +123,7 @@ class MachineOptions(Options):
     nodes: Several = 1
     """Number of machines, when launched by torchrun or SLURM."""
     workers: Workers | None = None
-    """Data loading processes; default: one per core, at most 8."""
+    """Data loading processes; default: one per core that may be used, at most 8."""
     checkpoint_every: Seconds = 60.0
     """Seconds between checkpoints."""
     tracker: Literal["none", "tensorboard"] = "none"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -45,7 +48,22 @@ def device_of(options: MachineOptions = _AUTO) -> torch.device:
 
 def workers_of(options: MachineOptions) -> int:
     """The number of data loading processes."""
-    return min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
+    return min(usable_cores(), 8) if options.workers is None else options.workers
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores that this process may use: those of its affinity, and no more than the quota of its control group.
+
+    Args:
+        cgroup: the folder with `cpu.max` (version 2), or with `cpu/cpu.cfs_quota_us` and its period (version 1).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if int(quota) > 0:  # else "max" or -1, for none
+                return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    return cores
 
 
 def check_machine(options: MachineOptions) -> None:
