@@ -11,12 +11,13 @@ import torch
 
 from understudy.config.yaml import to_yaml
 from understudy.data import Source
+from understudy.data.cache import decoded
 from understudy.data.loader import count_skip_reasons, describe_skipped
 from understudy.evaluation import score_models
 from understudy.evaluation.facts import RunFacts
 from understudy.models import Network
 from understudy.pipeline.base import Pipeline
-from understudy.pipeline.device import device_of
+from understudy.pipeline.device import device_of, workers_of
 from understudy.pipeline.modality import can_read
 from understudy.reporting import render
 from understudy.runs.run import Run
@@ -54,6 +55,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
         notes.append(f"{data.labeled.name} has no labeled test part, so nothing was scored")
     else:
         device, undecoded = device_of(recipe), dict[str, str]()
+        test = decoded(test, workers_of(recipe), undecoded)  # once for all models
         facts |= score_models(
             test, models, pipeline.evaluation_teacher(device), list(pipeline.teachers.values()),
             pipeline.gallery_temperature, ms_per_image(record.get("cost", {})), device, run.path, undecoded,

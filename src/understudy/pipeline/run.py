@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from understudy.data import Source
+from understudy.data.cache import decoded
 from understudy.data.loader import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
@@ -177,7 +178,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         callbacks += [MetricsFile(run.path / "metrics.jsonl", recipe.tracker)]
         callbacks += [] if staged else [ConsoleLogger(pipeline.title(run), terminal)]
     loop = Loop(
-        fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device),
+        fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device, workers_of(recipe)),
         run.path / "checkpoints", callbacks, str(run.path), pause=staged,
     )  # fmt: skip
     started = time.monotonic()
@@ -220,9 +221,10 @@ def signals_read(members: Sequence[Member]) -> set[str]:
     return {name for member in members for name in member.learner.objective.needs.teacher} - {"logits"}
 
 
-def _validator(source: Source | None, device: torch.device) -> Callable[[Member], float] | None:
+def _validator(source: Source | None, device: torch.device, workers: int) -> Callable[[Member], float] | None:
     if source is None:
         return None
+    source = decoded(source, workers)  # once for all members and epochs
 
     def validate(member: Member) -> float:
         predictions = predict_logits(member.network, source, device=device)
