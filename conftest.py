@@ -1,7 +1,8 @@
-"""The option of the fault campaign; and what the examples in docstrings find: `tmp`, a folder of their own."""
+"""The option of the fault campaign; a cache of the tests' own; and what examples in docstrings find: `tmp`, a folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run every case of tests/faults, not a sample")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["UNDERSTUDY_CACHE"] = str(tmp_path_factory.mktemp("cache"))  # of this process and of those it starts
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from understudy.data.formats.decoded import WORTH, Decoded, keep_decoded, key_of, load_decoded
 from understudy.data.formats.index import DatasetIndex, SplitIndex, SplitName
 from understudy.data.source import (
     ArraySource,
@@ -27,6 +29,8 @@ from understudy.errors import UnderstudyError
 MAX_ARRAY_BYTES = 512 * 2**20
 """Images of one size that need at most this much memory are decoded up front."""
 DEFAULT_SIZE = 224
+MANY = 5_000
+"""Images from which it is worth to look for decoded ones."""
 _HEADERS = 64  # headers read per split if not all are
 _TYPICAL_HEADERS = 500
 
@@ -38,9 +42,14 @@ def build_splits(index: DatasetIndex, size: int | None) -> Splits:
     """Build the sources of all splits and modalities, all of the same kind, height and width.
 
     They are arrays, (N, C, H, W) uint8 with C = 1 if all images are gray, if all have the same size and take at most
-    `MAX_ARRAY_BYTES`; square images are then resized to `size`. Otherwise they are records of shape (3, size, size), or
-    (1, size, size) for gray paired modalities, by default 224. Unreadable samples are skipped in all modalities.
+    `MAX_ARRAY_BYTES`; square images are then resized to `size`, and kept on the disk if that took long. Otherwise they
+    are records of shape (3, size, size), or (1, size, size) for gray paired modalities, by default 224. Unreadable
+    samples are skipped in all modalities.
     """
+    key = key_of(index, size) if index.scan and sum(map(len, index.splits.values())) >= MANY else ""
+    if key and (known := load_decoded(key)) is not None:
+        return Splits.from_dict(_arrays(index, known))
+    started = time.monotonic()
     skipped: dict[SplitName, _Skipped] = {split: [] for split in index.splits}
     headers: dict[str, set[ImageHeader]] = {}
     splits: dict[SplitName, SplitIndex] = {}
@@ -53,9 +62,11 @@ def build_splits(index: DatasetIndex, size: int | None) -> Splits:
 
     sizes = {(header.width, header.height) for each in headers.values() for header in each}
     shapes = _array_shapes(headers, sizes, sum(map(len, splits.values())), size)
-    arrays = None if shapes is None else _decode_all(index, splits, shapes, sizes, skipped)
-    if arrays is not None:
-        return Splits.from_dict(arrays)
+    decoded = None if shapes is None else _decode_all(index, splits, shapes, sizes, skipped)
+    if decoded is not None:
+        if key and time.monotonic() - started >= WORTH:
+            keep_decoded(key, decoded)
+        return Splits.from_dict(_arrays(index, decoded))
     side = size or DEFAULT_SIZE
     gray = {name for name, each in headers.items() if name != "image" and all(header.gray for header in each)}
     sources: dict[SplitName, Source] = {}
@@ -118,8 +129,8 @@ def _decode_all(
     shapes: Mapping[str, Shape],
     sizes: Set[tuple[int, int]],
     skipped: Mapping[SplitName, _Skipped],
-) -> dict[SplitName, Source] | None:
-    """Sources of arrays; None if the images do not match their headers."""
+) -> dict[SplitName, Decoded] | None:
+    """The images of all parts; None if they do not match their headers."""
     decoded: dict[SplitName, dict[str, tuple[Tensor, list[Unreadable | None]]]] = {}
     for split, split_index in splits.items():
         decoded[split] = {}
@@ -128,20 +139,31 @@ def _decode_all(
             if array is None:
                 return None
             decoded[split][name] = array
-    sources: dict[SplitName, Source] = {}
+    parts: dict[SplitName, Decoded] = {}
     for split, modalities in decoded.items():
         errors = [each for _, each in modalities.values()]
         kept = _readable(index, split, splits[split], errors, skipped[split])
         readable = torch.tensor([not any(row) for row in zip(*errors, strict=True)])
-        shared = index.name, index.classes, kept.ids, kept.targets
+        inputs = {name: x if bool(readable.all()) else x[readable] for name, (x, _) in modalities.items()}
+        rows = torch.isin(index.splits[split].ids, kept.ids).nonzero().flatten()
+        parts[split] = Decoded(inputs, rows, tuple(skipped[split]))
+    return parts
+
+
+def _arrays(index: DatasetIndex, decoded: Mapping[SplitName, Decoded]) -> dict[SplitName, Source]:
+    """The sources of decoded images."""
+    sources: dict[SplitName, Source] = {}
+    for split, part in decoded.items():
+        whole = index.splits[split]
+        kept = whole if len(part.rows) == len(whole) else whole.subset(part.rows.tolist())
         arrays = (
             ArraySource(
-                *shared, shapes[name], inputs=x if bool(readable.all()) else x[readable], modality=name,
+                index.name, index.classes, kept.ids, kept.targets, tuple(x.shape[1:]), inputs=x, modality=name,
                 names=[record.name for record in kept.modalities[name]],
             )
-            for name, (x, _) in modalities.items()
+            for name, x in part.inputs.items()
         )  # fmt: skip
-        sources[split] = _paired(arrays, skipped[split], index.notes)
+        sources[split] = _paired(arrays, list(part.skipped), index.notes)
     return sources
 
 
