@@ -1,4 +1,4 @@
-"""The option of the fault campaign; a cache of the tests' own; and what examples in docstrings find: `tmp`, a folder."""
+"""The option of the fault campaign; a cache of the tests' own; and `tmp`, the folder of the examples in docstrings."""
 
 from __future__ import annotations
 
