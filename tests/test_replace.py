@@ -73,6 +73,12 @@ def test_what_a_run_starts_from_is_not_replaced_by_it(old: Path) -> None:
     assert state(old) == before
 
 
+def test_a_folder_may_be_called_like_its_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    understudy.train("digits", "mlp:4", run="digits", **TRAIN)
+    assert understudy.train("digits", "mlp:8", run="digits", overwrite=True, **TRAIN).finished
+
+
 def test_a_folder_that_is_not_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text("kind: train\ndata: digits\nmodel: mlp:4\n")

@@ -38,7 +38,7 @@ def noted_places(options: Options, folder: Path) -> dict[str, Any]:
     files: dict[str, str] = {}
 
     def note(option: str, name: str) -> str:
-        if not _is_data_set(option, name) and _exists(_absolute(name)):
+        if not is_data_set(option, name) and _exists(_absolute(name)):
             files[name] = _absolute(name)
         return name
 
@@ -61,8 +61,8 @@ def located(options: S, places: Mapping[str, Any], folder: Path, *, required: bo
 
     def find(option: str, name: str) -> str:
         nonlocal uses_root
-        uses_root |= _is_data_set(option, name) and not name.startswith("hf:")
-        known = None if _is_data_set(option, name) else files.get(name)
+        uses_root |= is_data_set(option, name) and not name.startswith("hf:")
+        known = None if is_data_set(option, name) else files.get(name)
         if known is None:
             return name
         here, moved = _absolute(name), _moved(known, was, folder)
@@ -86,13 +86,14 @@ def same_files(options: S, others: S) -> bool:
     """Whether options are the same, by whatever names they call their files, and wherever named data sets are."""
 
     def absolute(option: str, name: str) -> str:
-        return name if _is_data_set(option, name) or not _exists(_absolute(name)) else _absolute(name)
+        return name if is_data_set(option, name) or not _exists(_absolute(name)) else _absolute(name)
 
     first, second = (with_files(one, absolute) for one in (options, others))
     return first == second.model_copy(update={"data_root": getattr(first, "data_root", None)})
 
 
-def _is_data_set(option: str, name: str) -> bool:
+def is_data_set(option: str, name: str) -> bool:
+    """Whether an option's value is the name of a data set, and no path."""
     return option in ("data", "transfer_set") and (name.startswith("hf:") or name.lower() in NAMED)
 
 

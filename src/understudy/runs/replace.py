@@ -1,6 +1,6 @@
 """A folder's results replaced as a whole: new ones are made beside them, and take their place once they stand.
 
-FOLDER/.new/    the new results, until the first checkpoint among them
+FOLDER/.understudy-new/    the new results, until the first checkpoint among them
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from typing import Any
 import yaml
 
 from understudy.config.options import Options
+from understudy.config.places import with_files
 from understudy.config.yaml import dumped
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import remove_empty, write_whole
+from understudy.files import path_of, remove_empty, write_whole
 from understudy.runs.collection import RunCollection
 from understudy.runs.folder import RECORD
 from understudy.runs.lock import locked
+from understudy.runs.places import is_data_set
 from understudy.runs.run import Run
 
-STAGED = ".new"
+STAGED = ".understudy-new"
 _LEAVING, _LEFT = ".replacing", ".replaced"
 """Where the old files go, and what that folder is called once all are there."""
 
@@ -95,24 +97,18 @@ def files_of_results(folder: Path) -> list[Path]:
     return list((collection if collection.exists else Run(folder)).files())
 
 
-def _check_inputs(config: Options, folder: Path, files: Iterable[Path]) -> None:
+def _check_inputs(config: Options, folder: Path, files: Collection[Path]) -> None:
     """Check that nothing that a configuration names is among the files that would be replaced."""
     place, taken = folder.resolve(), {file.resolve() for file in files}
-    for text in filter(None, _texts(config.model_dump(mode="json"))):
-        try:
-            named = Path(text).resolve()
-        except (OSError, ValueError):
-            continue
-        if taken and (named == place or not taken.isdisjoint((named, *named.parents))):
-            raise UnderstudyError(f"{text}, which this run reads, would be replaced; choose another --run folder")
 
+    def check(option: str, name: str) -> str:
+        path = path_of(name, option).resolve()
+        if not is_data_set(option, name) and (path == place or not taken.isdisjoint((path, *path.parents))):
+            raise UnderstudyError(f"{name}, which this run reads, would be replaced; choose another --run folder")
+        return name
 
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)
+    if taken:
+        with_files(config, check)
 
 
 def _move(folder: Path) -> None:
@@ -127,7 +123,7 @@ def _move(folder: Path) -> None:
     for path in sorted(staged.rglob("*")):
         if not path.is_dir():
             _rename(path, folder / path.relative_to(staged))
-    shutil.rmtree(staged)
+    shutil.rmtree(staged, ignore_errors=True)  # it is gone if a process was killed here
     shutil.rmtree(left)
 
 
