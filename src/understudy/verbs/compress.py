@@ -33,7 +33,7 @@ from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
-from understudy.runs.replace import held, replace_results
+from understudy.runs.replace import held, is_staged, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.terminal import Terminal
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
@@ -144,7 +144,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
 def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     """Run the stages that are not finished, export, and write the page."""
     terminal, stages = Terminal(), found.runs
-    for line in found.notes:
+    for line in () if is_staged(found.path) else found.notes:  # what is staged is begun again in its place
         terminal.say(line)
     for number, (name, run) in enumerate(stages.items(), 1):
         if run.finished:
