@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from PIL import Image
 
 import understudy
+from resumable import stop_at
 from understudy.cli import main
 from understudy.config.recipe import TrainRecipe
 from understudy.data import RecordSource, open_source
@@ -58,19 +58,6 @@ def save_photos(root: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         draw(number).save(file)  # files of one size
     return root
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    """Have a real SIGTERM arrive after so many updates of all runs."""
-    real, seen = Loop._update, []
-
-    def counted(self: Loop, *arguments: Any) -> None:
-        real(self, *arguments)
-        seen.append(None)
-        if len(seen) == update:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_update", counted)
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, verb: Callable[..., object], *arguments: Any, **options: Any) -> None:

@@ -9,7 +9,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,14 @@ def new_folder(text: str | os.PathLike[str], what: str) -> Path:
 
 @contextmanager
 def leaving_no_empty_folder(path: Path) -> Iterator[None]:
-    """Remove what was made of a folder and of those that it is in, where an error leaves them empty."""
+    """Remove what was made of a folder and of those that it is in, if it is empty at the end."""
     new = [part for part in (path, *path.parents) if not part.exists()]
     try:
         yield
-    except Exception:
+    finally:
         for part in new:
-            if part.is_dir() and not any(part.iterdir()):
+            with suppress(OSError):  # it is gone, or not empty
                 part.rmdir()
-        raise
 
 
 def write_whole(path: Path, data: bytes | str) -> str:

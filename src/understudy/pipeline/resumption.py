@@ -95,7 +95,7 @@ def check_teachers(run: Run, files: Sequence[str]) -> None:
 def same_machine(fabric: Fabric, run: Run) -> Iterator[None]:
     """Compute with the number of threads that a run on a CPU began with, as its sums depend on it.
 
-    What else has changed of the machine is said, as the results then differ in their last digits.
+    Another device or precision is reported, as the results then differ in their last digits.
     """
     here: dict[str, Any] = {"device": fabric.device.type, "precision": fabric.strategy.precision.precision}
     threads = torch.get_num_threads()

@@ -78,7 +78,7 @@ def _begin(pipeline: Pipeline[Any], path: Path, *, command: Sequence[str], notes
         run.open(pipeline.recipe, notes)
         try:
             return train_and_evaluate(pipeline, run, command)
-        except Exception:
+        except Exception:  # whatever it was, nothing half-made stays
             run.abandon()
             raise
 

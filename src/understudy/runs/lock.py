@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.files import remove_partials
+from understudy.files import leaving_no_empty_folder, remove_partials
 
 LOCK = ".lock"
 
@@ -52,45 +52,36 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UnderstudyError: another process holds it; with its number and host.
     """
-    me, path, made = Owner.this(), folder / LOCK, _made(folder)
-    owner = _owner(path)
-    if owner == me:
+    me, path = Owner.this(), folder / LOCK
+    if _owner(path) == me:
         yield
         return
+    with leaving_no_empty_folder(folder):
+        _take(path, me)
+        try:
+            remove_partials(folder)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, me: Owner) -> None:
+    """Write a lock, in the place of one whose owner is gone."""
     while not _written(path, me):
         owner = _owner(path)
         if owner is not None and not owner.gone:
             raise UnderstudyError(
-                f"{folder} is in use by process {owner.pid} on {owner.host}; wait for it or stop it (if it is gone, "
-                f"delete {path})"
+                f"{path.parent} is in use by process {owner.pid} on {owner.host}; wait for it or stop it (if it is "
+                f"gone, delete {path})"
             )
         path.unlink(missing_ok=True)
-    try:
-        remove_partials(folder)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        for parent in made:
-            with suppress(OSError):  # not empty
-                parent.rmdir()
-
-
-def _made(folder: Path) -> list[Path]:
-    """Make a folder; returns what was made, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnderstudyError(
-            f"{folder} could not be written ({error.strerror or error}); choose another --run folder"
-        ) from None
-    return missing
 
 
 def _written(path: Path, owner: Owner) -> bool:
     """Write a lock whole, unless there is one."""
     beside = path.with_name(f"{LOCK}.{owner.pid}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(asdict(owner)) + "\n", encoding="utf-8")
         os.link(beside, path)
     except FileExistsError:

@@ -135,7 +135,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
             found.open(config, list(planned.recipes), command=place.command, notes=planned.notes)
         try:
             return resume(found, overrides)
-        except Exception:
+        except Exception:  # whatever it was, nothing half-made stays
             if new:
                 found.abandon()
             raise

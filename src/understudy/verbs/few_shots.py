@@ -94,7 +94,7 @@ def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunColl
             if not continues:
                 found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
             return resume(found, task.overrides)
-        except Exception:
+        except Exception:  # whatever it was, nothing half-made stays
             if not continues:
                 found.abandon(list(manifests.values()))
             raise

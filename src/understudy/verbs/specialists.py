@@ -116,7 +116,7 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
             found.open(config, list(recipes), command=place.command, threads=threads)
         try:
             return _continue(found, config, weights, overrides, place.command)
-        except Exception:
+        except Exception:  # whatever it was, nothing half-made stays
             if new:
                 found.abandon([found.path / name for name in (MANIFEST, "covariance.safetensors")])
             raise

@@ -9,19 +9,18 @@ import io
 import os
 import stat
 import tarfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from PIL import Image
 
 from understudy.data.formats import decode
-from understudy.data.source import ImageHeader, Stamp, Unreadable, digest_of
+from understudy.data.source import READ_ERRORS, ImageHeader, Stamp, Unreadable, digest_of
 
 T = TypeVar("T")
 _MAX_HEADER_BYTES = 2**24
@@ -93,7 +92,7 @@ class BytesRecord(ABC):
         try:
             with self.open() as stream:
                 return digest_of(stream.read())
-        except (OSError, KeyError, Unreadable, BadZipFile, zlib.error, EOFError, NotImplementedError):
+        except READ_ERRORS:
             return MISSING
 
     def header(self) -> ImageHeader:
