@@ -26,7 +26,6 @@ class Encoding(Protocol):
     """Rows of bytes for values of one shape."""
 
     name: ClassVar[str]
-    shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int: ...
