@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import tee
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, to_unit_range
 from understudy.data.source import ArraySource, Source
-from understudy.data.workers import Images, decode_batches
+from understudy.data.workers import Decoder, Images, after_decoding, decode_batches
 from understudy.randomness import beta, mix, permutation
 from understudy.signals import Batch
 
@@ -89,6 +89,11 @@ class BatchLoader:
         self._order_cache: tuple[tuple[int, int], Tensor] = ((-1, -1), torch.empty(0))
         self._view_cache: tuple[int, Tensor] = (-1, torch.empty(0))
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What decodes the records of the source, with workers that live as long as it does."""
+        return Decoder(self.source, self.augmentation, self.workers)
+
     @property
     def steps(self) -> int:
         """Steps per epoch; with `total_steps`, an epoch is one pass over the data, or 1/20 of all steps if longer."""
@@ -122,8 +127,8 @@ class BatchLoader:
             return
         steps, ahead = tee(steps)
         keys = ((step.rows, mix(self.seed, _VIEW, step.epochs, self.source.ids[step.rows])) for step in ahead)
-        decoded = decode_batches(self.source, keys, self.augmentation, self.workers, self.skipped)
-        augmentation = replace(self.augmentation, crop_scale=1.0, crop_size=0, resize=0)  # cropped by the workers
+        decoded = self.decoder.batches(keys, self.skipped)
+        augmentation = after_decoding(self.augmentation)
         for step, (kept, views, images) in zip(steps, decoded, strict=True):
             pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
             rows, all_rows = step.rows[kept].to(self.device), torch.arange(len(kept), device=self.device)
