@@ -177,9 +177,7 @@ def cropped(image: Tensor, some: Tensor, size: int, min_scale: float, resize: in
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.floats(0.05, 1.0), st.sampled_from([1, 3]),
        st.sampled_from([0, 45]))  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_crops_have_the_size(
-    width: int, height: int, size: int, min_scale: float, channels: int, resize: int
-) -> None:
+def test_crops_have_the_size(width: int, height: int, size: int, min_scale: float, channels: int, resize: int) -> None:
     image = gradient(width, height)
     assert center_crop(image, size, resize).size == (size, size)
     found = cropped(pixels_of(image)[..., :channels], seeds(3, width), size, min_scale, resize)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import tee
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, to_unit_range
-from understudy.data.source import ArraySource, Source
+from understudy.data.source import ArraySource, RecordSource, Source
 from understudy.data.workers import Decoder, Images, after_decoding, decode_batches
 from understudy.randomness import beta, mix, permutation
 from understudy.signals import Batch
@@ -93,6 +93,12 @@ class BatchLoader:
     def decoder(self) -> Decoder:
         """What decodes the records of the source, with workers that live as long as it does."""
         return Decoder(self.source, self.augmentation, self.workers)
+
+    def keep_decoded(self, steps: int, say: Callable[[str], None]) -> None:
+        """Decode records once if so many steps show them twice or more, and say what that takes."""
+        several = steps * self.batch_size >= 2 * len(self.source)
+        if isinstance(self.source, RecordSource) and several and self.world_size == 1:
+            self.decoder.keep(say)
 
     @property
     def steps(self) -> int:

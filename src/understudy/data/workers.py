@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import tee
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from understudy.data.augment import Augmentation, flipped
 from understudy.data.crop import center_crop, random_crops
-from understudy.data.decoding import Decoding, DecodedImages
+from understudy.data.decoding import DecodedImages, Decoding
+from understudy.data.kept import Kept, keep
 from understudy.data.source import RecordSource, Source, Unreadable
 
 T = TypeVar("T")
@@ -70,13 +71,19 @@ class Decoder:
         modalities = {name: x for name, x in source.modalities.items() if isinstance(x, RecordSource)}
         assert isinstance(source, RecordSource)
         assert len(modalities) == 1 + len(source.pairs), "all modalities are records"
-        self.images: dict[str, DecodedImages] = {
+        self._decodings = {
             name: Decoding(x.records, x.shape[0], augmentation.resize or x.shape[1]) for name, x in modalities.items()
         }
+        self._kept: dict[str, Kept] = {}
         self._source, self._modalities, self._augmentation = source, modalities, augmentation
         self._workers = workers
         self._loader: DataLoader[_Chunk] | None = None
         self._keys = _Keys()
+
+    def keep(self, say: Callable[[str], None]) -> None:
+        """Decode all images now and keep them, if they fit somewhere; see `kept.keep`. The batches are the same."""
+        assert self._loader is None, "called before the first batch"
+        self._kept = keep(self._decodings, self._modalities, say)
 
     def batches(self, batches: _Rows, skipped: dict[str, str]) -> Iterator[tuple[Tensor, Tensor, Images]]:
         """Decode and crop the records of each batch of rows with their view seeds; None for center crops.
@@ -109,7 +116,7 @@ class Decoder:
     def _start(self) -> DataLoader[_Chunk]:
         sizes = {name: (x.shape[1], x.resize_whole) for name, x in self._modalities.items()}
         return DataLoader(
-            _Crops(self.images, sizes, self._augmentation),
+            _Crops({**self._decodings, **self._kept}, sizes, self._augmentation),
             batch_size=None,
             sampler=self._keys,
             num_workers=self._workers,
