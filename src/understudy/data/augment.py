@@ -35,8 +35,10 @@ NO_AUGMENTATION = Augmentation()
 _CHUNK = 64  # images resized at once before cropping, as they are much larger than the crops
 
 
-def augment(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+def augment(pool: Tensor, rows: Tensor | None, seeds: Tensor, augmentation: Augmentation) -> Tensor:
     """The rows (B,) int64 of a pool of images (N, C, H, W) or vectors (N, D), augmented by their view seeds (B,) int64.
+
+    None takes all rows, without a copy where nothing is to be done.
 
     uint8 images stay uint8 unless they are interpolated or noisy, which gives floats in [0, 255]. H and W are those of
     the pool, or `crop_size`. Vectors only get noise.
@@ -46,8 +48,18 @@ def augment(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentatio
     tensor([[2, 1, 0],
             [0, 1, 2]], dtype=torch.uint8)
     """
-    inputs = _geometric(pool, rows, seeds, augmentation) if pool.dim() == 4 else pool[rows]
+    inputs = _geometric(pool, rows, seeds, augmentation) if pool.dim() == 4 else _rows(pool, rows)
     return _add_noise(inputs, seeds, augmentation.noise, pool.dtype) if augmentation.noise else inputs
+
+
+def _rows(pool: Tensor, rows: Tensor | None) -> Tensor:
+    return pool if rows is None else pool[rows]
+
+
+def flips_crops(augmentation: Augmentation) -> bool:
+    """Whether crops are flipped where they are cut: if nothing comes between."""
+    moved = augmentation.translate or augmentation.rotate or augmentation.zoom or augmentation.elastic
+    return augmentation.flip and not moved
 
 
 def flipped(seeds: Tensor) -> Tensor:
@@ -55,20 +67,24 @@ def flipped(seeds: Tensor) -> Tensor:
     return uniform(seeds, _FLIP) < 0.5
 
 
-def _geometric(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+def _geometric(pool: Tensor, rows: Tensor | None, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+    flip = augmentation.flip
     if augmentation.crop_size:
+        rows = torch.arange(len(pool), device=pool.device) if rows is None else rows
         chunks = zip(rows.split(_CHUNK), seeds.split(_CHUNK), strict=True)
         sizes = augmentation.resize, augmentation.crop_size
         images = torch.cat([_resize_and_crop(pool[r], s, *sizes) for r, s in chunks])
+    elif augmentation.crop_scale < 1:
+        mirrored = flipped(seeds) if flips_crops(augmentation) else None
+        images = _resized_crop(_rows(pool, rows), seeds, augmentation.crop_scale, mirrored)
+        flip = flip and mirrored is None
     else:
-        images = pool[rows]
-        if augmentation.crop_scale < 1:
-            images = _resized_crop(images, seeds, augmentation.crop_scale)
+        images = _rows(pool, rows)
     if augmentation.rotate or augmentation.zoom or augmentation.elastic:
         return _warp(images, seeds, augmentation)
     if augmentation.translate:
         images = _translate(images, seeds, augmentation.translate)
-    if augmentation.flip:
+    if flip:
         images = torch.where(flipped(seeds)[:, None, None, None], images.flip(3), images)
     return images
 
@@ -83,16 +99,22 @@ def _resize_and_crop(images: Tensor, seeds: Tensor, resize: int, size: int) -> T
     return crops[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _resized_crop(images: Tensor, seeds: Tensor, min_scale: float) -> Tensor:
-    """Random crops resized back to the size of the images, as floats."""
+def _resized_crop(images: Tensor, seeds: Tensor, min_scale: float, mirrored: Tensor | None) -> Tensor:
+    """Random crops resized back to the size of the images, as floats; `mirrored` (B,) bool tells which are flipped."""
     height, width = images.shape[2:]
     left, top, w, h = random_box(seeds, width, height, min_scale)
-    zero = torch.zeros_like(left)
-    # grid coordinates run from -1 to 1 across the image
-    theta_x = torch.stack([w / width, zero, (2 * left + w) / width - 1], 1)
-    theta_y = torch.stack([zero, h / height, (2 * top + h) / height - 1], 1)
-    grid = F.affine_grid(torch.stack([theta_x, theta_y], 1).float(), list(images.shape), align_corners=False)
+    x, y = _centers(left, w, width), _centers(top, h, height)
+    if mirrored is not None:
+        x = torch.where(mirrored[:, None], x.flip(1), x)
+    shape = len(images), height, width
+    grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], 3)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centers(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """(B, size): centers of the pixels that these parts of an axis (B,) are resized to; it runs from -1 to 1."""
+    steps = (torch.arange(size, device=start.device) + 0.5) / size
+    return ((start[:, None] + length[:, None] * steps) * (2 / size) - 1).float()
 
 
 def _translate(images: Tensor, seeds: Tensor, maximum: int) -> Tensor:

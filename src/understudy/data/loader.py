@@ -137,8 +137,8 @@ class BatchLoader:
         augmentation = after_decoding(self.augmentation)
         for step, (kept, views, images) in zip(steps, decoded, strict=True):
             pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
-            rows, all_rows = step.rows[kept].to(self.device), torch.arange(len(kept), device=self.device)
-            yield self._batch(_drop(step, kept), rows, views.to(self.device), pools, all_rows, augmentation)
+            rows = step.rows[kept].to(self.device)
+            yield self._batch(_drop(step, kept), rows, views.to(self.device), pools, None, augmentation)
 
     def _step(self, step: int) -> _Step:
         n, size = self._length, self.batch_size
@@ -178,12 +178,11 @@ class BatchLoader:
         return self._order_cache[1]
 
     def _batch(
-        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor, augmentation: Augmentation
+        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor | None, moves: Augmentation
     ) -> Batch:
-        """The samples `rows`, stored at `pool_rows` of the pools, with all modalities in the same view, and mixed."""
+        """The samples `rows`, at `pool_rows` of the pools or in their order, all modalities in one view, and mixed."""
         inputs = {
-            name: to_unit_range(augment(pool, pool_rows, views, augmentation), pool.dtype)
-            for name, pool in pools.items()
+            name: to_unit_range(augment(pool, pool_rows, views, moves), pool.dtype) for name, pool in pools.items()
         }
         targets = None if self._targets is None else self._targets[rows]
         if step.partners is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from understudy.data.augment import Augmentation, flipped
+from understudy.data.augment import Augmentation, flipped, flips_crops
 from understudy.data.crop import center_crop, random_crops
 from understudy.data.decoding import DecodedImages, Decoding
 from understudy.data.kept import Kept, keep
@@ -48,14 +48,8 @@ def _context() -> BaseContext:
 
 def after_decoding(augmentation: Augmentation) -> Augmentation:
     """What is left to do with the crops of a `Decoder`."""
-    flip = augmentation.flip and not _flips(augmentation)
+    flip = augmentation.flip and not flips_crops(augmentation)
     return replace(augmentation, crop_scale=1.0, crop_size=0, resize=0, flip=flip)
-
-
-def _flips(augmentation: Augmentation) -> bool:
-    """Whether crops are flipped where they are cut: where nothing comes between."""
-    moved = augmentation.translate or augmentation.rotate or augmentation.zoom or augmentation.elastic
-    return augmentation.flip and not moved
 
 
 class Decoder:
@@ -162,7 +156,7 @@ class _Crops(Dataset[_Chunk]):
         if seeds is None:
             return _Chunk(kept, {name: torch.stack(x) for name, x in decoded.items()}, failures)
         seeds = seeds[kept]
-        flips = flipped(seeds).tolist() if _flips(self.augmentation) else [False] * len(kept)
+        flips = flipped(seeds).tolist() if flips_crops(self.augmentation) else [False] * len(kept)
         inputs = {name: self._random(name, x, seeds, flips) for name, x in decoded.items()}
         return _Chunk(kept, inputs, failures)
 
