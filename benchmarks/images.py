@@ -23,10 +23,8 @@ from typing import cast
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from understudy.data import ArraySource, RecordSource, Source, open_source
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
@@ -44,6 +42,8 @@ CROPS = Augmentation(crop_scale=0.08, flip=True)
 
 def photographs(folder: Path, count: int, width: int, height: int) -> RecordSource:
     """Parts of real photographs, enlarged where they are too small, as JPEGs."""
+    from sklearn.datasets import load_sample_images  # not at the top, which workers import too
+
     images = [Image.fromarray(image) for image in load_sample_images().images]
     random = np.random.default_rng(0)
     for number in range(count):
@@ -65,6 +65,8 @@ class Peer(Dataset[tuple[Tensor, int]]):
     def __init__(self, source: RecordSource, size: int, *, kept: bool) -> None:
         self.paths = [Path(record.root, record.relative) for record in source.records if isinstance(record, FileRecord)]
         self.kept = [self.load(path) for path in self.paths] if kept else []
+        from torchvision import transforms
+
         self.transform = transforms.Compose(
             [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         )
