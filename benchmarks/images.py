@@ -169,6 +169,7 @@ def once(home: Path) -> None:
         seconds = timed(work)
         print(f"{what:<58}{seconds[0]:8.2f}s{median(seconds[1:]):8.2f}s", flush=True)
 
+    print(f"{'seconds':<58}{'first':>9}{'later':>9}")
     some = photographs(home / "fifty", 50, 320, 300)
     report("a pass over 50 photos with 2 workers, started anew", lambda: one_pass(some))
     batches = BatchLoader(some, CROPS, 50, 0, CPU, workers=2)
