@@ -33,6 +33,7 @@ from understudy.data.crop import center_crop
 from understudy.data.decoding import Decoding
 from understudy.data.formats.records import FileRecord
 from understudy.data.loader import BatchLoader, in_order
+from understudy.data.views import Views
 from understudy.data.workers import decode_batches
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ def compare(what: str, ours: BatchLoader, theirs: Peer) -> None:
 
 
 def loader_of(source: Source, *, keep: bool = False, augmentation: Augmentation = CROPS) -> BatchLoader:
-    batches = BatchLoader(source, augmentation, BATCH, 0, CPU)
+    batches = BatchLoader(source, Views(augmentation), BATCH, 0, CPU)
     if keep:
         batches.keep_decoded(1_000_000, lambda line: print(f"  ({line})"))
     return batches
@@ -172,7 +173,7 @@ def once(home: Path) -> None:
     print(f"{'seconds':<58}{'first':>9}{'later':>9}")
     some = photographs(home / "fifty", 50, 320, 300)
     report("a pass over 50 photos with 2 workers, started anew", lambda: one_pass(some))
-    batches = BatchLoader(some, CROPS, 50, 0, CPU, workers=2)
+    batches = BatchLoader(some, Views(CROPS), 50, 0, CPU, workers=2)
     report("an epoch of 50 photos with 2 workers that stay", lambda: list(batches.epoch(0)))
     scored = photographs(home / "scored", 240, 320, 300)
     report("240 photos for 6 networks, decoded for each", lambda: score(scored, 6))

@@ -27,8 +27,9 @@ from understudy.data.kept import Kept, keep
 from understudy.data.loader import BatchLoader
 from understudy.data.memory import free_memory
 from understudy.data.source import Unreadable
+from understudy.data.views import Views
 
-VIEWS = Augmentation(crop_scale=0.2, flip=True)
+VIEWS = Views(Augmentation(crop_scale=0.2, flip=True), 7)
 GIB = 2**30
 
 
