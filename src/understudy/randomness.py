@@ -77,8 +77,8 @@ def seed_of(*keys: int) -> int:
     return _mixed(keys) & (2**63 - 1)
 
 
-def uniform(seeds: Tensor, stream: int) -> Tensor:
-    """Uniform float32 in [0, 1), one for each seed; `stream` tells independent draws apart."""
+def uniform(seeds: Tensor, stream: int | Tensor) -> Tensor:
+    """Uniform float32 in [0, 1), one for each seed; `stream` tells independent draws apart, and can be several."""
     return _shift(mix(seeds, stream), 40).to(torch.float32) * 2.0**-24
 
 

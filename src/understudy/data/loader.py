@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import tee
 from typing import Protocol
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, to_unit_range
-from understudy.data.source import ArraySource, Source
+from understudy.data.source import ArraySource, RecordSource, Source
 from understudy.data.views import Views
-from understudy.data.workers import Images, decode_batches
+from understudy.data.workers import Decoder, Images, after_decoding, decode_batches
 from understudy.randomness import permutation
 from understudy.signals import Batch
 
@@ -88,6 +89,17 @@ class BatchLoader:
         self._partner_cache = self._order_cache
         self._view_cache: tuple[int, Tensor] = (-1, torch.empty(0))
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What decodes the records of the source, with workers that live as long as it does."""
+        return Decoder(self.source, self.views.augmentation, self.workers)
+
+    def keep_decoded(self, steps: int, say: Callable[[str], None]) -> None:
+        """Decode records once if so many steps show them twice or more, and say what that takes."""
+        several = steps * self.batch_size >= 2 * len(self.source)
+        if isinstance(self.source, RecordSource) and several and self.world_size == 1:
+            self.decoder.keep(say)
+
     @property
     def steps(self) -> int:
         """Steps per epoch; with `total_steps`, an epoch is one pass over the data, or 1/20 of all steps if longer."""
@@ -121,13 +133,12 @@ class BatchLoader:
             return
         steps, ahead = tee(steps)
         keys = ((step.rows, self.views.seeds(step.epochs, self.source.ids[step.rows])) for step in ahead)
-        augmentation = self.views.augmentation
-        decoded = decode_batches(self.source, keys, augmentation, self.workers, self.skipped)
-        augmentation = replace(augmentation, crop_scale=1.0, crop_size=0, resize=0)  # cropped by the workers
+        decoded = self.decoder.batches(keys, self.skipped)
+        augmentation = after_decoding(self.views.augmentation)
         for step, (kept, views, images) in zip(steps, decoded, strict=True):
             pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
-            rows, all_rows = step.rows[kept].to(self.device), torch.arange(len(kept), device=self.device)
-            yield self._batch(_drop(step, kept), rows, views.to(self.device), pools, all_rows, augmentation)
+            rows = step.rows[kept].to(self.device)
+            yield self._batch(_drop(step, kept), rows, views.to(self.device), pools, None, augmentation)
 
     def _step(self, step: int) -> _Step:
         n, size = self._length, self.batch_size
@@ -184,12 +195,11 @@ class BatchLoader:
         return torch.cat([shuffled.flatten(), pairs[even:]])
 
     def _batch(
-        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor, augmentation: Augmentation
+        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor | None, moves: Augmentation
     ) -> Batch:
-        """The samples `rows`, stored at `pool_rows` of the pools, with all modalities in the same view, and mixed."""
+        """The samples `rows`, at `pool_rows` of the pools or in their order, all modalities in one view, and mixed."""
         inputs = {
-            name: to_unit_range(augment(pool, pool_rows, views, augmentation), pool.dtype)
-            for name, pool in pools.items()
+            name: to_unit_range(augment(pool, pool_rows, views, moves), pool.dtype) for name, pool in pools.items()
         }
         targets = None if self._targets is None else self._targets[rows]
         size, index = step.size, self.views.index(step.epochs)

@@ -184,6 +184,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     )  # fmt: skip
     started = time.monotonic()
     try:
+        batches.keep_decoded(loop.steps, terminal.say if first and not staged else lambda line: None)
         loop.run()
     finally:
         if first:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from understudy.data import Unreadable
-from understudy.data.augment import crop_and_resize
+from understudy.data.crop import center_crop
 from understudy.data.formats.listing import list_images
 from understudy.data.formats.records import FileRecord
 from understudy.data.source import Record
@@ -67,7 +67,7 @@ def predict(
             predictions.append(Prediction(str(path), (), (), str(error)))
             continue
         resize = height if network.contract.crop_mode == "squash" else 0
-        square = crop_and_resize(image.convert("L" if channels == 1 else "RGB"), height, None, 1.0, resize)
+        square = center_crop(image.convert("L" if channels == 1 else "RGB"), height, resize)
         pixels = torch.from_numpy(np.array(square)).float().div(255)
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         with torch.inference_mode():
