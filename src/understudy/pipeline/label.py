@@ -76,7 +76,7 @@ class Labeling:
         return Manifest(
             data=train.name, samples=len(train), shape=train.shape, classes=classes,
             teachers=self.pipeline.teacher_digests(), mean=self.pipeline.recipe.mean, views=asdict(self.views),
-            decoder=f"Pillow {PIL.__version__}", batch=self.config.batch_size, shard=SHARD,
+            decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}", batch=self.config.batch_size, shard=SHARD,
             signals=tuple(self._signals(len(classes))), config=self.config.model_dump(mode="json"),
         )  # fmt: skip
 
@@ -199,6 +199,8 @@ def _shards(
     assert teacher is not None, "targets have a teacher"
     teacher.watch({one.name for one in manifest.signals} - {"logits"})
     batches, bounds = job.batches(fabric), shard_rows(manifest)
+    if fabric.world_size == 1:  # else each process would keep all
+        batches.keep_decoded(len(numbers) * SHARD, Terminal().say)
     for together in _consecutive(numbers):
         steps = [_steps(number, len(bounds), batches.steps) for number in together]
         stream = batches.stream(steps[0].start, steps[-1].stop)
