@@ -1,0 +1,162 @@
+"""How many CPU threads a run computes with: chosen where it begins, by a few timed steps.
+
+Every operation waits for the slowest of its threads. On an idle machine more threads are faster for all but small
+networks; where another process takes one of the cores, threads on all of them are several times slower than one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from understudy.models import to_channels_last
+from understudy.pipeline.base import Pipeline
+from understudy.pipeline.device import accelerator_of, usable_cores
+from understudy.signals import Batch
+from understudy.training.optimizer import make_optimizer
+
+_SECONDS = 0.1  # of timed steps, if they are that short
+_STEP = 0.01  # seconds: of longer steps, a smaller batch is timed
+_GROWTH = 4  # of the batch, until it takes so long
+_TURNS = 5  # of each number of threads
+_SLOWER = 1.3  # times the best: not timed again
+_WORTH = 0.95  # of the time, for more threads: they keep other processes from the cores
+
+
+@dataclass(frozen=True)
+class Threads:
+    """A number of threads.
+
+    Attributes:
+        reason: how long a step takes with it and with others, as one line; empty where nothing was timed.
+    """
+
+    count: int
+    reason: str = ""
+
+
+def choose_threads(pipeline: Pipeline[Any], fabric: Fabric, jobs: int = 1) -> Threads:
+    """The number of threads to train with: as `threads` or OMP_NUM_THREADS says, else the fastest of those tried.
+
+    At most as many are tried as torch would use, and as there are cores in the affinity and the quota of the process.
+    Each of several data-parallel processes, and of several jobs, gets its share of them.
+
+    Args:
+        jobs: how many of the kind are to run at a time.
+    """
+    if pipeline.recipe.threads is not None:
+        return Threads(pipeline.recipe.threads)
+    known = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ or accelerator_of(pipeline.recipe) != "cpu":
+        return Threads(max(1, known // jobs))
+    most = max(1, min(known, usable_cores()) // (jobs * pipeline.recipe.devices))
+    if most == 1 or fabric.world_size > 1:
+        return Threads(most)
+    with torch.random.fork_rng(devices=[]):
+        update = _throw_away_update(pipeline, fabric)
+        size = affordable_size(update, pipeline.recipe.micro_batch or pipeline.recipe.batch_size)
+        seconds = time_threads(partial(update, size), candidates(most))
+    times = ", ".join(f"{1e3 * time:.3g} ms with {count}" for count, time in seconds.items())
+    return Threads(fastest(seconds), f"timed steps of {size} samples take {times}")
+
+
+def candidates(most: int) -> list[int]:
+    """The numbers of threads to try: the powers of two, and all.
+
+    >>> candidates(2), candidates(12)
+    ([1, 2], [1, 2, 4, 8, 12])
+    """
+    return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
+
+
+def fastest(seconds: Mapping[int, float]) -> int:
+    """The number of threads with the shortest step; of nearly equal ones the smallest.
+
+    >>> fastest({1: 0.40, 2: 0.39, 4: 1.20}), fastest({1: 3.1, 2: 1.8})
+    (1, 2)
+    """
+    best = min(seconds.values())
+    return min(count for count, time in seconds.items() if time * _WORTH <= best)
+
+
+def time_threads(step: Callable[[], object], counts: Sequence[int], seconds: float = _SECONDS) -> dict[int, float]:
+    """The mean time of a step with each number of threads, in seconds.
+
+    They take turns, each for a few milliseconds, so that the load of the moment meets all of them. The mean counts, as
+    a wait for a core that others use is rare and long. Those that are clearly slower drop out.
+    """
+    spent, steps = dict.fromkeys(counts, 0.0), dict.fromkeys(counts, 0)
+    running, turn, start = list(counts), seconds / (_TURNS * len(counts)), time.perf_counter()
+    while len(running) > 1 and time.perf_counter() - start < seconds:
+        second = all(steps.values())
+        for count in running:
+            with using_threads(count):
+                begin = now = time.perf_counter()
+                while now - begin < turn:
+                    step()
+                    steps[count] += 1
+                    now = time.perf_counter()
+            spent[count] += now - begin
+        if second:
+            best = min(spent[count] / steps[count] for count in running)
+            running = [count for count in running if spent[count] / steps[count] < _SLOWER * best]
+    return {count: spent[count] / steps[count] for count in counts}
+
+
+def affordable_size(update: Callable[[int], object], most: int) -> int:
+    """How many samples, of at most `most`, are updated on by one thread in a short time; at least two, for BatchNorm."""
+    size = min(2, most)
+    with using_threads(1):
+        if _seconds(update, size) > 10 * _STEP:  # even though the first update is slower
+            return size
+        while size < most and _seconds(update, size) < _STEP / _GROWTH:
+            size = min(_GROWTH * size, most)
+    return size
+
+
+def _seconds(update: Callable[[int], object], size: int) -> float:
+    start = time.perf_counter()
+    update(size)
+    return time.perf_counter() - start
+
+
+def _throw_away_update(pipeline: Pipeline[Any], fabric: Fabric) -> Callable[[int], None]:
+    """An update of a student that is made for this alone, beside an answer of the teacher, on blank samples."""
+    teacher = pipeline.teacher(fabric.device)
+    network = pipeline.student(pipeline.contract(), 0, several=True)
+    to_channels_last(network.train(), fabric.device)
+    optimizer = make_optimizer(network, pipeline.recipe.optimizer)
+    shapes = {name: source.shape for name, source in pipeline.data.train.modalities.items()}
+
+    def update(size: int) -> None:
+        ids = torch.zeros(size, dtype=torch.int64)
+        inputs = {name: torch.full((size, *shape), 0.5) for name, shape in shapes.items()}
+        batch = Batch(ids, ids, inputs if len(inputs) > 1 else next(iter(inputs.values())), None)
+        optimizer.zero_grad()
+        with fabric.autocast():
+            if teacher is not None:
+                teacher(batch)
+            loss = network(batch).logits.float().square().mean()
+        loss.backward()
+        optimizer.step()
+
+    return update
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Have torch use so many threads; as many as before where None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
