@@ -112,7 +112,7 @@ def time_threads(step: Callable[[], object], counts: Sequence[int], seconds: flo
 
 
 def affordable_size(update: Callable[[int], object], most: int) -> int:
-    """How many samples, of at most `most`, are updated on by one thread in a short time; at least two, for BatchNorm."""
+    """How many samples, of at most `most`, one thread updates on in a short time; at least two, as BatchNorm needs."""
     size = min(2, most)
     with using_threads(1):
         if _seconds(update, size) > 10 * _STEP:  # even though the first update is slower
