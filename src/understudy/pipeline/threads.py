@@ -24,8 +24,7 @@ from understudy.signals import Batch
 from understudy.training.optimizer import make_optimizer
 
 _SECONDS = 0.1  # of timed steps, if they are that short
-_STEP = 0.01  # seconds: of longer steps, a smaller batch is timed
-_GROWTH = 4  # of the batch, until it takes so long
+_STEP = 0.03  # seconds: of longer steps, a smaller batch is timed; one of a few samples would not gain by threads
 _TURNS = 5  # of each number of threads
 _SLOWER = 1.3  # times the best: not timed again
 _WORTH = 0.95  # of the time, for more threads: they keep other processes from the cores
@@ -93,6 +92,9 @@ def time_threads(step: Callable[[], object], counts: Sequence[int], seconds: flo
     They take turns, each for a few milliseconds, so that the load of the moment meets all of them. The mean counts, as
     a wait for a core that others use is rare and long. Those that are clearly slower drop out.
     """
+    for count in counts:
+        with using_threads(count):
+            step()  # starts the threads, and has libraries prepare their kernels for so many
     spent, steps = dict.fromkeys(counts, 0.0), dict.fromkeys(counts, 0)
     running, turn, start = list(counts), seconds / (_TURNS * len(counts)), time.perf_counter()
     while len(running) > 1 and time.perf_counter() - start < seconds:
@@ -117,8 +119,8 @@ def affordable_size(update: Callable[[int], object], most: int) -> int:
     with using_threads(1):
         if _seconds(update, size) > 10 * _STEP:  # even though the first update is slower
             return size
-        while size < most and _seconds(update, size) < _STEP / _GROWTH:
-            size = min(_GROWTH * size, most)
+        while size < most and _seconds(update, size) < _STEP / 2:
+            size = min(2 * size, most)
     return size
 
 
