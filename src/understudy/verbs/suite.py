@@ -211,8 +211,8 @@ def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides
     try:
         if run.finished:
             return run
-        pipeline = Train(recipe, planned.overrides)
-        return train_and_evaluate(pipeline, run, found.command, threads=threads_of(found))
+        threads = threads_of(found)
+        return train_and_evaluate(Train(recipe, planned.overrides), run, found.command, threads=threads)
     except Exception:
         run.abandon()
         raise
