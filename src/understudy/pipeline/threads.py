@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from understudy.config.options import MachineOptions
+from understudy.data import Source
 from understudy.models import to_channels_last
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import accelerator_of, usable_cores
@@ -43,26 +45,41 @@ class Threads:
 
 
 def choose_threads(pipeline: Pipeline[Any], fabric: Fabric, jobs: int = 1) -> Threads:
-    """The number of threads to train with: as `threads` or OMP_NUM_THREADS says, else the fastest of those tried.
+    """The number of threads to train with, by updates of a student that is made for this alone.
+
+    Args:
+        jobs: how many of the kind are to run at a time.
+    """
+    recipe = pipeline.recipe
+    size = recipe.micro_batch or recipe.batch_size
+    return threads_by_trial(recipe, fabric, lambda: _throw_away_update(pipeline, fabric), size, jobs)
+
+
+def threads_by_trial(
+    options: MachineOptions, fabric: Fabric, prepare: Callable[[], Callable[[int], object]], most: int, jobs: int = 1
+) -> Threads:
+    """The number of threads to compute with: as `threads` or OMP_NUM_THREADS says, else the fastest of those tried.
 
     At most as many are tried as torch would use, and as there are cores in the affinity and the quota of the process.
     Each of several data-parallel processes, and of several jobs, gets its share of them.
 
     Args:
+        prepare: makes what is timed, a function of the number of samples.
+        most: samples of a step.
         jobs: how many of the kind are to run at a time.
     """
-    if pipeline.recipe.threads is not None:
-        return Threads(pipeline.recipe.threads)
+    if options.threads is not None:
+        return Threads(options.threads)
     known = torch.get_num_threads()
-    if "OMP_NUM_THREADS" in os.environ or accelerator_of(pipeline.recipe) != "cpu":
+    if "OMP_NUM_THREADS" in os.environ or accelerator_of(options) != "cpu":
         return Threads(max(1, known // jobs))
-    most = max(1, min(known, usable_cores()) // (jobs * pipeline.recipe.devices))
-    if most == 1 or fabric.world_size > 1:
-        return Threads(most)
+    cores = max(1, min(known, usable_cores()) // (jobs * options.devices))
+    if cores == 1 or fabric.world_size > 1:
+        return Threads(cores)
     with torch.random.fork_rng(devices=[]):
-        update = _throw_away_update(pipeline, fabric)
-        size = affordable_size(update, pipeline.recipe.micro_batch or pipeline.recipe.batch_size)
-        seconds = time_threads(partial(update, size), candidates(most))
+        step = prepare()
+        size = affordable_size(step, most)
+        seconds = time_threads(partial(step, size), candidates(cores))
     times = ", ".join(f"{1e3 * time:.3g} ms with {count}" for count, time in seconds.items())
     return Threads(fastest(seconds), f"timed steps of {size} samples take {times}")
 
@@ -130,18 +147,23 @@ def _seconds(update: Callable[[int], object], size: int) -> float:
     return time.perf_counter() - start
 
 
+def blank_batch(source: Source, size: int) -> Batch:
+    """So many samples of a source as a batch, but gray."""
+    ids = source.ids[torch.arange(size) % len(source)]
+    inputs = {name: torch.full((size, *one.shape), 0.5) for name, one in source.modalities.items()}
+    return Batch(ids, ids, inputs if len(inputs) > 1 else next(iter(inputs.values())), None)
+
+
 def _throw_away_update(pipeline: Pipeline[Any], fabric: Fabric) -> Callable[[int], None]:
     """An update of a student that is made for this alone, beside an answer of the teacher, on blank samples."""
     teacher = pipeline.teacher(fabric.device)
     network = pipeline.student(pipeline.contract(), 0, several=True)
     to_channels_last(network.train(), fabric.device)
     optimizer = make_optimizer(network, pipeline.recipe.optimizer)
-    shapes = {name: source.shape for name, source in pipeline.data.train.modalities.items()}
+    train = pipeline.data.train
 
     def update(size: int) -> None:
-        ids = torch.zeros(size, dtype=torch.int64)
-        inputs = {name: torch.full((size, *shape), 0.5) for name, shape in shapes.items()}
-        batch = Batch(ids, ids, inputs if len(inputs) > 1 else next(iter(inputs.values())), None)
+        batch = blank_batch(train, size)
         optimizer.zero_grad()
         with fabric.autocast():
             if teacher is not None:
