@@ -73,7 +73,7 @@ def test_steps_are_timed_with_each_number(monkeypatch: pytest.MonkeyPatch, cost:
     assert used == [1], "what was set is set again"
     assert now[0] < 0.2
     assert affordable_size(lambda size: now.__setitem__(0, now[0] + 1e-3), 100) == 100
-    assert affordable_size(lambda size: now.__setitem__(0, now[0] + 1e-3 * size), 100) == 8
+    assert affordable_size(lambda size: now.__setitem__(0, now[0] + 1e-3 * size), 100) == 16
     assert affordable_size(lambda size: now.__setitem__(0, now[0] + 1.0), 100) == 2
 
 
