@@ -171,7 +171,9 @@ class Loop:
         return Random(step).sample(self.members, len(self.members))
 
     def _check_finite(self) -> None:
-        """Raise if a loss on any rank was NaN or infinite, before anything is saved."""
+        """Raise if a loss on any rank was NaN or infinite, or a batch was at fault, before anything is saved."""
+        for member in self.members:
+            member.check()
         if self.fabric.world_size > 1:
             dist.all_reduce(self._first_nonfinite, dist.ReduceOp.MAX)
         for member, step in zip(self.members, self._first_nonfinite.tolist(), strict=True):

@@ -118,7 +118,8 @@ class Member:
             synchronize_batch_norm(self.learner)
         ignored = ddp_ignored_buffers(self.learner)
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, ignored)
-        self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.optimizer_config))
+        optimizer = make_optimizer(self.learner, self.optimizer_config)
+        self.module, self.optimizer = fabric.setup(self.learner, optimizer, move_to_device=False)  # it is there
         self.metrics = EpochMetrics(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
     def step(
@@ -158,6 +159,15 @@ class Member:
         if self.ema is not None and config.ema is not None:
             update_ema(self.ema, self.learner.network, config.ema)
         return total
+
+    def check(self) -> None:
+        """Raise if an objective found fault with a batch since the last check; see `Objective.check`."""
+        try:
+            for part in self.learner.objective.modules():
+                if isinstance(part, Objective):
+                    part.check()
+        except ValueError as error:
+            raise UnderstudyError(str(error)) from error
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state that a resumed run needs, as flat tensors."""

@@ -29,6 +29,7 @@ class NegativeSampler(nn.Module):
     low: Tensor
     high: Tensor
     known: Tensor | None
+    faults: Tensor
 
     def __init__(self, size: int, ids: Tensor | None = None, targets: Tensor | None = None) -> None:
         super().__init__()
@@ -54,9 +55,13 @@ class NegativeSampler(nn.Module):
         low, high = (torch.searchsorted(in_order, groups, right=right) for right in (False, True))
         for name, buffer in zip(self.BUFFERS, (ids, groups, order, low, high), strict=True):
             self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("faults", torch.zeros(2, dtype=torch.bool), persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row, or occurs twice."""
+        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row, or occurs twice.
+
+        Accelerators only note it, for `check`: raising at once would take waiting for the device in every step.
+        """
         size = len(self.groups)
         if self.known is None:
             rows, unknown = ids, (ids < 0) | (ids >= size)
@@ -65,13 +70,26 @@ class NegativeSampler(nn.Module):
             unknown = self.known[rows] != ids
         in_order = ids.sort().values
         repeated = in_order[1:] == in_order[:-1]
-        if bool(unknown.any() | repeated.any()):  # one test for both, as it synchronizes accelerators
+        if ids.device.type != "cpu":
+            self.faults.logical_or_(torch.stack([repeated.any(), unknown.any()]))
+            return rows.clamp(0, size - 1)
+        if bool(unknown.any() | repeated.any()):
             if bool(repeated.any()):
                 raise ValueError(f"sample {int(in_order[1:][repeated][0])} is in the batch more than once; "
                                  "a batch must not repeat samples, as each has one row of the bank")  # fmt: skip
             why = f"ids must be from 0 to {size - 1}" if self.known is None else "the bank was built without it"
             raise ValueError(f"sample {int(ids[unknown][0])} has no row in the bank: {why}")
         return rows
+
+    def check(self) -> None:
+        """Raise a ValueError if `rows` noted a fault on an accelerator, which is waited for."""
+        if self.faults.device.type == "cpu":
+            return
+        repeated, unknown = self.faults.tolist()
+        if repeated:
+            raise ValueError("a sample was in a batch more than once, but it has one row of the bank")
+        if unknown:
+            raise ValueError("a sample has no row in the bank: it was built without it")
 
     def negatives(self, rows: Tensor, number: int, *, sampled: bool) -> Negatives:
         """The negatives of some rows: `number` drawn ones each, or all possible ones weighted as that many."""
