@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,11 @@ def waited() -> dict[str, list[str]]:
         batch = next(stream)
         waits.found.clear()
         loop._update(batch, 12)
-    return {member.name: member.found for member in loop.members if isinstance(member, Watched)} | {"all": waits.found}
+    found = {member.name: member.found for member in loop.members if isinstance(member, Watched)} | {"all": waits.found}
+    # collected here, by themselves: torch crashed where autograd's nodes of fake tensors were collected with others
+    del loop, batch, stream, batches, members
+    gc.collect()
+    return found
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # autocast and copies of tensors without data

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from understudy.config.options import OptimizerConfig
@@ -19,7 +20,7 @@ from understudy.objectives import Objective, ddp_ignored_buffers, synchronize_ba
 from understudy.objectives.batch_norm import average_running_statistics
 from understudy.randomness import name_key, seed_of
 from understudy.signals import Batch, Signals
-from understudy.training.optimizer import limit_norms, make_optimizer, update_ema
+from understudy.training.optimizer import counted_together, limit_norms, make_optimizer, update_ema
 
 
 class Learner(nn.Module):
@@ -83,6 +84,7 @@ class Member:
         uses_teacher: whether the teacher's outputs are passed to its objective and its agreement is reported.
         module: the learner as wrapped by Fabric.
         best: the highest validation accuracy and its weights, if training stops early.
+        norms: the network's BatchNorm layers.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Member:
     ema: Network | None = None
     best: tuple[float, dict[str, Tensor]] | None = None
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics(torch.zeros(5, dtype=torch.float64)))
+    norms: list[_BatchNorm] = field(default_factory=list)
 
     @property
     def network(self) -> Network:
@@ -114,6 +117,7 @@ class Member:
         if self.optimizer_config.ema is not None:
             self.ema = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
         network.watch(self.learner.objective.needs.student)
+        self.norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
         if micro_batch is None:
             synchronize_batch_norm(self.learner)
         ignored = ddp_ignored_buffers(self.learner)
@@ -143,7 +147,8 @@ class Member:
             part = batch if whole else batch[rows]
             teacher_out = teacher if whole or teacher is None else teacher[rows]
             with fabric.no_backward_sync(self.module, enabled=not last):
-                loss, logits = self.module(part, teacher_out)
+                with counted_together(self.norms):
+                    loss, logits = self.module(part, teacher_out)
                 # gradients are averaged over the ranks: weight by the share of the whole batch times their number
                 fabric.backward(loss * (len(part) * fabric.world_size / samples))
             self.metrics.update(loss, logits, part, teacher_out)
