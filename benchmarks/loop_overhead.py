@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource, open_source
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.models import build
 from understudy.objectives import CrossEntropy
@@ -78,7 +78,7 @@ def ours(images: Tensor, targets: Tensor) -> Callable[[int], None]:
 
     def run(steps: int) -> None:
         part = source.subset(torch.arange(min(steps * BATCH, len(source))))
-        batches = BatchLoader(part, NO_AUGMENTATION, BATCH, 0, fabric.device)
+        batches = BatchLoader(part, Views(), BATCH, 0, fabric.device)
         Loop(fabric, [member], batches, TrainRecipe(epochs=1, batch_size=BATCH, optimizer=recipe)).run()
 
     return run

@@ -21,6 +21,7 @@ from understudy.config.recipe import Recipe
 from understudy.data import Source, fraction, omit_classes, only_classes, stratified_split
 from understudy.data.loader import BatchLoader, EpochSampler
 from understudy.data.modalities import check_modality
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
@@ -125,9 +126,14 @@ class Pipeline(ABC, Generic[R]):
         """The training batches of one process."""
         data, recipe = self.data, self.recipe
         return BatchLoader(
-            data.train, data.augmentation, recipe.batch_size, recipe.seed, device, rank, world, workers, recipe.steps,
-            recipe.mixup, sampler=data.sampler,
+            data.train, self.views, recipe.batch_size, recipe.seed, device, rank, world, workers, recipe.steps,
+            sampler=data.sampler,
         )  # fmt: skip
+
+    @property
+    def views(self) -> Views:
+        """What the samples look like in each epoch."""
+        return Views(self.data.augmentation, self.recipe.seed, mixup=self.recipe.mixup)
 
     # --- teachers -----------------------------------------------------------------------------------------
 
