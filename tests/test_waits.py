@@ -17,12 +17,14 @@ from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource
 from understudy.data.augment import Augmentation
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.pipeline.loss import compose, parse_term
 from understudy.randomness import mix, seed_of
 from understudy.teachers import Teacher
 from understudy.training import Learner, Loop, Member
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 EVERYTHING = OptimizerConfig(name="sgd", lr=1e-3, schedule="cosine", clip=1.0, max_norm=1.0, ema=0.9)
@@ -63,8 +65,8 @@ def on_fake_cuda(loop: Loop) -> Loop:
     for member in loop.members:
         member.setup(loop.fabric)
         member.learner.train()
-    loop._first_nonfinite = torch.full((len(loop.members),), -1, device=CUDA)
     loop.timer = StepTimer([], torch.device("cpu"))  # events take a driver
+    loop._make_update = EagerStep(loop.fabric, loop.members, loop.timer, loop.teacher)
     return loop
 
 
@@ -78,7 +80,7 @@ def waited() -> dict[str, list[str]]:
     teacher.watch({name for m in members for name in m.learner.objective.needs.teacher} - {"logits"})
     with fake_cuda(waits):
         teacher.network.to(CUDA)
-        batches = BatchLoader(source, MOVING, 12, 0, CUDA)
+        batches = BatchLoader(source, Views(MOVING), 12, 0, CUDA)
         loop = on_fake_cuda(Loop(fake_fabric(), members, batches, RECIPE, teacher))
         stream = loop.batches.stream(0, 3)
         loop._update(next(stream), 12)
@@ -91,6 +93,23 @@ def waited() -> dict[str, list[str]]:
     del loop, batch, stream, batches, members
     gc.collect()
     return found
+
+
+@pytest.mark.parametrize("updates", [None, 9])
+def test_batches_of_mixed_samples_wait_nowhere(updates: int | None) -> None:
+    """The host finds out who is mixed with whom, which takes numbers; the device is sent the result."""
+    views = Views(MOVING, mixup=0.123)  # an alpha of its own: the weights' quantiles are kept
+    on_host = BatchLoader(images(), views, 12, 0, torch.device("cpu"), total_steps=updates)
+    steps = [on_host._step(number) for number in range(3)]
+    waits = Waits()
+    with fake_cuda(waits):
+        loader = BatchLoader(images(), views, 12, 0, CUDA, total_steps=updates)
+        loader._step = steps.__getitem__  # type: ignore[method-assign]
+        stream = loader.stream(0, 3)
+        next(stream)
+        waits.found.clear()
+        assert next(stream).weight is not None
+        assert waits.found == []
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # autocast and copies of tensors without data

@@ -128,8 +128,9 @@ class Member:
         self.metrics = EpochMetrics(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
     def step(
-        self, fabric: Fabric, batch: Batch, teacher: Signals | None, lr: float, samples: int, micro_batch: int | None
-    ) -> Tensor:
+        self, fabric: Fabric, batch: Batch, teacher: Signals | None, lr: float | Tensor, samples: int,
+        micro_batch: int | None,
+    ) -> Tensor:  # fmt: skip
         """Make one update on this rank's part of a batch of `samples` on all ranks; returns this rank's loss.
 
         Micro-batches, of `micro_batch` samples per forward pass or fewer at last, but not of a single one, are weighted

@@ -32,7 +32,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     fused = all(p.device.type in ("cpu", "cuda") for p in trainable) and not to_initial
     optimizer: torch.optim.Optimizer
     if config.name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+        # else it refuses to be captured, although fused ones count their steps on the device
+        capturable = fused and trainable[0].device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused, capturable=capturable)
     else:
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     if to_initial:

@@ -14,7 +14,8 @@ class NegativeSampler(nn.Module):
 
     Rows of the same group, which is a class or a single unlabeled sample, are never each other's negatives.
     `ids` (M,) int64 may be in any order, by default 0 .. M - 1; `targets` (M,) are their classes, -1 if unlabeled.
-    The buffers are not saved: they are rebuilt from the data.
+    The buffers are not saved: they are rebuilt from the data. `seed`, a scalar in [0, 2^62), takes the place of draws
+    from torch's global generator: a step that was captured in a graph reads it from there.
 
     >>> sampler = NegativeSampler(4, ids=torch.tensor([10, 20, 30, 40]), targets=torch.tensor([0, 0, 1, 1]))
     >>> rows = sampler.rows(torch.tensor([30, 10]))
@@ -30,6 +31,7 @@ class NegativeSampler(nn.Module):
     high: Tensor
     known: Tensor | None
     faults: Tensor
+    seed: Tensor | None = None
 
     def __init__(self, size: int, ids: Tensor | None = None, targets: Tensor | None = None) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class NegativeSampler(nn.Module):
 
         A sample's negatives thus depend neither on the rest of the batch nor on its rank.
         """
-        return hash_int64(rows + int(torch.randint(2**62, ())))
+        return hash_int64(rows + (int(torch.randint(2**62, ())) if self.seed is None else self.seed))
 
     def draw(self, rows: Tensor, number: int, streams: Tensor | None = None) -> Tensor:
         """(B, number) rows drawn uniformly, with replacement, from the possible negatives of each row."""
