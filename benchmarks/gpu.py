@@ -3,12 +3,12 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --quick
 
-Launches and waits are per step, from torch.profiler. A step is of WRN-16-2 as the teacher and of 1, 7 and 21 students at
-B = 64 on 50,000 random images of 32x32 in memory, views and teacher included: "eager" launches every kernel; "ahead" makes
-views and the teacher's answers for 16 steps at once; "graphed" replays the students' updates as one graph as well;
-"compiled" also compiles the students, and on a CPU there is neither. The input path decodes JPEG files of 500x375 to random crops of 224x224. Last, as far
-as the time allows, a ResNet-20 teaches a ResNet-8 on CIFAR-100 (where it is in the data folder). --quick tries the code, and
-its numbers mean nothing.
+Launches and waits are per step, from torch.profiler. A step is of WRN-16-2 as the teacher and of 1, 7 and 21 students
+at B = 64 on 50,000 random images of 32x32 in memory, views and teacher included: "eager" launches every kernel; "ahead"
+makes views and the teacher's answers for 16 steps at once; "graphed" replays the students' updates as one graph as
+well; "compiled" also compiles the students. On a CPU there are the first two. The input path decodes JPEG files of
+500x375 to random crops of 224x224. Last, as far as the time allows, a ResNet-20 teaches a ResNet-8 on CIFAR-100 (where
+it is in the data folder). --quick tries the code, and its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def measure_input(fabric: Fabric, scale: Scale, folder: Path) -> None:
 
 def train_pair(device: torch.device, quick: bool, seconds: float, folder: Path) -> None:
     """A teacher and a student for as many epochs as the time allows, judged by a first epoch."""
-    data, teacher, student = ("digits", "cnn:4-8", "cnn:4") if quick else ("cifar100", "cifar:resnet20", "cifar:resnet8")
+    data, teacher, student = "cifar100", "cifar:resnet20", "cifar:resnet8"
+    if quick:
+        data, teacher, student = "digits", "cnn:4-8", "cnn:4"
     options = {"accelerator": device.type, "optimizer": "sgd", "lr": 0.05, "workers": 0}
     started = time.monotonic()
     try:

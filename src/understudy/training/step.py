@@ -293,7 +293,8 @@ def _map_batch(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
 def _map_signals(function: Callable[[Tensor], Tensor], signals: Signals) -> Signals:
     embedding = None if signals.embedding is None else function(signals.embedding)
     features = {name: function(x) for name, x in signals.features.items()}
-    return Signals(function(signals.logits), embedding, features, tuple(_map_signals(function, m) for m in signals.members))
+    members = tuple(_map_signals(function, member) for member in signals.members)
+    return Signals(function(signals.logits), embedding, features, members)
 
 
 def _tensors(batch: Batch, teacher: Signals | None) -> list[Tensor]:
