@@ -94,8 +94,9 @@ class Cohort:
         together = 1 if mode == "eager" else AHEAD
         views = Views(Augmentation(translate=4, flip=True))
         loader = BatchLoader(source, views, scale.batch, 0, device, total_steps=10**6, together=together)
-        ahead = AnswersAhead(fabric, loader, teacher, together)
-        eager = EagerStep(fabric, cohort, StepTimer([], torch.device("cpu")), ahead)
+        timer = StepTimer(["teacher", *(member.name for member in cohort)], torch.device("cpu"))
+        ahead = AnswersAhead(fabric, loader, teacher, together, timer)
+        eager = EagerStep(fabric, cohort, timer, ahead)
         graphed = mode in ("graphed", "compiled") and device.type == "cuda"
         self.update = GraphedStep(eager, cuda_graph, eager_steps=3) if graphed else eager
         self.batches: Iterator[Batch] = ahead.stream(0, 10**6)
@@ -153,12 +154,13 @@ def measure_input(fabric: Fabric, scale: Scale, folder: Path) -> None:
     source, workers = open_source(folder, size=224).train, min(os.cpu_count() or 1, 8)
     views = Views(Augmentation(crop_scale=0.25, flip=True))
     loader = BatchLoader(source, views, min(scale.batch, len(source)), 0, fabric.device, workers=workers)
+    started, images = time.perf_counter(), 0
     for epoch in range(2):  # the first starts the workers
         started, images = time.perf_counter(), 0
         for batch in loader.epoch(epoch):
             images += len(batch)
         wait(fabric.device)
-        speed = images / (time.perf_counter() - started)
+    speed = images / (time.perf_counter() - started)
     print(f"input path at 224 pixels, {workers} workers: {speed:,.0f} images/s", flush=True)
 
 

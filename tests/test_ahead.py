@@ -18,6 +18,7 @@ from understudy.data.views import Views
 from understudy.models import InputContract, build
 from understudy.teachers import Teacher
 from understudy.training.ahead import AnswersAhead, steps_together
+from understudy.training.timing import StepTimer
 
 GPU_BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -43,7 +44,8 @@ def test_answers_are_the_teachers_wherever_a_run_begins(together: int, start: in
     """The same bits as those of a run that began at step 0; those of the teacher's own up to rounding."""
     teacher = Teacher(build("cnn:4", InputContract((1, 6, 5), (0.5,), (0.3,), ("a", "b", "c"))))
     fabric = Fabric(accelerator="cpu", devices=1)
-    ahead = [AnswersAhead(fabric, loader(12, together), teacher, together) for _ in range(2)]
+    timer = StepTimer(["teacher"], CPU)
+    ahead = [AnswersAhead(fabric, loader(12, together), teacher, together, timer) for _ in range(2)]
     whole = [(batch, ahead[0](batch).logits) for batch in ahead[0].stream(0, 12)]
     rest = [(batch, ahead[1](batch).logits) for batch in ahead[1].stream(start, 12)]
     assert len(rest) == 12 - start

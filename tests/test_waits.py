@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fake_cuda import CUDA, Waits, fake_cuda, fake_fabric
@@ -22,6 +23,7 @@ from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.pipeline.loss import compose, parse_term
 from understudy.randomness import mix, seed_of
+from understudy.signals import Batch
 from understudy.teachers import Teacher
 from understudy.training import Learner, Loop, Member
 from understudy.training.step import EagerStep
@@ -41,9 +43,9 @@ class Watched(Member):
     waits: Waits = field(default_factory=Waits)
     found: list[str] = field(default_factory=list)
 
-    def step(self, *args: Any) -> Tensor:
+    def step(self, fabric: Fabric, batch: Batch, *args: Any, **named: Any) -> Tensor:
         before = len(self.waits.found)
-        loss = super().step(*args)
+        loss = super().step(fabric, batch, *args, **named)
         self.found = self.waits.found[before:]
         return loss
 

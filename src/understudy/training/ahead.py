@@ -11,6 +11,7 @@ from torch import Tensor
 
 from understudy.data.loader import BatchLoader
 from understudy.signals import Batch, Signals
+from understudy.training.timing import StepTimer
 
 
 class AnswersAhead:
@@ -20,12 +21,14 @@ class AnswersAhead:
 
     Args:
         together: the steps of a chunk.
+        timer: is told what the teacher takes.
     """
 
     def __init__(
-        self, fabric: Fabric, batches: BatchLoader, teacher: Callable[[Batch], Signals], together: int
+        self, fabric: Fabric, batches: BatchLoader, teacher: Callable[[Batch], Signals], together: int, timer: StepTimer
     ) -> None:
-        self.fabric, self.batches, self.teacher, self.together = fabric, batches, teacher, together
+        self.fabric, self.batches, self.teacher = fabric, batches, teacher
+        self.together, self.timer = together, timer
         self._answer: Signals | None = None
 
     def __call__(self, batch: Batch) -> Signals:
@@ -38,7 +41,7 @@ class AnswersAhead:
         first = start - start % self.together
         stream = self.batches.stream(first, stop)
         while chunk := list(islice(stream, self.together)):
-            with self.fabric.autocast():
+            with self.fabric.autocast(), self.timer.apart("teacher", sum(map(len, chunk))):
                 answers = self.teacher(_joined(chunk))
             place = 0
             for batch in chunk:

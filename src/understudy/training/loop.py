@@ -135,7 +135,7 @@ class Loop:
         self.batches.together = together
         if self.teacher is None:
             return None, self.batches.stream
-        ahead = AnswersAhead(self.fabric, self.batches, self.teacher, together)
+        ahead = AnswersAhead(self.fabric, self.batches, self.teacher, together, self.timer)
         return ahead, ahead.stream
 
     def _sync_ranks(self, signal_number: int, samples: int, checkpoint_due: bool) -> tuple[int, int, bool]:

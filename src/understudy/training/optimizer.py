@@ -95,10 +95,10 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
         (moving if average.is_floating_point() else counts).append((average, value))
     if moving:
         averages, values = zip(*moving, strict=True)
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        torch._foreach_lerp_(averages, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     if counts:
         averages, values = zip(*counts, strict=True)
-        torch._foreach_copy_(averages, values)
+        torch._foreach_copy_(averages, values)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager
@@ -122,4 +122,4 @@ def counted_together(layers: Sequence[_BatchNorm]) -> Iterator[None]:
         for layer, count in counted:
             layer.num_batches_tracked = count
     if counted:
-        torch._foreach_add_([count for _, count in counted], 1)
+        torch._foreach_add_([count for _, count in counted], 1)  # pyright: ignore[reportPrivateImportUsage]

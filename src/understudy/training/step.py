@@ -17,6 +17,7 @@ from understudy.objectives.crd.negatives import NegativeSampler
 from understudy.randomness import seed_of
 from understudy.signals import Batch, Signals
 from understudy.training.member import Member
+from understudy.training.static import map_batch, map_signals, tensors_of
 from understudy.training.timing import StepTimer
 
 _EAGER_STEPS = 11  # of each shape before it is captured: the timer counts eight of them
@@ -50,7 +51,7 @@ class EagerStep:
 
     def __post_init__(self) -> None:
         self.first_nonfinite = torch.full((len(self.members),), -1, device=self.fabric.device)
-        if self.fabric.device.type == "cuda":
+        if self.fabric.device.type == "cuda" and _all_fused(self.members):  # others would read it on the host
             self.rate = torch.zeros((), device=self.fabric.device)
 
     def __call__(self, batch: Batch, samples: int, step: int, lr: float) -> None:
@@ -129,7 +130,7 @@ class GraphedStep:
         return self.eager.first_nonfinite
 
     def __call__(self, batch: Batch, samples: int, step: int, lr: float) -> None:
-        shape = samples, tuple((tuple(x.shape), x.dtype) for x in _tensors(batch, None))
+        shape = samples, tuple((tuple(x.shape), x.dtype) for x in tensors_of(batch, None))
         self.seen[shape] += 1
         recorded = self.recorded.get(shape)
         few = len(self.recorded) < _MOST_GRAPHS or recorded is not None
@@ -152,8 +153,8 @@ class GraphedStep:
             self._replay_checked(recorded, batch, teacher, samples, step, lr)
 
     def _record(self, batch: Batch, teacher: Signals | None, samples: int) -> _Recorded:
-        static_batch = _map_batch(torch.clone, batch)
-        static_teacher = None if teacher is None else _map_signals(torch.clone, teacher)
+        static_batch = map_batch(torch.clone, batch)
+        static_teacher = None if teacher is None else map_signals(torch.clone, teacher)
         losses: list[Tensor] = []
 
         def update(member: Member) -> Callable[[], None]:
@@ -172,10 +173,11 @@ class GraphedStep:
         finally:
             for _, sampler, _ in self.draws:
                 sampler.seed = None
-        return _Recorded(replay, _tensors(static_batch, static_teacher))
+        return _Recorded(replay, tensors_of(static_batch, static_teacher))
 
     def _replay(self, recorded: _Recorded, batch: Batch, teacher: Signals | None, step: int, lr: float) -> None:
-        torch._foreach_copy_(recorded.inputs, _tensors(batch, teacher))
+        given = tensors_of(batch, teacher)
+        torch._foreach_copy_(recorded.inputs, given)  # pyright: ignore[reportPrivateImportUsage]
         self.step.fill_(step)
         assert self.eager.rate is not None
         self.eager.rate.fill_(lr)
@@ -238,15 +240,19 @@ def why_not_graphed(fabric: Fabric, members: Sequence[Member]) -> str:
         return "several devices exchange gradients"
     if getattr(fabric.strategy.precision, "scaler", None) is not None:
         return "the scale of fp16 gradients is chosen by the host"
-    if not all(group["fused"] for member in members for group in member.optimizer.param_groups):
+    if not _all_fused(members):
         return "decay to the initial weights reads the learning rate on the host"
     return ""
+
+
+def _all_fused(members: Sequence[Member]) -> bool:
+    return all(group["fused"] for member in members for group in member.optimizer.param_groups)
 
 
 def cuda_graph(body: Callable[[], None]) -> Callable[[], None]:
     """Record kernels as a CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         body()
     return graph.replay
 
@@ -280,34 +286,6 @@ def _has_drawn(device: torch.device) -> bool:
     """Whether a CUDA device's generator was used since it was seeded."""
     generators = torch.cuda.default_generators if device.type == "cuda" else ()
     return len(generators) > 0 and generators[device.index or 0].get_offset() > 0
-
-
-def _map_batch(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
-    """A batch of mapped tensors; which view it shows, only the teacher reads."""
-    inputs = batch.inputs
-    mapped = {name: function(x) for name, x in inputs.items()} if isinstance(inputs, dict) else function(inputs)
-    optional = (None if x is None else function(x) for x in (batch.targets, batch.weight, batch.partners))
-    return Batch(function(batch.ids), function(batch.view), mapped, *optional)
-
-
-def _map_signals(function: Callable[[Tensor], Tensor], signals: Signals) -> Signals:
-    embedding = None if signals.embedding is None else function(signals.embedding)
-    features = {name: function(x) for name, x in signals.features.items()}
-    members = tuple(_map_signals(function, member) for member in signals.members)
-    return Signals(function(signals.logits), embedding, features, members)
-
-
-def _tensors(batch: Batch, teacher: Signals | None) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def collect(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    _map_batch(collect, batch)
-    if teacher is not None:
-        _map_signals(collect, teacher)
-    return found
 
 
 @torch.no_grad()
