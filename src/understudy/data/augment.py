@@ -165,8 +165,8 @@ def _displacement(seeds: Tensor, height: int, width: int, pixels: float) -> Tens
     lattice = torch.arange(2 * coarse * coarse, device=seeds.device)
     draws = uniform(seeds[:, None] ^ (lattice * 0x9E3779B1), _ELASTIC) * 2 - 1
     field = draws.view(-1, 2, coarse, coarse) * math.sqrt(3.0) * pixels  # unit variance, scaled to `pixels`
-    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
-    return field.permute(0, 2, 3, 1) * torch.tensor([2.0 / width, 2.0 / height], device=seeds.device)
+    x, y = F.interpolate(field, (height, width), mode="bicubic", align_corners=True).unbind(1)
+    return torch.stack([x * (2.0 / width), y * (2.0 / height)], 3)
 
 
 def to_unit_range(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -77,8 +77,8 @@ class Labeling:
         return Manifest(
             data=train.name, samples=len(train), shape=train.shape, classes=classes,
             teachers=self.pipeline.teacher_digests(), mean=self.pipeline.recipe.mean, views=asdict(self.views),
-            decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}", batch=self.config.batch_size,
-            shard=SHARD,
+            decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}",
+            batch=self.config.batch_size, shard=SHARD,
             signals=tuple(self._signals(len(classes))), config=self.config.model_dump(mode="json"),
         )  # fmt: skip
 
