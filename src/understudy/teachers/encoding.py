@@ -124,11 +124,11 @@ class TopTen:
         return torch.cat([places.contiguous().view(torch.uint8), codes.to(torch.uint8)], 1)
 
     def decode(self, rows: Tensor) -> Tensor:
-        places = rows[:, : 2 * TOP].contiguous().view(torch.int16).to(torch.int64) & 0xFFFF
-        values = (rows[:, 2 * TOP :].float() / 255).square() * -_DEEPEST
-        mass, mean = values[:, TOP], values[:, TOP + 1]
-        others = mean + (mass - mean) / self.temperature
-        return others[:, None].expand(-1, self.shape[0]).scatter(1, places, values[:, :TOP])
+        places = rows[:, : 2 * TOP].contiguous().view(torch.uint16).to(torch.int64)
+        values = rows[:, 2 * TOP :].float().square_().mul_(-_DEEPEST / 255**2)
+        top, mass, mean = values.split((TOP, 1, 1), 1)
+        others = torch.lerp(mean, mass, 1 / self.temperature)
+        return others.expand(-1, self.shape[0]).scatter(1, places, top)
 
 
 ENCODINGS: Mapping[str, type[Float16] | type[Int8] | type[TopTen]] = {one.name: one for one in (Float16, Int8, TopTen)}
