@@ -203,6 +203,19 @@ def _without_alignment(home: Path) -> Path:
     return folder
 
 
+def test_a_student_learns_from_answers_to_frames(home: Path, tmp_path: Path) -> None:
+    """Of frames there is one view; the ensemble is not at hand, and not on the page."""
+    targets = understudy.label(home / "prepared", home / "ensemble", views=1, out=tmp_path / "targets", precision="32")
+    shared: dict[str, Any] = {"student": "mlp:32x1", "epochs": 4, "baseline": False, **QUICK}
+    run = speaking.distill(home / "prepared", None, targets=targets.path, run=tmp_path / "s", **shared)
+    assert run.facts.speech is not None
+    assert [row.role for row in run.facts.speech.rows] == ["distilled"]
+    known = Run(home / "student").facts.of("distilled")[0]
+    assert run.facts.of("distilled")[0].mean("accuracy") == pytest.approx(known.mean("accuracy"), abs=0.5)
+    with pytest.raises(UnderstudyError, match=r"mixup is 0\.2, and .*targets was made with 0\.0"):
+        speaking.distill(home / "prepared", None, targets=targets.path, run=tmp_path / "t", mixup=0.2, **shared)
+
+
 def test_a_teacher_of_other_states(home: Path, tmp_path: Path) -> None:
     speaking.prepare(home / "digits", tmp_path / "p", states=2, mixtures=1, strings=False)
     with pytest.raises(UnderstudyError, match="predicts 15 classes"):

@@ -306,6 +306,8 @@ class SpecialistsKeywords(ClassifierKeywords, total=False):
     """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
     temperature: float
     """Temperature of these soft targets."""
+    targets: str | Path | None
+    """Folder of these soft targets, as understudy label wrote it; default: the generalist gives them in each step."""
     clusters: int
     """Number of groups."""
     group_size: int | None

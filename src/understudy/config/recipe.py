@@ -50,6 +50,14 @@ class SpecialistRecipe(TrainRecipe):
     """Weight of the generalist's soft targets for the other classes, which then stay apart; 0 for none."""
     temperature: Temperature = 1.0
     """Temperature of these soft targets."""
+    targets: PathText | None = None
+    """Folder of these soft targets, as understudy label wrote it; default: the generalist gives them in each step."""
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        if self.targets is not None and not self.soft:
+            raise ValueError("targets are read for soft targets only; pass --soft 1, say, or leave out --targets")
+        return self
 
 
 class DistillRecipe(Recipe):

@@ -37,7 +37,7 @@ from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_par
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.signals import Shapes
-from understudy.teachers import Ensemble, Teacher, combine
+from understudy.teachers import Ensemble, Teacher
 from understudy.teachers.store import Store
 from understudy.training import Learner, Member
 
@@ -151,12 +151,8 @@ class Pipeline(ABC, Generic[R]):
         return []
 
     def teacher(self, device: torch.device) -> AnyTeacher | None:
-        """The teachers as one, ready to answer on a device."""
-        frozen = [as_teacher(network, device) for network in self.teachers.values()]
-        return self.combine(frozen) if frozen else None
-
-    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> LiveTeacher:
-        return combine(teachers)
+        """Who answers beside the students, ready on a device."""
+        return None
 
     def teacher_digests(self) -> dict[str, str]:
         """The SHA-256 of the teachers' files, or of their weights."""

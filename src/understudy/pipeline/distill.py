@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,27 +13,24 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
-from understudy.data.views import Views
 from understudy.errors import UnderstudyError
-from understudy.files import path_of
 from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
-from understudy.pipeline.base import AnyTeacher, LiveTeacher, Pipeline, as_teacher, for_crops
+from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import open_parts
-from understudy.pipeline.targets import check_store
+from understudy.pipeline.targets import Taught
 from understudy.pipeline.weights import teacher_files, teachers_of
 from understudy.teachers import Teacher, combine, match_classes
-from understudy.teachers.store import MANIFEST, Store
 from understudy.training import Member
 
 D = TypeVar("D", bound=DistillRecipe)
 
 
-class Distill(Pipeline[D]):
+class Distill(Taught[D]):
     """Trains `student` by each method of the recipe, on the same batches and one pass of the teachers."""
 
     def check(self) -> None:
@@ -83,36 +79,13 @@ class Distill(Pipeline[D]):
             check_modality(data.train, network.contract.modality)
         return networks
 
-    @cached_property
-    def store(self) -> Store | None:
-        """The teachers' answers, if they are on the disk."""
-        targets = self.recipe.targets
-        return None if targets is None else Store.open(path_of(targets, "the targets"), self.recipe.temperature)
-
-    @property
-    def views(self) -> Views:
-        return super().views if self.store is None else self.store.views
-
-    def verify(self) -> None:
-        if self.store is not None:
-            check_store(self.store, self.data.train, super().views, self.live_teacher(torch.device("cpu")))
-
     @property
     def _teacher_names(self) -> tuple[str, ...]:
         return () if self.overrides.teachers else self.recipe.teacher
 
     @property
     def teacher_files(self) -> list[str]:
-        kept = [] if self.recipe.targets is None else [str(Path(self.recipe.targets) / MANIFEST)]
-        return kept + [str(file) for name in self._teacher_names for file in teacher_files(name)]
-
-    def teacher(self, device: torch.device) -> AnyTeacher | None:
-        return self.live_teacher(device) if self.store is None else self.store.to(device)
-
-    def live_teacher(self, device: torch.device) -> LiveTeacher | None:
-        """The teachers themselves; None where only their answers are at hand."""
-        frozen = [as_teacher(network, device) for network in self.teachers.values()]
-        return self.combine(frozen) if frozen else None
+        return super().teacher_files + [str(file) for name in self._teacher_names for file in teacher_files(name)]
 
     def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> LiveTeacher:
         return combine(teachers, self.recipe.mean)

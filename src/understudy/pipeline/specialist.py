@@ -9,17 +9,20 @@ from pathlib import Path
 from understudy.config.recipe import SpecialistRecipe
 from understudy.data import Source
 from understudy.errors import UnderstudyError, nearest
+from understudy.files import path_of, sha256
 from understudy.models import InputContract, Network, load_network
 from understudy.objectives import Objective, PartialKD, WeightedSum
 from understudy.panels.head import narrow_head
 from understudy.panels.sampling import SpecialistSampler, dustbin_name, with_dustbin
 from understudy.pipeline.loss import Term
 from understudy.pipeline.modality import set_modality
+from understudy.pipeline.targets import Taught
 from understudy.pipeline.train import Train
 from understudy.runs.run import Run
+from understudy.teachers.store import read_manifest
 
 
-class Specialist(Train[SpecialistRecipe]):
+class Specialist(Taught[SpecialistRecipe], Train[SpecialistRecipe]):
     """Trains the generalist on a group's classes, all others in a dustbin class or, with soft targets, kept apart."""
 
     def open_data(self) -> tuple[Source, Source | None]:
@@ -47,7 +50,11 @@ class Specialist(Train[SpecialistRecipe]):
 
     @property
     def teacher_files(self) -> list[str]:
-        return [self.recipe.model]
+        return [self.recipe.model, *super().teacher_files]
+
+    def check(self) -> None:
+        super().check()
+        check_generalist(self.recipe.targets, Path(self.recipe.model))
 
     def network(self, contract: InputContract, number: int, *, several: bool) -> Network:
         path = Path(self.recipe.model)
@@ -72,6 +79,22 @@ class Specialist(Train[SpecialistRecipe]):
 
     def title(self, run: Run) -> str:
         return run.path.name  # several may run at a time
+
+
+def check_generalist(targets: str | None, weights: Path) -> None:
+    """Check that soft targets, if they are on the disk, are those of a generalist.
+
+    Raises:
+        UnderstudyError: they are of another network, or of several.
+    """
+    if targets is None:
+        return
+    path = path_of(targets, "the targets")
+    if list(read_manifest(path).teachers.values()) != [sha256(weights)]:
+        raise UnderstudyError(
+            f"{path} does not hold the answers of the generalist {weights}; label the data with it: understudy label "
+            f"... --teacher {weights}"
+        )
 
 
 def bias_correction(

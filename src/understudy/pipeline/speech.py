@@ -34,8 +34,8 @@ class SpeechDistill(Distill[SpeechDistillRecipe]):
     def complete(self, run: Run, facts: RunFacts) -> RunFacts:
         teachers = list(self.teachers.values())
         title = f"ensemble of {len(teachers)}" if len(teachers) > 1 else "teacher"
-        teacher = Recognizer(title, "teacher", 0, joined(teachers))
-        return with_words(run, self.recipe.data, facts, {"teacher": teacher} | recognizers(networks_of(run.path)))
+        at_hand = {"teacher": Recognizer(title, "teacher", 0, joined(teachers))} if teachers else {}
+        return with_words(run, self.recipe.data, facts, at_hand | recognizers(networks_of(run.path)))
 
 
 def with_words(run: Run, data: str, facts: RunFacts, recognizers: dict[str, Recognizer]) -> RunFacts:

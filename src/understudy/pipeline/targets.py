@@ -1,27 +1,67 @@
-"""A store of a teacher's answers in a recipe: what follows from it, and whether it fits the data."""
+"""A recipe that learns from teachers or from a store of their answers: what follows from it, and whether it fits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from understudy.config.options import AugmentationConfig
-from understudy.config.recipe import DistillRecipe
+from understudy.config.recipe import DistillRecipe, SpecialistRecipe
 from understudy.data import Source
 from understudy.data.fingerprint import differences
 from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.files import path_of
+from understudy.panels.panel import SpecialistPanel
+from understudy.pipeline.base import AnyTeacher, LiveTeacher, Pipeline, as_teacher
 from understudy.pipeline.resumption import read_fingerprints
 from understudy.pipeline.sampled import check_looks
 from understudy.runs.folder import DATA
-from understudy.teachers.store import Store, read_manifest
+from understudy.teachers import Teacher, combine
+from understudy.teachers.store import MANIFEST, Store, read_manifest
 
-R = TypeVar("R", bound=DistillRecipe)
+R = TypeVar("R", bound=DistillRecipe | SpecialistRecipe)
 LABELED = "samples"
 """The part in the store's fingerprint of the data."""
+
+
+class Taught(Pipeline[R]):
+    """Trains on what teachers say in each step, or on their answers that are on the disk."""
+
+    @cached_property
+    def store(self) -> Store | None:
+        """The teachers' answers, if they are on the disk."""
+        targets = self.recipe.targets
+        return None if targets is None else Store.open(path_of(targets, "the targets"), self.recipe.temperature)
+
+    @property
+    def views(self) -> Views:
+        return super().views if self.store is None else self.store.views
+
+    def verify(self) -> None:
+        if self.store is not None:
+            check_store(self.store, self.data.train, super().views, self.live_teacher(torch.device("cpu")))
+
+    @property
+    def teacher_files(self) -> list[str]:
+        return [] if self.recipe.targets is None else [str(Path(self.recipe.targets) / MANIFEST)]
+
+    def teacher(self, device: torch.device) -> AnyTeacher | None:
+        return self.live_teacher(device) if self.store is None else self.store.to(device)
+
+    def live_teacher(self, device: torch.device) -> LiveTeacher | None:
+        """The teachers themselves; None where only their answers are at hand."""
+        frozen = [as_teacher(network, device) for network in self.teachers.values()]
+        return self.combine(frozen) if frozen else None
+
+    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> LiveTeacher:
+        """Several teachers as one."""
+        return combine(teachers)
 
 
 def with_targets(recipe: R) -> R:

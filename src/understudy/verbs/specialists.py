@@ -38,7 +38,8 @@ from understudy.pipeline.panel_folder import MANIFEST, Manifest, load_panel, rea
 from understudy.pipeline.resumption import check_data, threads_of
 from understudy.pipeline.run import ensure
 from understudy.pipeline.run_data import Overrides, RunData, require
-from understudy.pipeline.specialist import Specialist, bias_correction
+from understudy.pipeline.specialist import Specialist, bias_correction, check_generalist
+from understudy.pipeline.targets import with_targets
 from understudy.pipeline.threads import choose_threads
 from understudy.pipeline.train import Train
 from understudy.pipeline.weights import weights_of
@@ -87,16 +88,14 @@ def specialists(
 
 def plan(config: SpecialistsConfig, overrides: Overrides) -> Plan:
     """The recipe of each specialist. The groups are found by a pass of the generalist over the data."""
-    require(config, overrides)
-    weights = _weights(config.generalist)
+    config, weights = _checked(config, overrides)
     data = _data(config, overrides)
     manifest, _ = _grouped(config, weights, weights.parent, data)
     return Plan(_recipes(config, weights, manifest, data.labeled), overrides)
 
 
 def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunCollection:
-    require(config, overrides)
-    weights = _weights(config.generalist)
+    config, weights = _checked(config, overrides)
     found = RunCollection(place.run or _default_folder(Path(config.generalist)))
     if place.overwrite:
         replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
@@ -162,6 +161,18 @@ def _continue(
         _evaluate(found, config, data, command)
         found.finish()
     return found
+
+
+def _checked(config: SpecialistsConfig, overrides: Overrides) -> tuple[SpecialistsConfig, Path]:
+    """The configuration with the views of its targets, and the generalist's file.
+
+    Raises:
+        UnderstudyError: something is missing, or the targets are not the generalist's.
+    """
+    require(config, overrides)
+    weights = _weights(config.generalist)
+    check_generalist(config.targets, weights)
+    return with_targets(config), weights
 
 
 def _check_numbers(config: SpecialistsConfig, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from understudy.files import new_folder, path_of
 from understudy.models import Network
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.speech import ENSEMBLE, joined
+from understudy.pipeline.targets import with_targets
 from understudy.pipeline.weights import networks_of, weights_of
 from understudy.runs.run import Run, find_run, plain_stem
 from understudy.speech.corpus import open_corpus
@@ -103,14 +104,14 @@ def train(
 
 
 def distill(
-    data: str | Path, teacher: str | Path | Sequence[str | Path], *, run: str | Path | None = None,
+    data: str | Path, teacher: str | Path | Sequence[str | Path] | None, *, run: str | Path | None = None,
     overwrite: bool = False, **options: Unpack[SpeechDistillKeywords],
 ) -> Run:  # fmt: skip
     """Distill an ensemble of acoustic models into one, with the same model trained alone as the baseline.
 
     Args:
         data: a prepared folder, or a corpus.
-        teacher: run folders or weights files.
+        teacher: run folders or weights files. None where their answers are read from `targets`.
         run: the run folder; a new one under runs/ by default.
         overwrite: replace the results that the folder holds, once the new ones have a checkpoint.
         **options: fields of `SpeechDistillRecipe`.
@@ -121,16 +122,17 @@ def distill(
 
 def plan(config: SpeechTrainRecipe | SpeechDistillRecipe, overrides: Overrides) -> Plan:
     require(config, overrides)
-    return Plan({config.kind: _on_frames(config)}, overrides)
+    return Plan({config.kind: _ready(config)}, overrides)
 
 
 def start(config: SpeechTrainRecipe | SpeechDistillRecipe, overrides: Overrides, place: Place) -> Run:
     require(config, overrides)
-    return trainer.start(_on_frames(config), overrides, place)
+    return trainer.start(_ready(config), overrides, place)
 
 
-def _on_frames(config: SpeechTrainRecipe | SpeechDistillRecipe) -> SpeechTrainRecipe | SpeechDistillRecipe:
-    """The same recipe on the prepared folder of its corpus."""
+def _ready(config: SpeechTrainRecipe | SpeechDistillRecipe) -> SpeechTrainRecipe | SpeechDistillRecipe:
+    """The same recipe on the prepared folder of its corpus, with the views of its targets."""
+    config = with_targets(config) if isinstance(config, SpeechDistillRecipe) else config
     return config.model_copy(update={"data": str(prepared_folder(config.data))})
 
 
