@@ -1,4 +1,4 @@
-"""Verbs that train, each at its shortest, on two classes of noise: for the tests that stop them and resume them."""
+"""Verbs that train or label, each at its shortest, on small data: for the tests that stop them and resume them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 import understudy
 from stand_ins import Tones
+from understudy.runs.targets import TargetsFolder
 from understudy.training.loop import Loop
 from understudy.verbs import speech
 
@@ -70,13 +71,16 @@ VERBS: dict[str, Verb] = {
     "specialists": lambda home, at: understudy.specialists(
         "digits", home / "teacher", run=at, clusters=2, epochs=1, **QUICK
     ),
+    "label": lambda home, at: understudy.label(
+        "digits", home / "teacher", out=at, views=2, embedding=True, batch_size=20, **QUICK
+    ),
     "speech": lambda home, at: speech.train(home / "frames", run=at, model="mlp:8", epochs=1, seeds=2, **QUICK),
 }  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    """The bytes of every trained network in a folder, by path."""
-    files = folder.rglob("models/*.safetensors")
+    """The bytes of every trained network and of every kept answer in a folder, by path."""
+    files = (file for kind in ("models/*.safetensors", "*.bin", "*.np[yz]") for file in folder.rglob(kind))
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -87,13 +91,17 @@ def written(folder: Path) -> set[str]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    """Have a real SIGTERM arrive after so many updates of all runs."""
-    real, seen = Loop._update, []
+    """Have a real SIGTERM arrive after so many updates of all runs, or after so many shards of answers."""
+    seen: list[None] = []
 
-    def counted(self: Loop, *arguments: Any) -> None:
-        real(self, *arguments)
-        seen.append(None)
-        if len(seen) == update:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def counted(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            real(*arguments)
+            seen.append(None)
+            if len(seen) == update:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "_update", counted)
+        return call
+
+    for owner, name in ((Loop, "_update"), (TargetsFolder, "write_shard")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))

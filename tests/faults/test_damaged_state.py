@@ -30,6 +30,7 @@ FILES = {
     "compress": ("collection.json", "teacher/run.json"),
     "few shots": ("collection.json", "subsets/shots-1-draw-0.json"),
     "specialists": ("collection.json", "specialists.json"),
+    "label": ("targets.json", "data.json.gz", "shards/00000.bin", "ids.npy"),
 }
 
 
@@ -72,7 +73,7 @@ def test_a_damaged_record_is_one_sentence(
         assert Path(file).name in error
         assert ";" in error, "it says what to do"
     else:  # what was damaged is written anew
-        assert file in ("evaluation.json", "subsets/shots-1-draw-0.json")
+        assert file in ("evaluation.json", "subsets/shots-1-draw-0.json", "ids.npy")
 
 
 @pytest.mark.parametrize("damage", ["empty", "not UTF-8", "cut", "gone"])

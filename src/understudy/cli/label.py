@@ -20,19 +20,17 @@ _PLACE = {
 
 
 def _carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) -> int:
-    from pathlib import Path
-
     from understudy.config.verbs import LabelConfig
     from understudy.pipeline.run_data import Overrides
     from understudy.verbs.arguments import place as place_of
-    from understudy.verbs.label import plan, start
+    from understudy.verbs.label import OUT, plan, start
 
     assert isinstance(config, LabelConfig)
     overrides = Overrides(trust_code=trust_code)
     if place["dry_run"]:
         return print_plan(plan(config, overrides))
-    where = place_of(place["out"], False, ("understudy", *sys.argv[1:]))
-    return show(start(config, overrides, where, place["part"], tuple(map(Path, place["merge"]))))
+    where = place_of(place["out"], False, ("understudy", *sys.argv[1:]), OUT)
+    return show(start(config, overrides, where, place["part"], place["merge"]))
 
 
 label = training_command("label", _PLACE, _carry_out)

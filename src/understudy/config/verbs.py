@@ -250,6 +250,12 @@ class LabelConfig(SampleOptions, MachineOptions):
     """Seed of the views."""
     augmentation: AugmentationConfig = AugmentationConfig()
 
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        if self.int8 and not (self.embedding or self.features):
+            raise ValueError("int8 is for embeddings and features; pass --embedding or --features, or leave out --int8")
+        return self
+
 
 VERBS: dict[str, type[Options]] = {
     **{kind: RECIPES[kind] for kind in ("train", "distill", "compare", "speech-train", "speech-distill")},

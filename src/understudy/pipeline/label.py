@@ -108,7 +108,9 @@ def label(job: Labeling) -> None:
         Interrupted: a signal asked to stop; what is done is kept.
     """
     folder, train = job.folder, job.pipeline.data.train
-    manifest = job.manifest()
+    manifest, parts = job.manifest(), [TargetsFolder(path) for path in job.merge]
+    for part in parts:
+        part.require(manifest)
     if folder.exists:
         check_same(folder.manifest, manifest, folder.path)
         _check_data(folder, train)
@@ -116,13 +118,12 @@ def label(job: Labeling) -> None:
             return
     else:
         write_fingerprints(folder.path / DATA, {LABELED: Fingerprint.of(train)})
-        write_whole(folder.path / IDS, npy(train.ids.numpy()))
         places = noted_places(job.config, folder.path)
         folder.note(**manifest.model_dump(mode="json"), places=places)
     for line in (*job.pipeline.data.notes, describe(manifest, folder.path)):
         Terminal().say(line)
-    for other in job.merge:
-        folder.merge(other)
+    for part in parts:
+        folder.merge(part)
     fabric = make_fabric(job.config)
     if job.config.devices * job.config.nodes > 1:
         launch(fabric, partial(_label, job=job), str(folder.path))
@@ -135,6 +136,7 @@ def label(job: Labeling) -> None:
             f"understudy label ... --merge FOLDER ..."
         )
         return
+    write_whole(folder.path / IDS, npy(train.ids.numpy()))
     write_whole(folder.path / SAMPLED, look(train, job.views).to_bytes())
     folder.join()
 

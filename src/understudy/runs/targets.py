@@ -98,19 +98,25 @@ class TargetsFolder(EvaluatedFolder):
             place += size * width
         return rows, np.frombuffer(data, np.uint8, size, place)
 
-    def merge(self, other: Path) -> None:
-        """Take over the shards of another folder that this one lacks.
+    def require(self, manifest: Manifest) -> None:
+        """Check that it can be merged into the targets of a manifest.
 
         Raises:
-            UnderstudyError: it is not of the same targets, or a shard of it is damaged.
+            UnderstudyError: it is not of the same targets.
         """
-        theirs = TargetsFolder(other)
-        if not theirs.exists:
-            raise UnderstudyError(f"{other} holds no targets; name the folders that understudy label --part wrote")
-        check_same(self.manifest, theirs.manifest, other)
+        if not self.exists:
+            raise UnderstudyError(f"{self.path} holds no targets; name the folders that understudy label --part wrote")
+        check_same(manifest, self.manifest, self.path)
+
+    def merge(self, other: TargetsFolder) -> None:
+        """Take over the shards of another folder of the same targets that this one lacks.
+
+        Raises:
+            UnderstudyError: a shard of it is damaged.
+        """
         for number in self.missing(shard_count(self.manifest)):
-            if theirs.shard(number).exists():
-                rows, found = theirs.read_shard(number, self.manifest)
+            if other.shard(number).exists():
+                rows, found = other.read_shard(number, self.manifest)
                 self.write_shard(number, rows, found)
 
     def join(self) -> None:

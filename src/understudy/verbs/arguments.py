@@ -60,13 +60,15 @@ class Place:
         return Place(folder, False, self.command)
 
 
-def place(run: str | Path | None, overwrite: bool, command: tuple[str, ...] = ()) -> Place:
+def place(
+    run: str | Path | None, overwrite: bool, command: tuple[str, ...] = (), what: str = "the --run folder"
+) -> Place:
     """Where results go: `Place` of a folder as a user wrote it.
 
     Raises:
         UnderstudyError: no folder can be made there.
     """
-    return Place(None if run is None else new_folder(run, "the --run folder"), overwrite, command)
+    return Place(None if run is None else new_folder(run, what), overwrite, command)
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int = 10**9) -> None:

@@ -18,12 +18,14 @@ from understudy.pipeline.distill import Distill
 from understudy.pipeline.label import Labeling, describe
 from understudy.pipeline.label import label as write_targets
 from understudy.pipeline.run_data import Overrides, require
+from understudy.runs.collection import RunCollection
 from understudy.runs.lock import locked
-from understudy.runs.run import new_run_path
+from understudy.runs.run import Run, new_run_path
 from understudy.runs.targets import TargetsFolder
 from understudy.verbs.arguments import Data, Model, Place, Plan, configure, listed, place
 from understudy.verbs.distill import objects
 
+OUT = "the --out folder"
 _NOT_OF_DISTILL = {"kind", "views", "embedding", "features", "int8", "all_classes", "members"}
 
 
@@ -66,7 +68,7 @@ def label(
     ['alone-0', 'distilled-0']
     """
     config = configure(LabelConfig, options, data=data, teacher=listed(teacher))
-    return start(config, objects(data, teacher, "", None), place(out, False), part, tuple(map(Path, merge)))
+    return start(config, objects(data, teacher, "", None), place(out, False, what=OUT), part, merge)
 
 
 def plan(config: LabelConfig, overrides: Overrides) -> Plan:
@@ -76,12 +78,14 @@ def plan(config: LabelConfig, overrides: Overrides) -> Plan:
 
 
 def start(
-    config: LabelConfig, overrides: Overrides, place: Place, part: str = "", merge: Sequence[Path] = ()
+    config: LabelConfig, overrides: Overrides, place: Place, part: str = "", merge: Sequence[str | Path] = ()
 ) -> TargetsFolder:
     """Label in a folder, or continue there."""
     if place.overwrite:
         raise UnderstudyError("targets are never overwritten; delete the folder, or choose another")
     folder = place.run or new_run_path("label", config.data)
+    if Run(folder).exists or RunCollection(folder).exists:
+        raise UnderstudyError(f"{folder} holds a run; choose another --out folder")
     return _run(_job(config, overrides, folder, parse_part(part), merge))
 
 
@@ -107,8 +111,9 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def _job(
-    config: LabelConfig, overrides: Overrides, folder: Path, part: tuple[int, int] = (1, 1), merge: Sequence[Path] = ()
-) -> Labeling:
+    config: LabelConfig, overrides: Overrides, folder: Path, part: tuple[int, int] = (1, 1),
+    merge: Sequence[str | Path] = (),
+) -> Labeling:  # fmt: skip
     require(config, overrides)
     values: dict[str, Any] = config.model_dump(exclude=_NOT_OF_DISTILL) | {"steps": 1}
     recipe = checked(DistillRecipe, values, "label")

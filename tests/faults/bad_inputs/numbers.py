@@ -22,6 +22,7 @@ DISTILL = "distill digits --teacher <run> --student mlp:8x1"
 TRANSFER = "transfer <photos> --backbone <run>"
 COMPRESS = "compress <photos> --backbone <run> --student cnn:4"
 SPECIALISTS = "specialists digits --generalist <run>"
+LABEL = "label digits --teacher <run>"
 
 NOT_A_NUMBER = ("few", "few"), ("''", ".")
 NOT_FINITE = ("nan", "finite"), ("inf", "finite")
@@ -105,6 +106,12 @@ OF_OTHER_VERBS: Table = (
     *_each(SPECIALISTS, "--parallel", ("0", "greater than"), TOO_LARGE),
     *_each(SPECIALISTS, "--soft", *NOT_FINITE, NEGATIVE, TOO_LARGE),
     *_each(SPECIALISTS, "--temperature", *NOT_FINITE, ("0", "greater than")),
+    *_each(LABEL, "--views", *NOT_A_NUMBER, ("0", "greater than"), ("2.5", "whole number"), TOO_LARGE),
+    *_each(LABEL, "--batch-size", ("0", "greater than"), TOO_LARGE),
+    *_each(LABEL, "--mixup", *NOT_FINITE, NEGATIVE, ("1e9", "less than or equal to")),
+    *_each(LABEL, "--seed", NEGATIVE, TOO_LARGE),
+    *_each(LABEL, "--size", ("0", "greater than"), ("100000", "less than or equal to")),
+    *_each(LABEL, "--fraction", ("nan", "finite"), ("0", "greater than 0")),
     *_each("predict <run> <photo>", "--top", ("0", "at least 1"), ("-3", "at least 1")),
     *_checked_by_verb("evaluate <run> digits", "size", "0", "-1", "100000", says="from 1 to 4,096"),
     *_checked_by_verb("probe <run> digits", "size", "0", "100000", HUGE, says="from 1 to 4,096"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bad_inputs import Table
-from bad_inputs.numbers import COMPRESS, DISTILL, SPECIALISTS, TRAIN, TRANSFER
+from bad_inputs.numbers import COMPRESS, DISTILL, LABEL, SPECIALISTS, TRAIN, TRANSFER
 
 ESCAPE, NUL, NEWLINE = "'a\x1b[31mb'", "'a\x00b'", "'a\nb'"
 LONG, DEEP = "x" * 5000, "/".join(["x" * 200] * 30)
@@ -37,6 +37,7 @@ OF_RESULTS: Table = (
     *_each("pretrain <photos> --model cnn:4 --run PATH", ABSURD[0], ABSURD[6], *NOT_A_FOLDER),
     *_each(f"{COMPRESS} --run PATH", ABSURD[0], ABSURD[1], *NOT_A_FOLDER),
     *_each(f"{SPECIALISTS} --run PATH", ABSURD[0], ABSURD[6], *NOT_A_FOLDER),
+    *_each(f"{LABEL} --views 1 --out PATH", *ABSURD, *NOT_A_FOLDER, ("<run>", "holds a run; choose another --out")),
     *_each("export <run> --format onnx --out PATH", *ABSURD, *NOT_A_FOLDER),
     *_each("reproduce hinton-mnist --quick --run PATH", ABSURD[0], ABSURD[5], *NOT_A_FOLDER),
     *_each("speech prepare <photos> --to PATH", *ABSURD, *NOT_A_FOLDER),
@@ -72,6 +73,16 @@ OF_INPUTS: Table = (
     *_each("suite digits --backbone PATH", *ABSURD[1:5], ("<nowhere>", "not a model")),
     *_each("compress <photos> --student cnn:4 --backbone PATH", *ABSURD[1:4], ("<nowhere>", "not a model")),
     *_each("specialists digits --generalist PATH", *ABSURD[1:], NOT_THERE, ("<empty>", "no trained model")),
+    *_each("label PATH --teacher <run>", *ABSURD[1:], ("''", "DATA is missing"), ("<nowhere>", "no folder")),
+    *_each("label digits --teacher PATH", *ABSURD, NOT_THERE, ("<empty>", "no trained model"), ("<text>", ".")),
+    *_each(f"{LABEL} --merge PATH", *ABSURD),
+    *_each(f"{LABEL} --merge PATH", *((where, "holds no targets") for where in ("<nowhere>", "<run>", "<loop>"))),
+    *_each("distill digits --student mlp:8x1 --targets PATH", *ABSURD),
+    *_each(
+        "distill digits --student mlp:8x1 --targets PATH",
+        *((where, "holds no targets") for where in ("<nowhere>", "<empty>", "<text>", "<loop>", "<run>")),
+    ),
+    *_each(f"{SPECIALISTS} --soft 1 --targets PATH", *ABSURD[:3], ("<run>", "holds no targets")),
     *_each("evaluate PATH digits", *ABSURD, NOT_THERE, ("<empty>", "no trained model"), ("<photo>", ".")),
     *_each("evaluate <run> PATH", *ABSURD, ("<nowhere>", "no folder"), ("<text>", "supported")),
     *_each("evaluate <run> digits --teacher PATH", *ABSURD, NOT_THERE),

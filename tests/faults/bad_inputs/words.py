@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bad_inputs import Table
-from bad_inputs.numbers import COMPRESS, DISTILL, SPECIALISTS, TRAIN, TRANSFER
+from bad_inputs.numbers import COMPRESS, DISTILL, LABEL, SPECIALISTS, TRAIN, TRANSFER
 
 OF_VERBS: Table = (
     ("trian digits", "train"),
@@ -70,7 +70,22 @@ OF_VERBS: Table = (
     ("compress <photos> --backbone <run>", "--student is missing"),
     (f"{COMPRESS} --format pdf", "onnx"),
     (f"{COMPRESS} --budget 1h --steps 3", "budget"),
+    ("label", "DATA is missing"),
+    ("label digits", "--teacher is missing"),
+    ("label digits --teacher mlp:8x1", "weights"),
+    ("label digits --teacher <nan>", "NaN or infinite"),
+    ("label <photos> --teacher <run>", "classes"),
+    *((f"{LABEL} --part {part}", "3/16") for part in ("0/3", "4/3", "3", "a", "1/0", "x" * 5000)),
+    (f"{LABEL} --features 9", "layer '9'"),
+    (f"{LABEL} --dry-run --features 9", "layer '9'"),
+    (f"{LABEL} --int8", "--embedding"),
+    (f"{LABEL} --mean harmonic", "geometric"),
+    (f"{LABEL} --teacher-modality depth", "depth"),
+    (f"{LABEL} --only-classes 77", "no class '77'"),
+    (f"{LABEL} --epochs 3", "--epochs"),
+    (f"{LABEL} --nodes 2", "torchrun"),
     ("specialists digits", "--generalist is missing"),
+    (f"{SPECIALISTS} --targets <run>", "--soft"),
     (f"{SPECIALISTS} --clusters 50", "clusters|classes"),
     (f"{SPECIALISTS} --columns rows", "covariance"),
     (f"{SPECIALISTS} --only 9", "specialist 9"),
