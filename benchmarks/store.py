@@ -38,7 +38,7 @@ from understudy.signals import Batch
 from understudy.teachers.store import Stored, read_manifest
 from understudy.training import Loop
 
-BATCH, STEPS, WARM, ROUNDS, VIEWS = 64, 12, 2, 10, 4
+BATCH, STEPS, WARM, ROUNDS, VIEWS = 64, 12, 2, 6, 4
 CIFAR_IMAGES, IMAGENET_IMAGES = 50_000, 1_281_167
 MACHINE: dict[str, Any] = {"accelerator": "cpu", "precision": "32", "threads": 1, "workers": 0}
 CPU = torch.device("cpu")
@@ -166,12 +166,12 @@ def kept_photos(home: Path) -> None:
 
 
 def of_photographs(home: Path, *, keep: bool) -> None:
-    """A small CNN at 96 pixels, taught by one of three times its width."""
-    folder, options = home / "photos", {"size": 96, "augmentation": {"crop_scale": 0.35, "flip": True}}
+    """A small CNN at 64 pixels, taught by one of three times its width."""
+    folder, options = home / "photos", {"size": 64, "augmentation": {"crop_scale": 0.35, "flip": True}}
     photographs(folder, 160)
     teacher = saved(str(folder), "cnn:24-48-96", home / "teacher.safetensors", options)
     kind = "decoded once" if keep else "decoded in each epoch"
-    print(f"photographs of 500x375 at 96 pixels, {kind}, cnn:24-48-96 -> cnn:8-16-32")
+    print(f"photographs of 500x375 at 64 pixels, {kind}, cnn:24-48-96 -> cnn:8-16-32")
     found = labeled(str(folder), teacher, home, options)
     compare(str(folder), teacher, found, "cnn:8-16-32", options, keep=keep)
 
