@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -123,11 +124,13 @@ def label(job: Labeling) -> None:
         Terminal().say(line)
     for other in job.merge:
         folder.merge(other)
-    fabric = make_fabric(job.config)
+    fabric, started = make_fabric(job.config), time.monotonic()
     if job.config.devices * job.config.nodes > 1:
         launch(fabric, partial(_label, job=job), str(folder.path))
     else:
         _label(fabric, job)
+    if fabric.global_rank == 0:
+        folder.note(seconds=folder.record.get("seconds", 0.0) + time.monotonic() - started)
     left = len(folder.missing(shard_count(manifest)))
     if left:
         Terminal().say(
