@@ -2,8 +2,8 @@
 
     python benchmarks/views.py DATA --teacher runs/teacher --student cifar:resnet8 --epochs 40 --seeds 3
 
-Labels the data with 1, 4, 10 and 32 views, and trains the same students on each, for as many epochs. Prints a line after
-each. What is done is found in the --run folder when the command is repeated.
+Labels the data with 1, 4, 10 and 32 views, and trains the same students on each, for as many epochs. Prints a line
+after each. What is done is found in the --run folder when the command is repeated.
 """
 
 from __future__ import annotations
