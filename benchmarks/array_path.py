@@ -22,6 +22,7 @@ from torchvision import transforms
 from understudy.data import ArraySource
 from understudy.data.augment import Augmentation
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 
 IMAGES, BATCH, ROUNDS, PAD, WORKERS = 10_000, 128, 5, 4, 2
 
@@ -54,7 +55,9 @@ def main() -> None:
     targets = torch.randint(0, 10, (IMAGES,), generator=draw)
     classes = tuple("0123456789")
     source = ArraySource("random", classes, torch.arange(IMAGES), targets, (3, 32, 32), inputs=images)
-    batches = BatchLoader(source, Augmentation(translate=PAD, flip=True), BATCH, seed=0, device=torch.device("cpu"))
+    batches = BatchLoader(
+        source, Views(Augmentation(translate=PAD, flip=True)), BATCH, seed=0, device=torch.device("cpu")
+    )
     loader = DataLoader(PerImage(images, targets), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
     ours: list[float] = []

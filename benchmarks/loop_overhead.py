@@ -3,9 +3,9 @@
     python benchmarks/loop_overhead.py
 
 Both train the same layers on MNIST (random images where it is absent), drawn from an array in memory, with the same
-fused AdamW on a linear schedule and the weights of convolutions channels last: 784-800-800-10 in batches of 256, and the
-convolutions of `cnn:4-8` in batches of 64. Short rounds alternate, as a machine's speed drifts; times are medians, and
-the ratio is the median of the rounds' ratios.
+fused AdamW on a linear schedule and the weights of convolutions channels last: 784-800-800-10 in batches of 256, and
+the convolutions of `cnn:4-8` in batches of 64. Short rounds alternate, as a machine's speed drifts; times are medians,
+and the ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource, open_source
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.models import build
 from understudy.objectives import CrossEntropy
@@ -106,7 +106,7 @@ def ours(case: Case, images: Tensor, targets: Tensor) -> Callable[[int], None]:
 
     def run(steps: int) -> None:
         part = source.subset(torch.arange(steps * case.batch))
-        batches = BatchLoader(part, NO_AUGMENTATION, case.batch, 0, fabric.device)
+        batches = BatchLoader(part, Views(), case.batch, 0, fabric.device)
         Loop(fabric, [member], batches, TrainRecipe(epochs=1, batch_size=case.batch, optimizer=recipe)).run()
 
     return run

@@ -18,6 +18,7 @@ from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.formats.records import FileRecord
 from understudy.data.loader import BatchLoader, count_skip_reasons, in_order
 from understudy.data.source import RecordSource, Source
+from understudy.data.views import Views
 from understudy.data.workers import decode_batches
 from understudy.pipeline.device import usable_cores
 
@@ -25,7 +26,7 @@ from understudy.pipeline.device import usable_cores
 def make(
     source: Source, augmentation: Augmentation = MOVING, batch: int = 5, rank: int = 0, world: int = 1, workers: int = 0
 ) -> BatchLoader:
-    return BatchLoader(source, augmentation, batch, 7, CPU, rank, world, workers)
+    return BatchLoader(source, Views(augmentation, 7), batch, 7, CPU, rank, world, workers)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))
@@ -52,7 +53,7 @@ def test_epochs_and_seeds_differ() -> None:
     first, second = joined(make(source).epoch(0)), joined(make(source).epoch(1))
     assert first[0].tolist() != second[0].tolist()
     assert not set(first[1].tolist()) & set(second[1].tolist()), "every epoch has new views"
-    other = joined(BatchLoader(source, MOVING, 5, 8, CPU).epoch(0))
+    other = joined(BatchLoader(source, Views(MOVING, 8), 5, 8, CPU).epoch(0))
     assert first[0].tolist() != other[0].tolist()
 
 

@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from understudy.data import ArraySource, open_source
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.evaluation import Covariance
 from understudy.models import InputContract, build, load_network
@@ -209,7 +209,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_batches_follow_the_draw_wherever_they_begin() -> None:
     made = source([0, 1, 2, 3] * 9)
     draw = SpecialistSampler.of(made, ("b",), 4)
-    batches = BatchLoader(made, NO_AUGMENTATION, 5, 4, torch.device("cpu"), sampler=draw)
+    batches = BatchLoader(made, Views(seed=4), 5, 4, torch.device("cpu"), sampler=draw)
     assert batches.steps == 4
     whole = torch.cat([one.ids for one in batches.epoch(2)])
     assert torch.equal(whole, made.ids[draw(2)])

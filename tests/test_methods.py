@@ -18,8 +18,8 @@ from torch import Tensor
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import Interrupted
 from understudy.models import InputContract, Network
 from understudy.objectives import OBJECTIVES, BuildContext, Objective
@@ -205,7 +205,7 @@ def loop(fabric: Fabric, folder: Path | None, **changes: Any) -> Loop:
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Member(f"{method}-0", "distilled", 3, learner, SGD, method != "ce"))
-    batches = BatchLoader(source, NO_AUGMENTATION, 12, 0, fabric.device, fabric.global_rank, fabric.world_size)
+    batches = BatchLoader(source, Views(), 12, 0, fabric.device, fabric.global_rank, fabric.world_size)
     teacher = Teacher(uses_teacher)
     teacher.watch({name for m in members for name in m.learner.objective.needs.teacher} - {"logits"})
     return Loop(fabric, members, batches, RECIPE.model_copy(update=changes), teacher, folder=folder)

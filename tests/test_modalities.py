@@ -17,6 +17,7 @@ from understudy.cli.app import main
 from understudy.data import ArraySource, RecordSource, open_source
 from understudy.data.augment import Augmentation
 from understudy.data.loader import BatchLoader, in_order
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.evaluation import flops, latency
 from understudy.models import InputContract, build, fold, load_network, select_modality
@@ -117,7 +118,7 @@ def test_pairs_share_their_views(
     assert isinstance(source, ArraySource if size is None else RecordSource)
     assert modalities_of(source) == ("rgb", "gray", "luminance", "chrominance", "image", "depth")
     plan = Augmentation(translate=2, flip=True, crop_scale=1.0 if size is None else 0.5)
-    for batch in BatchLoader(source, plan, 8, 0, CPU).epoch(0):
+    for batch in BatchLoader(source, Views(plan), 8, 0, CPU).epoch(0):
         image, depth = both(batch.inputs)
         assert depth.shape[1] == 1
         assert float((image[:, :1] - depth).abs().mean()) < 0.05, "depth is the red channel, in the same view"

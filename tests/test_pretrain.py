@@ -29,6 +29,7 @@ from understudy.config.verbs import PretrainConfig
 from understudy.data import open_source
 from understudy.data.augment import Augmentation
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.models import load_network
 from understudy.objectives import BinaryCrossEntropy, binary_cross_entropy_loss
@@ -128,7 +129,7 @@ def test_several_labels_a_sample(rows: int, classes: int, seed: int) -> None:
 def test_the_sigmoid_loss_of_huge_logits_of_mixed_inputs_and_without_labels() -> None:
     assert binary_cross_entropy_loss(torch.tensor([[1e30, -1e30]]), torch.tensor([1])).isfinite()
     z, ids, a, b = torch.randn(3, 4), torch.arange(3), torch.tensor([0, 1, 2]), torch.tensor([3, 0, 2])
-    mixed = BinaryCrossEntropy()(Signals(z), None, Batch(ids, ids, z, a, 0.3, b))
+    mixed = BinaryCrossEntropy()(Signals(z), None, Batch(ids, ids, z, a, torch.full((3,), 0.3), b))
     torch.testing.assert_close(mixed, 0.3 * binary_cross_entropy_loss(z, a) + 0.7 * binary_cross_entropy_loss(z, b))
     assert BinaryCrossEntropy()(Signals(z), None, Batch(ids, ids, z)).item() == 0
     with pytest.raises(UnderstudyError, match="label_smoothing needs the softmax loss"):
@@ -259,7 +260,9 @@ def test_each_process_reads_its_own_part_of_every_batch(shards: Path) -> None:
     plan = Augmentation(crop_scale=0.08, flip=True)
 
     def stream(rank: int, world: int) -> list[Batch]:
-        return list(BatchLoader(source, plan, 16, 0, torch.device("cpu"), rank, world, total_steps=8).stream(2, 7))
+        return list(
+            BatchLoader(source, Views(plan), 16, 0, torch.device("cpu"), rank, world, total_steps=8).stream(2, 7)
+        )
 
     for whole, *ranks in zip(stream(0, 1), *(stream(rank, 3) for rank in range(3)), strict=True):
         assert [len(rank) for rank in ranks] == [5, 5, 6]

@@ -24,6 +24,7 @@ from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource, Source, resize_square
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, crop_and_resize
 from understudy.data.loader import BatchLoader, in_order
+from understudy.data.views import Views
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.models import InputContract, build, load_network, read_weights
 from understudy.models.contract import prepare_inputs
@@ -41,9 +42,9 @@ SEED = 7
 
 def stream(
     source: Source, batch: int, updates: int, plan: Augmentation = NO_AUGMENTATION, rank: int = 0, world: int = 1,
-    mixup: float = 0.0,
+    mixup: float = 0.0, views: int | None = None,
 ) -> BatchLoader:  # fmt: skip
-    return BatchLoader(source, plan, batch, SEED, CPU, rank, world, 0, updates, mixup)
+    return BatchLoader(source, Views(plan, SEED, views, mixup), batch, SEED, CPU, rank, world, 0, updates)
 
 
 def plain(source: ArraySource, plan: Augmentation, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,18 +86,19 @@ def test_ranks_together_are_one(world: int, updates: int | None, mixup: float) -
     """Also where a sample is mixed with one of another rank."""
 
     def made(rank: int, world: int) -> list[Batch]:
-        batches = BatchLoader(arrays(23), MOVING, 10, SEED, CPU, rank, world, 0, updates, mixup)
+        batches = BatchLoader(arrays(23), Views(MOVING, SEED, mixup=mixup), 10, SEED, CPU, rank, world, 0, updates)
         return list(batches.stream(0, 9))
 
     whole, ranks = made(0, 1), [made(rank, world) for rank in range(world)]
     for step, one in enumerate(whole):
         shares = [rank[step] for rank in ranks]
-        assert {b.weight for b in shares} == {one.weight}
         for a, b in zip(joined(shares), joined([one]), strict=True):
             torch.testing.assert_close(a, b)
         if mixup:
             assert one.partners is not None
             assert torch.equal(torch.cat([b.partners for b in shares if b.partners is not None]), one.partners)
+            assert one.weight is not None
+            assert torch.equal(torch.cat([b.weight for b in shares if b.weight is not None]), one.weight)
 
 
 def test_records_run_on_and_mix_alike_for_all_ranks(tmp_path: Path) -> None:
@@ -113,26 +115,76 @@ def test_records_run_on_and_mix_alike_for_all_ranks(tmp_path: Path) -> None:
 # --- MixUp ------------------------------------------------------------------------------------------------
 
 
-def test_mixup_is_the_plain_mix_of_the_batch_with_itself_in_another_order() -> None:
-    source = arrays(23)
-    pure = list(stream(source, 12, 5, MOVING).stream(0, 5))
-    for step, (one, mixed) in enumerate(zip(pure, stream(source, 12, 5, MOVING, mixup=0.3).stream(0, 5), strict=True)):
-        weight, order = beta(0.3, SEED, 3, step), permutation(12, SEED, 3, step)
-        assert isinstance(one.inputs, Tensor)
+def mixed_views(n: int, batch: int, updates: int | None, views: int | None, epochs: int) -> dict[tuple[int, int], Any]:
+    """(epoch, id) -> inputs, weight and both labels of every sample in some epochs of moving, mixed arrays."""
+    plan = Views(MOVING, SEED, views, 0.3)
+    batches = BatchLoader(arrays(n), plan, batch, SEED, CPU, total_steps=updates)
+    found: dict[tuple[int, int], Any] = {}
+    place = 0
+    for one in batches.stream(0, -(-epochs * n // batch) if updates else epochs * batches.steps):
+        assert one.weight is not None
         assert one.targets is not None
-        assert mixed.weight == weight
-        torch.testing.assert_close(mixed.inputs, weight * one.inputs + (1 - weight) * one.inputs[order])
-        assert torch.equal(mixed.targets, one.targets)  # type: ignore[arg-type]
-        assert torch.equal(mixed.partners, one.targets[order])  # type: ignore[arg-type]
-        assert torch.equal(mixed.ids, one.ids)
-        assert torch.equal(mixed.view, one.view)
-        assert torch.equal(mixed[3:7].partners, one.targets[order][3:7])  # type: ignore[arg-type]
+        assert one.partners is not None
+        for k, row in enumerate(one.ids.tolist()):
+            found[place // n, row] = (one.inputs[k], one.weight[k], one.targets[k], one.partners[k])  # type: ignore[index]
+            place += 1
+    return found
+
+
+def test_a_mixed_view_is_the_plain_mix_of_two_samples() -> None:
+    source, plan = arrays(23), Views(MOVING, SEED, mixup=0.3)
+    found = mixed_views(23, 12, None, None, 2)
+    assert len(found) == 46
+    for (epoch, row), (inputs, weight, own, other) in found.items():
+        sample = int((source.ids == row).nonzero())
+        partner = int(plan.partners(epoch, 23)[sample])
+        seeds = plan.seeds(epoch, source.ids)
+        rows = torch.tensor([sample, partner])
+        one, two = augment(source.inputs, rows, seeds[rows], MOVING) / 255
+        assert weight == beta(0.3, seeds[sample, None], 3)[0]
+        torch.testing.assert_close(inputs, weight * one + (1 - weight) * two)
+        assert source.targets is not None
+        assert (own, other) == (source.targets[sample], source.targets[partner])
+
+
+@pytest.mark.parametrize("other", [(5, None), (12, 40), (50, 40)])
+def test_a_mixed_view_does_not_depend_on_the_batches(other: tuple[int, int | None]) -> None:
+    one, two = mixed_views(23, 12, None, None, 3), mixed_views(23, *other, None, 3)
+    for key, values in one.items():
+        assert all(torch.allclose(a, b) for a, b in zip(values, two[key], strict=True))
+
+
+@given(st.integers(1, 40), st.integers(0, 5))
+def test_partners_are_mutual(n: int, epoch: int) -> None:
+    partners = Views(seed=3).partners(epoch, n)
+    mutual = partners[partners] == torch.arange(n)
+    assert int(mutual.sum()) >= n - 1, "but for the last of an odd number"
+    assert n == 1 or int((partners == torch.arange(n)).sum()) == 0
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.3])
+def test_counted_views_come_again_in_another_order(mixup: float) -> None:
+    """An epoch shows every sample once, in the view of all epochs that are as far from a multiple of the count."""
+    batches = list(stream(arrays(23), 23, 5, MOVING, mixup=mixup, views=2).stream(0, 5))
+    for epoch, one in enumerate(batches):
+        assert (
+            one.view_index == epoch % 2
+            if isinstance(one.view_index, int)
+            else set(one.view_index.tolist()) == {epoch % 2}
+        )
+        again = batches[epoch % 2]
+        assert sorted(one.ids.tolist()) == sorted(again.ids.tolist())
+        assert epoch < 2 or one.ids.tolist() != again.ids.tolist()
+        first, second = one.ids.argsort(), again.ids.argsort()
+        assert isinstance(one.inputs, Tensor)
+        assert isinstance(again.inputs, Tensor)
+        assert torch.equal(one.inputs[first], again.inputs[second])
 
 
 @given(st.floats(0.05, 5.0))
 @settings(max_examples=20, deadline=None)
 def test_weights_are_from_the_beta_distribution(alpha: float) -> None:
-    draws = torch.tensor([beta(alpha, 1, step) for step in range(400)])
+    draws = beta(alpha, torch.arange(400), 1).double()
     assert 0 <= float(draws.min()) <= float(draws.max()) <= 1
     deviation = (1 / (4 * (2 * alpha + 1))) ** 0.5
     assert float(draws.mean()) == pytest.approx(0.5, abs=5 * deviation / 20)
@@ -148,11 +200,10 @@ def test_a_partner_that_cannot_be_read_leaves_a_sample_unmixed(tmp_path: Path) -
     (mixed,) = stream(source, 14, 1, mixup=1.0).stream(0, 1)
     assert len(mixed) == 13
     assert lost not in mixed.ids
+    pure = pure[torch.tensor([pure.ids.tolist().index(i) for i in mixed.ids.tolist()])]
     same = (mixed.inputs == pure.inputs).flatten(1).all(1)  # type: ignore[union-attr]
-    order = permutation(14, SEED, 3, 0)
-    ids = source.ids[permutation(14, SEED, 1, 0)]
-    alone = {int(i) for i, j in zip(ids, ids[order], strict=True) if lost in (j,) or i == j} - {lost}
-    assert {int(i) for i in mixed.ids[same]} == alone
+    partner = source.ids[Views(seed=SEED, mixup=1.0).partners(0, 14)[source.ids == lost]]
+    assert mixed.ids[same].tolist() == partner.tolist()
     halves = [next(stream(source, 14, 1, NO_AUGMENTATION, r, 2, 1.0).stream(0, 1)) for r in (0, 1)]
     for a, b in zip(joined(halves), joined([mixed]), strict=True):
         torch.testing.assert_close(a, b)
@@ -168,12 +219,12 @@ def test_pairs_are_mixed_alike() -> None:
 
 def test_hard_targets_weigh_both_classes() -> None:
     logits, y, other = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, -1, 2]), torch.tensor([1, 1, 0, 2, 0, -1])
-    ids = torch.arange(6)
-    found = CrossEntropy()(Signals(logits), None, Batch(ids, ids, logits, y, 0.3, other))
+    ids, weight = torch.arange(6), torch.rand(6)
+    found = CrossEntropy()(Signals(logits), None, Batch(ids, ids, logits, y, weight, other))
     log = logits.log_softmax(1)
     expected = -sum(
-        weight * float(log[k, int(labels[k])])
-        for k in range(6) for weight, labels in ((0.3, y), (0.7, other)) if labels[k] >= 0
+        float(share[k]) * float(log[k, int(labels[k])])
+        for k in range(6) for share, labels in ((weight, y), (1 - weight, other)) if labels[k] >= 0
     ) / 6  # fmt: skip
     assert float(found) == pytest.approx(expected, rel=1e-5)
 

@@ -16,8 +16,8 @@ from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.yaml import recipe_from
 from understudy.data import ArraySource
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.errors import Diverged, UnderstudyError
 from understudy.models import InputContract, build, read_weights
 from understudy.objectives import CrossEntropy
@@ -50,7 +50,7 @@ def fitted(optimizer: OptimizerConfig = SGD, spec: str = "mlp:16x2?dropout=0.5",
     recipe = TrainRecipe.model_validate(values | fields)
     network = build(spec, contract(source), seed=1)
     member = Member("model-0", "model", 1, Learner(network, CrossEntropy()), optimizer, False)
-    batches = BatchLoader(source, NO_AUGMENTATION, recipe.batch_size, recipe.seed, CPU)
+    batches = BatchLoader(source, Views(seed=recipe.seed), recipe.batch_size, recipe.seed, CPU)
     Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
     return member
 
@@ -64,7 +64,7 @@ def test_the_loop_is_the_plain_loop() -> None:
     source = blobs()
     network = build("mlp:16x2", contract(source), seed=1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    batches = BatchLoader(source, NO_AUGMENTATION, 50, 0, CPU)
+    batches = BatchLoader(source, Views(), 50, 0, CPU)
     total = 3 * 5
     for epoch in range(3):
         for step, batch in enumerate(batches.epoch(epoch)):
@@ -89,7 +89,7 @@ def test_channels_last_learns_the_same(kind: Literal["sgd", "adamw"]) -> None:
     optimizer = OptimizerConfig(name=kind, lr=0.01, schedule="constant", warmup=0.0)
     recipe = TrainRecipe(data="images", model="cnn:6-8", epochs=3, batch_size=10, optimizer=optimizer)
     looped, plain = (build("cnn:6-8", InputContract((3, 8, 8), (0.5,) * 3, (1.0,) * 3, source.classes)) for _ in "ab")
-    batches = BatchLoader(source, NO_AUGMENTATION, 10, 0, CPU)
+    batches = BatchLoader(source, Views(), 10, 0, CPU)
     member = Member("model-0", "model", 1, Learner(looped, CrossEntropy()), optimizer, False)
     Loop(Fabric(accelerator="cpu", devices=1), [member], batches, recipe).run()
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last)
@@ -177,7 +177,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
 
 def test_a_last_sample_is_trained_on_with_the_batch_before_it(tmp_path: Path) -> None:
     """Alone it would have no variance, and no share for a second process."""
-    recipe = TrainRecipe(data="blobs", model="mlp:8", epochs=2, batch_size=20, optimizer=SGD, accelerator="cpu")
+    machine: dict[str, Any] = {"accelerator": "cpu", "precision": "32"}
+    recipe = TrainRecipe(data="blobs", model="mlp:8", epochs=2, batch_size=20, optimizer=SGD, **machine)
     data = Overrides(data=blobs(41))
     one = start(pipeline_of(recipe, data), tmp_path / "one")
     two = start(pipeline_of(recipe.model_copy(update={"devices": 2}), data), tmp_path / "two")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from understudy.verbs.evaluate import evaluate
     from understudy.verbs.export import export
     from understudy.verbs.few_shots import few_shots
+    from understudy.verbs.label import label
     from understudy.verbs.predict import predict
     from understudy.verbs.pretrain import pretrain
     from understudy.verbs.probe import probe
@@ -37,6 +38,7 @@ _MODULES = {
     "evaluate": "verbs.evaluate",
     "export": "verbs.export",
     "few_shots": "verbs.few_shots",
+    "label": "verbs.label",
     "open_source": "data",
     "predict": "verbs.predict",
     "pretrain": "verbs.pretrain",
@@ -61,6 +63,7 @@ __all__ = [
     "evaluate",
     "export",
     "few_shots",
+    "label",
     "open_source",
     "predict",
     "pretrain",

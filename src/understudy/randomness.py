@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from itertools import takewhile
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,11 +87,17 @@ def integers(seeds: Tensor, stream: int, low: int, high: int) -> Tensor:
     return low + _shift(mix(seeds, stream), 16) % (high - low)
 
 
-def beta(alpha: float, *keys: int) -> float:
-    """A draw from Beta(alpha, alpha), in [0, 1]: the inverse of its distribution function at a uniform draw."""
+def beta(alpha: float, seeds: Tensor, stream: int) -> Tensor:
+    """Float32 draws from Beta(alpha, alpha), one for each seed: its quantiles at 65,536 equidistant probabilities."""
+    return _beta_quantiles(alpha, seeds.device)[_shift(mix(seeds, stream), 48)]
+
+
+@cache
+def _beta_quantiles(alpha: float, device: torch.device) -> Tensor:
     from scipy.special import betaincinv
 
-    return float(betaincinv(alpha, alpha, (seed_of(*keys) >> 10) * 2.0**-53))
+    quantiles = betaincinv(alpha, alpha, (np.arange(2**16) + 0.5) * 2.0**-16)
+    return torch.from_numpy(quantiles).to(device, torch.float32)
 
 
 def permutation(n: int, *keys: int) -> Tensor:

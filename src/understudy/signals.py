@@ -23,16 +23,19 @@ class Batch:
         view: (B,) int64, the seed of the one view of each sample that `inputs` holds.
         inputs: the canonical form: images are float in [0, 1], (B, C, H, W); or a dict, one tensor a modality.
         targets: (B,) int64 class indices, or None where the data has no labels.
-        weight: of the samples themselves in `inputs`; MixUp (Zhang et al. 2018) gives the rest to another sample each.
+        weight: (B,) float32, of the samples themselves in `inputs`; MixUp (Zhang et al. 2018) gives the rest to another
+            sample each. None without MixUp.
         partners: (B,) int64 class indices of those others, or None where there are none or no labels.
+        view_index: which view of each sample it is, (B,) int64, or one for all.
     """
 
     ids: Tensor
     view: Tensor
     inputs: Tensor | dict[str, Tensor]
     targets: Tensor | None = None
-    weight: float = 1.0
+    weight: Tensor | None = None
     partners: Tensor | None = None
+    view_index: int | Tensor = 0
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -42,9 +45,9 @@ class Batch:
         inputs = (
             {name: x[rows] for name, x in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[rows]
         )
-        targets = None if self.targets is None else self.targets[rows]
-        partners = None if self.partners is None else self.partners[rows]
-        return Batch(self.ids[rows], self.view[rows], inputs, targets, self.weight, partners)
+        targets, weight, partners = (None if x is None else x[rows] for x in (self.targets, self.weight, self.partners))
+        index = self.view_index if isinstance(self.view_index, int) else self.view_index[rows]
+        return Batch(self.ids[rows], self.view[rows], inputs, targets, weight, partners, index)
 
 
 @dataclass(slots=True)

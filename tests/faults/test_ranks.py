@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource
-from understudy.data.augment import NO_AUGMENTATION
 from understudy.data.loader import BatchLoader
+from understudy.data.views import Views
 from understudy.models import InputContract, Network
 from understudy.objectives import OBJECTIVES, BuildContext
 from understudy.pipeline.loss import compose, parse_term
@@ -68,9 +68,7 @@ def trained(fabric: Fabric, norm: str, recipe: TrainRecipe, methods: tuple[str, 
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Member(f"{method}-0", "distilled", 3, learner, recipe.optimizer, method != "ce"))
-    batches = BatchLoader(
-        source, NO_AUGMENTATION, recipe.batch_size, 0, fabric.device, fabric.global_rank, fabric.world_size
-    )
+    batches = BatchLoader(source, Views(), recipe.batch_size, 0, fabric.device, fabric.global_rank, fabric.world_size)
     frozen = Teacher(teacher)
     frozen.watch({name for m in members for name in m.learner.objective.needs.teacher} - {"logits"})
     loop = Loop(fabric, members, batches, recipe, frozen)

@@ -116,6 +116,14 @@ command(
     "understudy compare digits --teacher runs/teacher --student mlp:16x1 --method kd crd crd+kd --seeds 3",
     "understudy compare cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --method kd crd dkd at",
 )
+command(
+    "label",
+    "Keep teachers' answers to augmented views of the samples, for any number of students.",
+    "understudy label cifar100 --teacher runs/wrn --views 32 --out targets/",
+    "understudy label unlabeled/ --teacher runs/a runs/b --embedding --out targets/",
+    "understudy label photos/ --teacher runs/teacher --out targets/ --part 3/16",
+    "understudy distill cifar100 --targets targets/ --student cifar:resnet8",
+)
 app.command(
     "understudy.cli.speech:speech", name="speech", help="Words from sound, by networks distilled from ensembles."
 )

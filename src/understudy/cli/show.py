@@ -12,10 +12,10 @@ from understudy.terminal import Terminal, cell
 
 if TYPE_CHECKING:
     from understudy.evaluation.facts import Facts
-    from understudy.runs import Run, RunCollection
+    from understudy.runs.targets import Results
 
 
-def show(done: Run | RunCollection) -> int:
+def show(done: Results) -> int:
     """Print the results of a verb, and where their page is; of torchrun's processes the first does.
 
     Returns:
@@ -26,9 +26,8 @@ def show(done: Run | RunCollection) -> int:
     if not first_process():
         return 0
     if not done.report.exists():
-        missing = f"not finished; continue with: understudy resume {done.path}"
-        reason = "no labeled test part, so nothing was scored" if done.finished else missing
-        Terminal().say(f"{done.path}: {reason}")
+        for line in done.without_page:
+            Terminal().say(line)
         return 0
     facts = done.facts
     show_facts(facts)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from inspect import Parameter as Argument
 from inspect import Signature
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -20,6 +20,9 @@ from understudy.errors import UnderstudyError
 from understudy.escaping import printable
 from understudy.files import path_of
 
+if TYPE_CHECKING:
+    from understudy.verbs.arguments import Plan
+
 _TYPED = "the command line"
 _RUN = Parameter(group=Group("Run", sort_key=2))
 _PLACE = {
@@ -30,12 +33,19 @@ _PLACE = {
 }
 
 
-def training_command(kind: str) -> Callable[..., int]:
-    """The command of a verb that trains: its flags are derived from its schema."""
-    schema = VERBS[kind]
+def training_command(
+    kind: str, places: Mapping[str, tuple[Any, Any, str]] = _PLACE, do: Callable[..., int] | None = None
+) -> Callable[..., int]:
+    """The command of a verb that trains: its flags are derived from its schema.
+
+    Args:
+        places: type, default and help of the flags that are not in the schema; among them `config`.
+        do: (configuration, values of `places`, trust_code) -> exit code; `carry_out` where None.
+    """
+    schema, do = VERBS[kind], do or carry_out
 
     def command(*data: str, **flags: Any) -> int:  # of the flags, those that were typed
-        place = {name: flags.pop(name, default) for name, (_, default, _) in _PLACE.items()}
+        place = {name: flags.pop(name, default) for name, (_, default, _) in places.items()}
         config = place["config"]
         values: dict[str, Any] = {} if config is None else read_yaml(path_of(config, "the --config file"))
         typed = nest(schema, flags | _positional(schema, data))
@@ -43,12 +53,12 @@ def training_command(kind: str) -> Callable[..., int]:
             options = checked(schema, updated(values, typed), str(config or _TYPED))
         except UnderstudyError as error:
             raise UnderstudyError(re.sub(rf"^{_TYPED}: (\w+)(?:\.(\w+))?[.\w]*: ", _flag, str(error))) from None
-        return carry_out(options, place, trust_code=_typed_code(options, typed))
+        return do(options, place, trust_code=_typed_code(options, typed))
 
     place = [
         Argument(name, Argument.KEYWORD_ONLY, default=default,
                  annotation=Annotated[hint, _RUN, Parameter(help=text, negative=())])
-        for name, (hint, default, text) in _PLACE.items()
+        for name, (hint, default, text) in places.items()
     ]  # fmt: skip
     arguments = [positional_of(schema), *flags_of(schema), *place]
     command.__name__ = kind
@@ -68,14 +78,20 @@ def carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) ->
     """Do what a configuration says, or print what that would be. Returns the exit code."""
     from understudy.pipeline.run_data import Overrides
     from understudy.verbs.arguments import place as place_of
-    from understudy.verbs.registry import measured, planner, starter
+    from understudy.verbs.registry import planner, starter
 
     kind = str(getattr(config, "kind", ""))
     overrides = Overrides(trust_code=trust_code)
     where = place_of(place["run"], place["overwrite"], ("understudy", *sys.argv[1:]))
     if not place["dry_run"]:
         return show(starter(kind)(config, overrides, where))
-    plan = planner(kind)(config, overrides)
+    return print_plan(planner(kind)(config, overrides))
+
+
+def print_plan(plan: Plan) -> int:
+    """Print what a verb would do. Returns the exit code."""
+    from understudy.verbs.registry import measured
+
     print("".join(f"# {printable(note)}\n" for note in plan.notes), end="")
     for name, recipe in plan.recipes.items():
         print(f"# {printable(name)}\n" if len(plan.recipes) > 1 else "", end="")

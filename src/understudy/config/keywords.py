@@ -6,6 +6,7 @@ They mirror the schemas, field by field; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 
@@ -169,6 +170,8 @@ class TrainKeywords(ClassifierKeywords, total=False):
 class DistillKeywords(TrainingKeywords, total=False):
     """A student trained on its teachers' soft targets, with the same student trained alone as the baseline."""
 
+    targets: str | Path | None
+    """Folder of the teachers' answers, as understudy label wrote it, in place of the teachers."""
     teacher_modality: str
     """Input of the teachers; needed only for those that do not say."""
     student_modality: str
@@ -195,6 +198,33 @@ class DistillKeywords(TrainingKeywords, total=False):
 
 class CompareKeywords(DistillKeywords, total=False):
     """A student trained by several methods, and alone, on the same batches."""
+
+
+class LabelKeywords(SampleKeywords, MachineKeywords, AugmentationKeywords, total=False):
+    """Teachers' answers to augmented views of the samples, kept on the disk for any number of students."""
+
+    views: int
+    """Augmented views of each sample; students see them in turn."""
+    embedding: bool
+    """Keep the teacher's embedding too, for methods such as crd."""
+    features: Sequence[str]
+    """Keep these layers' outputs too."""
+    int8: bool
+    """Keep embeddings and features as int8 with a scale; default: float16."""
+    all_classes: bool
+    """Keep the logits of all classes; default: where there are more than 64, those of the 10 most probable."""
+    members: bool
+    """Keep the answers of several teachers apart, as methods on embeddings need them."""
+    mean: Literal["arithmetic", "geometric"]
+    """Mean of the teachers' distributions."""
+    teacher_modality: str
+    """Input of the teachers; needed only for those that do not say."""
+    mixup: float
+    """Alpha of MixUp of the views; 0 disables it."""
+    batch_size: int
+    """Samples per forward pass of the teachers."""
+    seed: int
+    """Seed of the views."""
 
 
 class SpeechTrainKeywords(ClassifierKeywords, total=False):

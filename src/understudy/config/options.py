@@ -39,6 +39,7 @@ class Options(BaseModel):
         derived: fields whose default follows from the data where they are unset.
         fixed: inherited fields that the caller must not set.
         required: fields that a verb cannot do without, each with an example for who leaves it out.
+        instead: fields that may be given in place of a required one.
     """
 
     model_config = ConfigDict(
@@ -48,6 +49,7 @@ class Options(BaseModel):
     derived: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[Mapping[str, str]] = {}
+    instead: ClassVar[Mapping[str, str]] = {}
 
     @field_validator("*", mode="after")
     @classmethod

@@ -12,7 +12,8 @@ from understudy.config.options import Options, parse_pairs
 S = TypeVar("S", bound=Options)
 
 PLACES = (
-    "data", "data_root", "subset", "transfer_set", "model", "student", "teacher", "backbone", "generalist", "pair",
+    "data", "data_root", "subset", "transfer_set", "model", "student", "teacher", "targets", "backbone", "generalist",
+    "pair",
 )  # fmt: skip
 """The options that may hold a path, or a name with a path in it; those of the last are after a "="."""
 _BIT_WEIGHTS = re.compile(r"(bit:)(.+\.npz)((?:\?.*)?)")

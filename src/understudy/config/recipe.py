@@ -61,12 +61,15 @@ class DistillRecipe(Recipe):
         "teacher": "write --teacher runs/teacher, say; understudy train makes a teacher",
         "student": "write --student mlp:16x1, say; understudy models lists models",
     }
+    instead: ClassVar[Mapping[str, str]] = {"teacher": "targets"}
 
     kind: str = "distill"
     teacher: tuple[str, ...] = ()
     """Run folders or weights files; several make an ensemble, as do the seeds of one run."""
     student: str = ""
     """Model to train, as in mlp:800x2 or timm:resnet18."""
+    targets: PathText | None = None
+    """Folder of the teachers' answers, as understudy label wrote it, in place of the teachers."""
     teacher_modality: str = ""
     """Input of the teachers; needed only for those that do not say."""
     student_modality: str = ""

@@ -45,6 +45,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32), Number]
 """What PyTorch, NumPy and scikit-learn all take."""
 Several = Annotated[int, Field(ge=1, le=1000), Number]
 """Things that exist at a time: networks, devices, processes."""
+Views = Annotated[int, Field(ge=1, le=10_000), Number]
 Workers = Annotated[int, Field(ge=0, le=256), Number]
 
 Fraction = Annotated[float, Field(gt=0, le=1), Number]

@@ -8,10 +8,17 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from understudy.config.hyperrule import Variant
-from understudy.config.options import ClassifierOptions, DataOptions, MachineOptions, Options
+from understudy.config.options import (
+    AugmentationConfig,
+    ClassifierOptions,
+    DataOptions,
+    MachineOptions,
+    Options,
+    SampleOptions,
+)
 from understudy.config.recipe import RECIPES, SpecialistRecipe
 from understudy.config.upstream import Scale
-from understudy.config.values import Count, PathText, Pixels, Positive, Seed, Several
+from understudy.config.values import Amount, Count, PathText, Pixels, Positive, Seed, Several, Views
 from understudy.errors import UnderstudyError
 
 
@@ -205,12 +212,52 @@ class SpecialistsConfig(SpecialistRecipe):
     """Run folders or weights files of networks distilled from the panel, to show on its page."""
 
 
+class LabelConfig(SampleOptions, MachineOptions):
+    """Teachers' answers to augmented views of the samples, kept on the disk for any number of students."""
+
+    heading: ClassVar[str] = "Targets"
+    required: ClassVar[Mapping[str, str]] = {
+        "data": "write understudy label photos/ --teacher runs/teacher, say",
+        "teacher": "write --teacher runs/teacher, say; understudy train makes a teacher",
+    }
+
+    kind: str = "label"
+    data: str = ""
+    """Samples to label: a name, a folder, a zip, a CSV, a parquet file or tar shards; labels are not needed."""
+    teacher: tuple[str, ...] = ()
+    """Run folders or weights files; several make an ensemble, as do the seeds of one run."""
+    views: Views = 32
+    """Augmented views of each sample; students see them in turn."""
+    embedding: bool = False
+    """Keep the teacher's embedding too, for methods such as crd."""
+    features: tuple[str, ...] = ()
+    """Keep these layers' outputs too."""
+    int8: bool = False
+    """Keep embeddings and features as int8 with a scale; default: float16."""
+    all_classes: bool = False
+    """Keep the logits of all classes; default: where there are more than 64, those of the 10 most probable."""
+    members: bool = False
+    """Keep the answers of several teachers apart, as methods on embeddings need them."""
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    """Mean of the teachers' distributions."""
+    teacher_modality: str = ""
+    """Input of the teachers; needed only for those that do not say."""
+    mixup: Amount = 0.0
+    """Alpha of MixUp of the views; 0 disables it."""
+    batch_size: Positive = 128
+    """Samples per forward pass of the teachers."""
+    seed: Seed = 0
+    """Seed of the views."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
 VERBS: dict[str, type[Options]] = {
     **{kind: RECIPES[kind] for kind in ("train", "distill", "compare", "speech-train", "speech-distill")},
     "transfer": TransferConfig,
     "suite": SuiteConfig,
     "pretrain": PretrainConfig,
     "compress": CompressConfig,
+    "label": LabelConfig,
     "specialists": SpecialistsConfig,
 }
 """What each verb that trains takes, by the `kind` that its YAML has."""

@@ -47,6 +47,13 @@ class Fingerprint:
         digests[rows] = torch.tensor(source.digests(rows))
         return cls(source.classes, source.ids, source.targets, source.sample_names, stamps, digests)
 
+    def among(self, ids: Tensor) -> Fingerprint:
+        """That of those samples that have one of these ids (M,)."""
+        rows = torch.isin(self.ids, ids).nonzero().flatten()
+        names = [self.names[row] for row in rows.tolist()] if self.names else ()
+        targets = None if self.targets is None else self.targets[rows]
+        return Fingerprint(self.classes, self.ids[rows], targets, names, self.stamps[rows], self.digests[rows])
+
     def to_json(self) -> dict[str, Any]:
         """Columns, as lists."""
         sizes, changed = self.stamps.T.tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import tee
 from typing import Protocol
 
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, to_unit_range
 from understudy.data.source import ArraySource, Source
+from understudy.data.views import Views
 from understudy.data.workers import Images, decode_batches
-from understudy.randomness import beta, mix, permutation
+from understudy.randomness import permutation
 from understudy.signals import Batch
 
-_ORDER, _VIEW, _MIX = 1, 2, 3  # random streams
+_ORDER = 1  # random stream
 _MAX_REPORTS = 20  # when training for a number of steps
 
 
@@ -35,11 +35,10 @@ class EpochSampler(Protocol):
 class _Step:
     """One rank's share of a step."""
 
-    rows: Tensor  # (M,) int64 rows of the source: the rank's samples, then MixUp partners from other ranks' shares
+    rows: Tensor  # (M,) int64 rows of the source: the rank's samples, then MixUp partners that are not among them
     epochs: Tensor | int  # (M,) int64 epoch of each row, or one epoch for all
     size: int  # number of the rank's own samples
     partners: Tensor | None = None  # (size,) int64 MixUp partners as indices into `rows`
-    weight: float = 1.0  # MixUp weight of the rank's own samples
 
 
 def count_batches(samples: int, size: int) -> int:
@@ -58,19 +57,19 @@ def count_batches(samples: int, size: int) -> int:
 class BatchLoader:
     """Training batches of one rank.
 
-    The order and the view of sample i in epoch e are functions of (seed, e, i) only: position p of the stream is sample
-    `permutation(p // n)[p % n]` in its view of epoch p // n, where n is the size of the dataset.
+    The order of the samples is a function of (seed, epoch), their views are functions of (views.seed, view, id) only:
+    position p of the stream is sample `permutation(p // n)[p % n]` in its view of epoch p // n, where n is the size of
+    the dataset.
 
     With `total_steps`, all batches are full and may span epochs; without, an epoch may end with a smaller batch, or
     with one of a sample more (see `count_batches`).
 
-    With MixUp, each step draws a weight w from Beta(mixup, mixup) and mixes its global batch with a permutation of
-    itself, w to 1 - w, both keyed by (seed, step). Partners in another rank's share are read from the source a second
-    time. A sample whose partner cannot be decoded stays unmixed.
+    With MixUp, samples that are mixed with each other follow each other in an epoch, so that few partners lie outside a
+    rank's share; those are read beside it. A sample whose partner cannot be decoded stays unmixed.
     """
 
     source: Source
-    augmentation: Augmentation
+    views: Views
     batch_size: int  # global; each rank takes an equal, contiguous share
     seed: int
     device: torch.device
@@ -78,7 +77,6 @@ class BatchLoader:
     world_size: int = 1
     workers: int = 0
     total_steps: int | None = None
-    mixup: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)  # record name -> reason, of those not decoded so far
     sampler: EpochSampler | None = None  # None takes all samples in random order
 
@@ -87,6 +85,7 @@ class BatchLoader:
         self._ids = self.source.ids.to(self.device)
         self._pools = {name: x.to(self.device) for name, x in _arrays(self.source).items()}
         self._order_cache: tuple[tuple[int, int], Tensor] = ((-1, -1), torch.empty(0))
+        self._partner_cache = self._order_cache
         self._view_cache: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
@@ -115,15 +114,16 @@ class BatchLoader:
             for step in steps:
                 rows, epochs = step.rows.to(self.device), step.epochs
                 if isinstance(epochs, int):
-                    views = self._views(epochs)[rows]
+                    views = self._view_seeds(epochs)[rows]
                 else:
-                    views = mix(self.seed, _VIEW, epochs.to(self.device), self._ids[rows])
-                yield self._batch(step, rows, views, self._pools, rows, self.augmentation)
+                    views = self.views.seeds(epochs.to(self.device), self._ids[rows])
+                yield self._batch(step, rows, views, self._pools, rows, self.views.augmentation)
             return
         steps, ahead = tee(steps)
-        keys = ((step.rows, mix(self.seed, _VIEW, step.epochs, self.source.ids[step.rows])) for step in ahead)
-        decoded = decode_batches(self.source, keys, self.augmentation, self.workers, self.skipped)
-        augmentation = replace(self.augmentation, crop_scale=1.0, crop_size=0, resize=0)  # cropped by the workers
+        keys = ((step.rows, self.views.seeds(step.epochs, self.source.ids[step.rows])) for step in ahead)
+        augmentation = self.views.augmentation
+        decoded = decode_batches(self.source, keys, augmentation, self.workers, self.skipped)
+        augmentation = replace(augmentation, crop_scale=1.0, crop_size=0, resize=0)  # cropped by the workers
         for step, (kept, views, images) in zip(steps, decoded, strict=True):
             pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
             rows, all_rows = step.rows[kept].to(self.device), torch.arange(len(kept), device=self.device)
@@ -141,30 +141,47 @@ class BatchLoader:
         rows = self._order(first, last)[begin - first * n : end - first * n]
         epochs = torch.arange(begin, end) // n if first < last else first
         share = slice(len(rows) * self.rank // self.world_size, len(rows) * (self.rank + 1) // self.world_size)
-        if not self.mixup:
-            own = rows[share]
-            return _Step(own, epochs if isinstance(epochs, int) else epochs[share], len(own))
-        own = torch.arange(len(rows))[share]
-        partners = permutation(len(rows), self.seed, _MIX, step)[share]
-        needed = torch.cat([own, partners[~torch.isin(partners, own)]])
-        position = torch.empty_like(rows)
-        position[needed] = torch.arange(len(needed))
-        weight = beta(self.mixup, self.seed, _MIX, step)
-        epochs = epochs if isinstance(epochs, int) else epochs[needed]
-        return _Step(rows[needed], epochs, len(own), position[partners], weight)
+        rows, epochs = rows[share], epochs if isinstance(epochs, int) else epochs[share]
+        return self._with_partners(rows, epochs, first, last) if self.views.mixup else _Step(rows, epochs, len(rows))
 
-    def _views(self, epoch: int) -> Tensor:
+    def _with_partners(self, rows: Tensor, epochs: Tensor | int, first: int, last: int) -> _Step:
+        """A step with MixUp partners; those that are not among the rows, in the same epoch, are added."""
+        n = len(self.source)
+        offset = (epochs - first) * n
+        keys = offset + rows
+        wanted = offset + self._partners(first, last)[keys]
+        found = torch.cat([keys, wanted[~torch.isin(wanted, keys)].unique()])
+        ordered, places = found.sort()
+        return _Step(found % n, found // n + first, len(rows), places[torch.searchsorted(ordered, wanted)])
+
+    def _view_seeds(self, epoch: int) -> Tensor:
         """View seeds of all samples in an epoch; computed at once, as launching the kernels dominates the cost."""
         if self._view_cache[0] != epoch:
-            self._view_cache = epoch, mix(self.seed, _VIEW, epoch, self._ids)
+            self._view_cache = epoch, self.views.seeds(epoch, self._ids)
         return self._view_cache[1]
+
+    def _partners(self, first: int, last: int) -> Tensor:
+        """Rows of the MixUp partners of all samples in these epochs, one epoch after the other."""
+        if self._partner_cache[0] != (first, last):
+            partners = [self.views.partners(epoch, len(self.source)) for epoch in range(first, last + 1)]
+            self._partner_cache = (first, last), torch.cat(partners)
+        return self._partner_cache[1]
 
     def _order(self, first: int, last: int) -> Tensor:
         """Rows of the source in the order of these epochs."""
         if self._order_cache[0] != (first, last):
-            order = self.sampler or partial(permutation, len(self.source), self.seed, _ORDER)
+            order = self.sampler or self._random_order
             self._order_cache = ((first, last), torch.cat([order(epoch) for epoch in range(first, last + 1)]))
         return self._order_cache[1]
+
+    def _random_order(self, epoch: int) -> Tensor:
+        n = len(self.source)
+        if not self.views.mixup:
+            return permutation(n, self.seed, _ORDER, epoch)
+        pairs = self.views.pairs(epoch, n)
+        even = n - n % 2
+        shuffled = pairs[:even].view(-1, 2)[permutation(even // 2, self.seed, _ORDER, epoch)]
+        return torch.cat([shuffled.flatten(), pairs[even:]])
 
     def _batch(
         self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor, augmentation: Augmentation
@@ -175,23 +192,36 @@ class BatchLoader:
             for name, pool in pools.items()
         }
         targets = None if self._targets is None else self._targets[rows]
+        size, index = step.size, self.views.index(step.epochs)
+        if isinstance(index, Tensor):
+            index = index[:size].to(self.device)
         if step.partners is None:
-            return Batch(self._ids[rows], views, _unwrap(inputs), targets)
-        size, partners = step.size, step.partners.to(self.device)
-        inputs = {name: x[partners].lerp_(x[:size], step.weight) for name, x in inputs.items()}
+            return Batch(self._ids[rows], views, _unwrap(inputs), targets, view_index=index)
+        partners, weight = step.partners.to(self.device), self.views.weights(views[:size])
+        inputs = {name: x[partners].lerp_(x[:size], _like(weight, x)) for name, x in inputs.items()}
         own, others = (None, None) if targets is None else (targets[:size], targets[partners])
-        return Batch(self._ids[rows[:size]], views[:size], _unwrap(inputs), own, step.weight, others)
+        return Batch(self._ids[rows[:size]], views[:size], _unwrap(inputs), own, weight, others, index)
+
+
+def _like(weight: Tensor, x: Tensor) -> Tensor:
+    """Weights (B,) in the dimensions of x (B, ...)."""
+    return weight.view(-1, *[1] * (x.dim() - 1))
 
 
 def _drop(step: _Step, kept: Tensor) -> _Step:
     """A step without the rows that could not be decoded; `kept` are ascending indices into its rows."""
-    if step.partners is None or len(kept) == len(step.rows):
+    if len(kept) == len(step.rows):
         return step
+    epochs = step.epochs if isinstance(step.epochs, int) else step.epochs[kept]
+    if step.partners is None:
+        return replace(step, epochs=epochs, size=len(kept))
     position = torch.full((len(step.rows),), -1)
     position[kept] = torch.arange(len(kept))
     own = kept[kept < step.size]
     partners = position[step.partners[own]]
-    return replace(step, size=len(own), partners=torch.where(partners < 0, torch.arange(len(own)), partners))
+    return replace(
+        step, epochs=epochs, size=len(own), partners=torch.where(partners < 0, torch.arange(len(own)), partners)
+    )
 
 
 def _unwrap(inputs: Images) -> Tensor | Images:

@@ -11,11 +11,12 @@ from understudy.objectives.cross_entropy import mixed_loss
 from understudy.signals import Batch, Signals
 
 
-def binary_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def binary_cross_entropy_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
     """`-sum_c [y_c log s(z_c) + (1 - y_c) log(1 - s(z_c))]`, s the sigmoid, summed over labeled rows, divided by B.
 
     Classes are summed rather than averaged, so that gradients are of the same order as the softmax's. Logits are
     (B, C); targets are class indices (B,), or multi-hot (B, C) in [0, 1]. Unlabeled rows, with any -1, add nothing.
+    `weight` (B,) multiplies the rows' losses.
 
     >>> logits, multi_hot = torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     >>> round(binary_cross_entropy_loss(logits, multi_hot).item(), 3)  # 3 log 2
@@ -29,7 +30,8 @@ def binary_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
         labeled = (targets >= 0).all(1)
         one_hot = targets.to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").sum(1)
-    return torch.where(labeled, losses, 0.0).sum() / logits.shape[0]
+    losses = torch.where(labeled, losses, 0.0)
+    return (losses.sum() if weight is None else weight @ losses) / logits.shape[0]
 
 
 class BinaryCrossEntropy(Objective):

@@ -12,28 +12,37 @@ from understudy.objectives.base import LOGITS, Needs, Objective, check_number
 from understudy.signals import Batch, Signals
 
 
-def cross_entropy_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy_loss(
+    logits: Tensor, targets: Tensor, weight: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of (B, C) logits with (B,) labels at temperature 1, summed over labeled rows, divided by B.
 
     Rows whose target is -1 are unlabeled and add nothing. Dividing by B rather than by the number of labeled rows
-    makes the loss of a batch the weighted mean of its micro-batches' losses. `label_smoothing` is the share of the
-    target spread evenly over the classes.
+    makes the loss of a batch the weighted mean of its micro-batches' losses. `weight` (B,) multiplies the rows' losses.
+    `label_smoothing` is the share of the target spread evenly over the classes.
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     >>> round(cross_entropy_loss(logits, torch.tensor([0, -1])).item(), 3)  # the second row is unlabeled
     0.063
     """
-    total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+
+    def loss(reduction: str) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), targets, ignore_index=-1, reduction=reduction, label_smoothing=label_smoothing
+        )
+
+    total = loss("sum") if weight is None else weight @ loss("none")
     return total / logits.shape[0]
 
 
-def mixed_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch) -> Tensor:
+def mixed_loss(loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], logits: Tensor, batch: Batch) -> Tensor:
     """`loss` with the labels; `w L(y) + (1 - w) L(y')` for mixed inputs, y' the partners' (Zhang et al. 2018)."""
     if batch.targets is None:
         return logits.float().sum() * 0.0
-    own = loss(logits, batch.targets)
-    return own if batch.partners is None else batch.weight * own + (1 - batch.weight) * loss(logits, batch.partners)
+    if batch.partners is None or batch.weight is None:
+        return loss(logits, batch.targets, None)
+    return loss(logits, batch.targets, batch.weight) + loss(logits, batch.partners, 1 - batch.weight)
 
 
 class CrossEntropy(Objective):

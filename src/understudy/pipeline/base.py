@@ -6,6 +6,7 @@ A kind is one file with one class: it says where its recipe differs from `Pipeli
 from __future__ import annotations
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +22,11 @@ from understudy.config.recipe import Recipe
 from understudy.data import Source, fraction, omit_classes, only_classes, stratified_split
 from understudy.data.loader import BatchLoader, EpochSampler
 from understudy.data.modalities import check_modality
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
-from understudy.files import path_of
+from understudy.files import path_of, sha256
 from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, restore, start_from
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
@@ -36,10 +38,12 @@ from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.signals import Shapes
 from understudy.teachers import Ensemble, Teacher, combine
+from understudy.teachers.store import Store
 from understudy.training import Learner, Member
 
 R = TypeVar("R", bound=Recipe)
-AnyTeacher = Teacher | Ensemble | SpecialistPanel
+LiveTeacher = Teacher | Ensemble | SpecialistPanel
+AnyTeacher = LiveTeacher | Store
 
 
 class Pipeline(ABC, Generic[R]):
@@ -125,9 +129,14 @@ class Pipeline(ABC, Generic[R]):
         """The training batches of one process."""
         data, recipe = self.data, self.recipe
         return BatchLoader(
-            data.train, data.augmentation, recipe.batch_size, recipe.seed, device, rank, world, workers, recipe.steps,
-            recipe.mixup, sampler=data.sampler,
+            data.train, self.views, recipe.batch_size, recipe.seed, device, rank, world, workers, recipe.steps,
+            sampler=data.sampler,
         )  # fmt: skip
+
+    @property
+    def views(self) -> Views:
+        """What the samples look like in each epoch."""
+        return Views(self.data.augmentation, self.recipe.seed, mixup=self.recipe.mixup)
 
     # --- teachers -----------------------------------------------------------------------------------------
 
@@ -146,8 +155,20 @@ class Pipeline(ABC, Generic[R]):
         frozen = [as_teacher(network, device) for network in self.teachers.values()]
         return self.combine(frozen) if frozen else None
 
-    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
+    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> LiveTeacher:
         return combine(teachers)
+
+    def teacher_digests(self) -> dict[str, str]:
+        """The SHA-256 of the teachers' files, or of their weights."""
+        files = {file: sha256(Path(file)) for file in self.teacher_files}
+        return files or {name: _digest(network) for name, network in self.teachers.items()}
+
+    def verify(self) -> None:
+        """Check what is opened at the start of a run against what it was made of.
+
+        Raises:
+            UnderstudyError: it does not fit.
+        """
 
     # --- members ------------------------------------------------------------------------------------------
 
@@ -253,7 +274,7 @@ class Pipeline(ABC, Generic[R]):
         restore(network, weights)
         return network.eval()
 
-    def evaluation_teacher(self, device: torch.device) -> AnyTeacher | None:
+    def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         """Who the trained networks are compared with."""
         return None
 
@@ -269,6 +290,15 @@ class Pipeline(ABC, Generic[R]):
     def complete(self, run: Run, facts: RunFacts) -> RunFacts:
         """Add to the evaluation what is measured for this kind of run alone."""
         return facts
+
+
+def _digest(network: Network) -> str:
+    """The SHA-256 of a network's weights."""
+    state = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        state.update(name.encode())
+        state.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 def as_teacher(network: Network, device: torch.device) -> Teacher | SpecialistPanel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,17 +14,21 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
+from understudy.data.views import Views
 from understudy.errors import UnderstudyError
+from understudy.files import path_of
 from understudy.models import InputContract, Network, build
 from understudy.objectives import BuildContext
 from understudy.panels.panel import SpecialistPanel
-from understudy.pipeline.base import AnyTeacher, Pipeline, for_crops
+from understudy.pipeline.base import AnyTeacher, LiveTeacher, Pipeline, as_teacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import open_parts
+from understudy.pipeline.targets import check_store
 from understudy.pipeline.weights import teacher_files, teachers_of
 from understudy.teachers import Teacher, combine, match_classes
+from understudy.teachers.store import MANIFEST, Store
 from understudy.training import Member
 
 D = TypeVar("D", bound=DistillRecipe)
@@ -69,6 +74,8 @@ class Distill(Pipeline[D]):
             networks |= teachers_of(name, contract, trust_code=self.overrides.trust_code)
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
+        if not networks:
+            return {}
         classes = data.labeled.classes or next(iter(networks.values())).classes
         for name, network in networks.items():
             match_classes(network, f"teacher {name}", classes)
@@ -76,15 +83,38 @@ class Distill(Pipeline[D]):
             check_modality(data.train, network.contract.modality)
         return networks
 
+    @cached_property
+    def store(self) -> Store | None:
+        """The teachers' answers, if they are on the disk."""
+        targets = self.recipe.targets
+        return None if targets is None else Store.open(path_of(targets, "the targets"), self.recipe.temperature)
+
+    @property
+    def views(self) -> Views:
+        return super().views if self.store is None else self.store.views
+
+    def verify(self) -> None:
+        if self.store is not None:
+            check_store(self.store, self.data.train, super().views, self.live_teacher(torch.device("cpu")))
+
     @property
     def _teacher_names(self) -> tuple[str, ...]:
         return () if self.overrides.teachers else self.recipe.teacher
 
     @property
     def teacher_files(self) -> list[str]:
-        return [str(file) for name in self._teacher_names for file in teacher_files(name)]
+        kept = [] if self.recipe.targets is None else [str(Path(self.recipe.targets) / MANIFEST)]
+        return kept + [str(file) for name in self._teacher_names for file in teacher_files(name)]
 
-    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> AnyTeacher:
+    def teacher(self, device: torch.device) -> AnyTeacher | None:
+        return self.live_teacher(device) if self.store is None else self.store.to(device)
+
+    def live_teacher(self, device: torch.device) -> LiveTeacher | None:
+        """The teachers themselves; None where only their answers are at hand."""
+        frozen = [as_teacher(network, device) for network in self.teachers.values()]
+        return self.combine(frozen) if frozen else None
+
+    def combine(self, teachers: Sequence[Teacher | SpecialistPanel]) -> LiveTeacher:
         return combine(teachers, self.recipe.mean)
 
     @property
@@ -114,22 +144,32 @@ class Distill(Pipeline[D]):
     def contract(self) -> InputContract:
         """Of data without labels a student learns the teachers' classes."""
         contract = for_crops(self.data.contract(self.recipe.student_modality), self.recipe)
-        if contract.classes or not self.teachers:
+        if contract.classes:
             return contract
-        return replace(contract, classes=next(iter(self.teachers.values())).classes)
+        return replace(contract, classes=self._known_classes)
+
+    @property
+    def _known_classes(self) -> tuple[str, ...]:
+        """The classes that the teachers know."""
+        if self.store is not None:
+            return self.store.manifest.classes
+        return next((network.classes for network in self.teachers.values()), ())
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         if all(term.reads_logits_alone for term in terms):
             return super().build_contexts(terms, network)
         train, student = self.data.train, network.shapes(self.recipe.student_taps or None)
-        shapes = [teacher.shapes(self.recipe.teacher_taps or None) for teacher in self.teachers.values()]
+        if self.store is not None:
+            shapes = self.store.shapes
+        else:
+            shapes = [teacher.shapes(self.recipe.teacher_taps or None) for teacher in self.teachers.values()]
         return [BuildContext(student, teacher, train.ids, train.targets) for teacher in shapes]
 
-    def evaluation_teacher(self, device: torch.device) -> AnyTeacher | None:
+    def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         test = self.data.test
         if test is not None and not all(can_read(test, network) for network in self.teachers.values()):
             return None
-        return self.teacher(device)
+        return self.live_teacher(device)
 
     @property
     def gallery_temperature(self) -> float | None:

@@ -23,11 +23,11 @@ from understudy.errors import UnderstudyError
 from understudy.files import sha256, write_whole
 from understudy.pipeline.device import accelerator_of
 from understudy.runs.collection import RunCollection
-from understudy.runs.folder import DATA
+from understudy.runs.folder import DATA, EvaluatedFolder
 from understudy.runs.run import Run
 from understudy.terminal import Terminal
 
-_NOT_OURS = (ValueError, TypeError, LookupError, AttributeError)  # of JSON that `_write` did not make
+_NOT_OURS = (ValueError, TypeError, LookupError, AttributeError)  # of JSON that `write_fingerprints` did not make
 Known = dict[str, Fingerprint | None]
 """The parts of the data by name; None for one that there was not."""
 
@@ -53,7 +53,7 @@ def check_data(
     """
     folder = within or run
     sources = {key: one for part, source in parts.items() for key, one in _modalities(part, source).items()}
-    known = _read(folder.path / DATA)
+    known = read_fingerprints(folder.path / DATA)
     changes = []
     for part, source in sources.items():
         if part in known and (found := _changes(known[part], source)):
@@ -72,7 +72,7 @@ def check_data(
         known = {part: one for part, one in known.items() if part not in sources}
     if new := {part: source for part, source in sources.items() if part not in known}:
         added: Known = {part: None if source is None else Fingerprint.of(source) for part, source in new.items()}
-        _write(folder.path / DATA, known | added)
+        write_fingerprints(folder.path / DATA, known | added)
 
 
 def check_teachers(run: Run, files: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def check_teachers(run: Run, files: Sequence[str]) -> None:
 
 
 @contextmanager
-def same_machine(fabric: Fabric, run: Run) -> Iterator[None]:
+def same_machine(fabric: Fabric, run: EvaluatedFolder) -> Iterator[None]:
     """Compute with the number of threads that a run on a CPU began with, as its sums depend on it.
 
     Another device or precision is reported, as the results then differ in their last digits.
@@ -143,13 +143,18 @@ def _changes(known: Fingerprint | None, source: Source | None) -> list[str]:
     return differences(known, source)
 
 
-def _say(run: Run | RunCollection, sentence: str) -> None:
+def _say(run: EvaluatedFolder, sentence: str) -> None:
     """On the console, and in the notes, which are on the page."""
     Terminal().say(sentence, "yellow")
     run.note(notes=[*run.record.get("notes", ()), sentence])
 
 
-def _read(path: Path) -> Known:
+def read_fingerprints(path: Path) -> Known:
+    """What `write_fingerprints` wrote; nothing where there is no file.
+
+    Raises:
+        UnderstudyError: it is damaged.
+    """
     try:
         values = json.loads(gzip.decompress(path.read_bytes()))
         return {part: None if one is None else Fingerprint.from_json(one) for part, one in values.items()}
@@ -161,6 +166,6 @@ def _read(path: Path) -> Known:
         ) from None
 
 
-def _write(path: Path, known: Known) -> None:
+def write_fingerprints(path: Path, known: Known) -> None:
     values = {part: None if one is None else one.to_json() for part, one in known.items()}
     write_whole(path, gzip.compress(json.dumps(values).encode(), 3, mtime=0))

@@ -152,6 +152,7 @@ def _check_inputs(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: Run
             )  # fmt: skip
             if pipeline.teacher_files:
                 check_teachers(run, pipeline.teacher_files)
+            pipeline.verify()
         except UnderstudyError as found:
             fault = found
     if fault := fabric.broadcast(fault):

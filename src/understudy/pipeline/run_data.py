@@ -50,7 +50,8 @@ def require(config: MachineOptions, overrides: Overrides) -> None:
         "backbone": overrides.model,
     }  # fmt: skip
     for name, example in config.required.items():
-        if not getattr(config, name) and not objects.get(name):
+        instead = config.instead.get(name, name)
+        if not getattr(config, name) and not objects.get(name) and not getattr(config, instead):
             what = "DATA" if name == "data" else f"--{name}"
             raise UnderstudyError(f"{what} is missing; {example}")
     check_machine(config)

@@ -69,6 +69,12 @@ class EvaluatedFolder(ABC):
         return bool(record.get("finished")) and all((self.path / name).exists() for name in record.get("pages", ()))
 
     @property
+    def without_page(self) -> list[str]:
+        """What the terminal shows where there is no page."""
+        missing = f"not finished; continue with: understudy resume {self.path}"
+        return [f"{self.path}: {'no labeled test part, so nothing was scored' if self.finished else missing}"]
+
+    @property
     def report(self) -> Path:
         return self.path / REPORT
 

@@ -85,11 +85,11 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 class ConsoleLogger:
-    """A progress bar on a terminal; elsewhere a line per epoch, at most one in `every` seconds."""
+    """A progress bar on a terminal; elsewhere a line per epoch, or other `unit`, at most one in `every` seconds."""
 
-    def __init__(self, title: str, terminal: Terminal | None = None, every: float = 5.0) -> None:
+    def __init__(self, title: str, terminal: Terminal | None = None, every: float = 5.0, unit: str = "epoch") -> None:
         self.terminal = terminal or Terminal()
-        self.title, self.every = title, every
+        self.title, self.every, self.unit = title, every, unit
         self.first_step = self.steps = self.images = 0
         self.started = self.printed = time.monotonic()
         self.bar: Progress | None = None
@@ -120,7 +120,8 @@ class ConsoleLogger:
             left = (now - self.started) / max(step - self.first_step, 1) * (self.steps - step)
             epoch = f"{metrics[0]['epoch']:.1f}".removesuffix(".0")
             speed = f"{self._speed(now):,.0f} images/s  {clock(left)} left"
-            self.terminal.say(f"{self.title}  epoch {epoch}  {summarize(metrics)}  {speed}")
+            shown = (f"{self.unit} {epoch}", summarize(metrics), speed)
+            self.terminal.say("  ".join([self.title, *filter(None, shown)]))
 
     def on_train_end(self) -> None:
         if self.bar is not None:

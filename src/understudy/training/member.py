@@ -55,8 +55,9 @@ class EpochMetrics:
         zero = torch.zeros((), device=predictions.device, dtype=torch.int64)
         labeled = zero if batch.targets is None else (batch.targets >= 0).sum()
         correct = zero if batch.targets is None else (predictions == batch.targets).sum()
-        if batch.partners is not None:  # mixed inputs count in proportion to their two classes
-            correct = batch.weight * correct + (1 - batch.weight) * (predictions == batch.partners).sum()
+        if batch.partners is not None and batch.weight is not None:  # mixed inputs count for their two classes
+            own, other = predictions == batch.targets, predictions == batch.partners
+            correct = torch.where(own, batch.weight, 0.0).sum() + torch.where(other, 1 - batch.weight, 0.0).sum()
         agreeing = zero if teacher is None else (predictions == predictions_of(teacher)).sum()
         count = len(batch)
         sums = loss.detach().double() * count, correct, labeled, agreeing, torch.full_like(zero, count)

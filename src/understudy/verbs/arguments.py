@@ -107,7 +107,9 @@ def module(value: Any) -> nn.Module | None:
 
 
 def listed(one_or_more: Any) -> list[Any]:
-    """One value or several, as a list."""
+    """One value, several or none, as a list."""
+    if one_or_more is None:
+        return []
     return (
         list(one_or_more) if isinstance(one_or_more, Sequence) and not isinstance(one_or_more, str) else [one_or_more]
     )

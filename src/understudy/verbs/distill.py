@@ -12,16 +12,23 @@ from understudy.config.keywords import CompareKeywords, DistillKeywords
 from understudy.config.recipe import CompareRecipe, DistillRecipe
 from understudy.errors import UnderstudyError
 from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.targets import with_targets
 from understudy.runs.run import Run
 from understudy.verbs import train
-from understudy.verbs.arguments import Data, Model, configure, given, listed, module, place
+from understudy.verbs.arguments import Data, Model, Place, Plan, configure, given, listed, module, place
 
-plan, start = train.plan, train.start
+
+def plan(config: DistillRecipe, overrides: Overrides) -> Plan:
+    return train.plan(with_targets(config), overrides)
+
+
+def start(config: DistillRecipe, overrides: Overrides, place: Place) -> Run:
+    return train.start(with_targets(config), overrides, place)
 
 
 def distill(
     data: Data,
-    teacher: Model | Sequence[Model],
+    teacher: Model | Sequence[Model] | None,
     student: Model,
     *,
     transfer_set: Data | None = None,
@@ -34,7 +41,7 @@ def distill(
     Args:
         data: as for `train`.
         teacher: run folders, weights files, models with their weights (timm:resnet18?weights=FILE) or modules; several
-            make an ensemble.
+            make an ensemble. None where their answers are read from `targets`.
         student: a model's name, a run folder or weights file to start from, or a module.
         transfer_set: samples to distill on in place of the training part; labels are not needed.
         run: the run folder; a new one under runs/ by default.
@@ -59,7 +66,7 @@ def distill(
 
 def compare(
     data: Data,
-    teacher: Model | Sequence[Model],
+    teacher: Model | Sequence[Model] | None,
     student: Model,
     *,
     transfer_set: Data | None = None,

@@ -14,8 +14,7 @@ from understudy.files import path_of
 from understudy.pipeline.dry_run import dry_run as measure
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import Overrides
-from understudy.runs.collection import RunCollection
-from understudy.runs.run import Run
+from understudy.runs.targets import Results
 from understudy.verbs.arguments import Place, Plan, place
 
 _MODULES = {
@@ -26,6 +25,7 @@ _MODULES = {
     "transfer": "transfer",
     "suite": "suite",
     "compress": "compress",
+    "label": "label",
     "specialists": "specialists",
     "speech-train": "speech",
     "speech-distill": "speech",
@@ -40,7 +40,7 @@ def planner(kind: str) -> Callable[[Any, Overrides], Plan]:
     return import_module(f"understudy.verbs.{_MODULES[kind]}").plan
 
 
-def starter(kind: str) -> Callable[[Any, Overrides, Place], Run | RunCollection]:
+def starter(kind: str) -> Callable[[Any, Overrides, Place], Results]:
     """The function that does what a verb's configuration says."""
     return import_module(f"understudy.verbs.{_MODULES[kind]}").start
 
@@ -55,7 +55,7 @@ def read_config(config: Config) -> Options:
     return checked(parse_config(values, where), values, where)
 
 
-def run_config(config: Config, *, run: str | Path | None = None, overwrite: bool = False) -> Run | RunCollection:
+def run_config(config: Config, *, run: str | Path | None = None, overwrite: bool = False) -> Results:
     """Do what a configuration says.
 
     Args:

@@ -13,9 +13,11 @@ from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
+from understudy.runs.folder import EvaluatedFolder
 from understudy.runs.replace import held
-from understudy.runs.run import Run, find_run
-from understudy.verbs import compress, few_shots, specialists, suite
+from understudy.runs.run import find_run
+from understudy.runs.targets import Results, TargetsFolder
+from understudy.verbs import compress, few_shots, label, specialists, suite
 
 COLLECTIONS: dict[str, Callable[[RunCollection, Overrides], RunCollection]] = {
     "transfer": few_shots.resume,
@@ -26,7 +28,7 @@ COLLECTIONS: dict[str, Callable[[RunCollection, Overrides], RunCollection]] = {
 """How each verb that makes a collection of runs continues one."""
 
 
-def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code: bool = False) -> Run | RunCollection:
+def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code: bool = False) -> Results:
     """Continue the run, or the collection of runs, that a folder holds; the result is as if it had not been stopped.
 
     Args:
@@ -45,6 +47,9 @@ def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code:
     if not path.is_dir():
         raise UnderstudyError(f"there is no run folder {folder}; check the path")
     with held(path) if first_process() else nullcontext():
+        if (targets := TargetsFolder(path)).exists:
+            _check_unfinished(targets)
+            return label.resume(targets, overrides)
         collection = RunCollection(path)
         if collection.exists:
             _check_unfinished(collection)
@@ -55,6 +60,7 @@ def resume(folder: str | Path, *, accept_changed_data: bool = False, trust_code:
         return train_and_evaluate(pipeline, run, run.record.get("command", ()))
 
 
-def _check_unfinished(found: Run | RunCollection) -> None:
+def _check_unfinished(found: EvaluatedFolder) -> None:
     if found.finished:
-        raise UnderstudyError(f"{found.path} is finished; its page is {found.report}")
+        page = f"; its page is {found.report}" if found.report.exists() else ""
+        raise UnderstudyError(f"{found.path} is finished{page}")

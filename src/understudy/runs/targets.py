@@ -1,0 +1,180 @@
+"""The folder of a teacher store while it is made: its manifest, and the shards that are done.
+
+shards/00000.bin    the rows of each signal in turn, a byte for each sample that has answers, and a digest; once all
+                    are there, they become the files of the store
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.config.options import Options
+from understudy.errors import UnderstudyError
+from understudy.files import remove_files, write_whole
+from understudy.runs.collection import RunCollection
+from understudy.runs.folder import DATA, EvaluatedFolder, read_record
+from understudy.runs.places import located
+from understudy.runs.run import Run
+from understudy.teachers.store import IDS, MANIFEST, SAMPLED, Manifest, Stored, digest, shard_rows
+
+_DIGEST = 16  # bytes
+Rows = NDArray[np.uint8]
+S = TypeVar("S", bound=Options)
+
+
+@dataclass(frozen=True)
+class TargetsFolder(EvaluatedFolder):
+    """A folder that `understudy label` writes."""
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / MANIFEST).is_file()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        path = self.path / MANIFEST
+        return read_record(path, Manifest, "delete the folder and label again") if self.exists else {}
+
+    def note(self, **facts: Any) -> None:
+        write_whole(self.path / MANIFEST, json.dumps(self.record | facts, indent=1) + "\n")
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.model_validate(self.record)
+
+    @property
+    def without_page(self) -> list[str]:
+        if not self.finished:
+            return super().without_page
+        data = self.manifest.data
+        return [
+            f"{self.path}: done; train students with: understudy distill {data} --targets {self.path} --student ..."
+        ]
+
+    def located(self, options: S) -> S:
+        """Options of the verb, with the paths where its files are now."""
+        return located(options, self.record.get("places", {}), self.path, required=True)
+
+    def shard(self, number: int) -> Path:
+        return self.path / "shards" / f"{number:05}.bin"
+
+    def missing(self, count: int) -> list[int]:
+        """The numbers of the shards that are not there, of so many."""
+        return [number for number in range(count) if not self.shard(number).exists()]
+
+    def write_shard(self, number: int, rows: Mapping[str, Rows], found: Rows) -> None:
+        """Write a shard.
+
+        Args:
+            rows: file of each signal -> (M, row bytes).
+            found: (M,) 1 for samples that have answers, else 0.
+        """
+        data = b"".join([*(rows[one.file].tobytes() for one in self.manifest.signals), found.tobytes()])
+        write_whole(self.shard(number), data + blake2b(data, digest_size=_DIGEST).digest())
+
+    def read_shard(self, number: int, manifest: Manifest) -> tuple[dict[str, Rows], Rows]:
+        """What `write_shard` wrote.
+
+        Raises:
+            UnderstudyError: it is damaged.
+        """
+        bounds = shard_rows(manifest)
+        first, last = bounds[number % len(bounds)]
+        data, size = self.shard(number).read_bytes(), last - first
+        widths = [one.coding().row_bytes for one in manifest.signals]
+        if len(data) != size * (sum(widths) + 1) + _DIGEST or digest(data[:-_DIGEST]) != data[-_DIGEST:].hex():
+            raise UnderstudyError(f"{self.shard(number)} is damaged; delete it and continue")
+        rows, place = dict[str, Rows](), 0
+        for one, width in zip(manifest.signals, widths, strict=True):
+            rows[one.file] = np.frombuffer(data, np.uint8, size * width, place).reshape(size, width)
+            place += size * width
+        return rows, np.frombuffer(data, np.uint8, size, place)
+
+    def merge(self, other: Path) -> None:
+        """Take over the shards of another folder that this one lacks.
+
+        Raises:
+            UnderstudyError: it is not of the same targets, or a shard of it is damaged.
+        """
+        theirs = TargetsFolder(other)
+        if not theirs.exists:
+            raise UnderstudyError(f"{other} holds no targets; name the folders that understudy label --part wrote")
+        check_same(self.manifest, theirs.manifest, other)
+        for number in self.missing(shard_count(self.manifest)):
+            if theirs.shard(number).exists():
+                rows, found = theirs.read_shard(number, self.manifest)
+                self.write_shard(number, rows, found)
+
+    def join(self) -> None:
+        """Make the files of the store from its shards, all of which must be there."""
+        manifest = self.manifest
+        count, views = shard_count(manifest), manifest.known_views.count or 1
+        digests: dict[str, list[str]] = {one.file: [] for one in manifest.signals}
+        whole = {
+            one.file: np.memmap(
+                self.path / f".{one.file}.partial", np.uint8, "w+",
+                shape=(views, manifest.samples, one.coding().row_bytes),
+            )
+            for one in manifest.signals
+        }  # fmt: skip
+        bounds, unreadable = shard_rows(manifest), list[int]()
+        for number in range(count):
+            view, (first, last) = number // len(bounds), bounds[number % len(bounds)]
+            rows, found = self.read_shard(number, manifest)
+            for file, values in rows.items():
+                whole[file][view, first:last] = values
+                digests[file].append(digest(values.tobytes()))
+            if view == 0:
+                unreadable += (first + np.flatnonzero(found == 0)).tolist()
+        for file, values in whole.items():
+            values.flush()
+            (self.path / f".{file}.partial").replace(self.path / file)
+        signals = [one.model_copy(update={"digests": tuple(digests[one.file])}) for one in manifest.signals]
+        self.note(signals=[one.model_dump() for one in signals], unreadable=unreadable, finished=True)
+        remove_files([self.shard(number) for number in range(count)], self.path)
+
+    def files(self) -> Iterator[Path]:
+        """What was written."""
+        names = (*(one.file for one in self.manifest.signals), IDS, SAMPLED, DATA, MANIFEST)
+        yield from sorted((self.path / "shards").glob("*.bin"))
+        yield from (self.path / name for name in names)
+
+
+def shard_count(manifest: Manifest) -> int:
+    """Shards of all views."""
+    return (manifest.known_views.count or 1) * len(shard_rows(manifest))
+
+
+def check_same(known: Manifest, other: Manifest, where: Path) -> None:
+    """Check that two manifests are of the same targets.
+
+    Raises:
+        UnderstudyError: they differ; by what.
+    """
+
+    def signals(one: Manifest) -> list[Stored]:
+        return [stored.model_copy(update={"digests": ()}) for stored in one.signals]
+
+    compared = {
+        "other teachers": lambda one: (list(one.teachers.values()), one.mean),
+        "other data": lambda one: (one.samples, one.shape, one.classes),
+        "other views": lambda one: one.views,
+        "other signals": signals,
+        "another version of the image decoder": lambda one: one.decoder,
+        "another batch size": lambda one: (one.batch, one.shard),
+    }
+    for what, value in compared.items():
+        if value(known) != value(other):
+            raise UnderstudyError(f"{where} is of {what}; choose another --out folder, or delete it")
+
+
+Results = Run | RunCollection | TargetsFolder
+"""What a verb leaves in a folder."""
