@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,22 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     halves = [list(make(source, augmentation, rank=r, world=2).epoch(1)) for r in (0, 1)]
     for step, one in enumerate(alone):
         equal([half[step] for half in halves], [one])
+
+
+def test_workers_stay_from_epoch_to_epoch(tmp_path: Path) -> None:
+    """Also where an epoch was left before its end."""
+    source = folder(tmp_path)
+    batches, alone = make(source, workers=2), make(source)
+    known = {process.pid for process in active_children()}
+    left = batches.epoch(0)
+    next(left)
+    workers = {process.pid for process in active_children()} - known
+    assert len(workers) == 2
+    for epoch in (1, 2):
+        equal(batches.epoch(epoch), alone.epoch(epoch))
+    assert {process.pid for process in active_children()} - known == workers
+    with pytest.raises(AssertionError, match="another iterator"):
+        list(left)
 
 
 def test_records_in_order_are_center_crops(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ VERBS = (
     "transfer",
     "suite",
     "compress",
+    "label",
     "specialists",
     "evaluate",
     "probe",

@@ -31,15 +31,17 @@ FUNCTIONS = {
     "suite": understudy.suite,
     "pretrain": understudy.pretrain,
     "compress": understudy.compress,
+    "label": understudy.label,
     "specialists": understudy.specialists,
     "speech-train": speech.train,
     "speech-distill": speech.distill,
 }
-PLACE = {"run", "overwrite"}
+PLACE = {"run", "overwrite", "out", "part", "merge"}
 # what Python takes in more forms than YAML: names or objects
 WIDER = {
     "optimizer": Literal["sgd", "adamw"] | Mapping[str, Any],
     "pair": Sequence[str] | Mapping[str, str],
+    "targets": str | Path | None,
     "method": str | Sequence[str],
     "format": str | Sequence[str],
 }

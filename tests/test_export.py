@@ -425,7 +425,26 @@ def test_predict_script_matches_predict(channels: int, preprocessing: str, whole
     (error,) = (one.error for one in understudy.predict(tmp_path / "net.safetensors", [tmp_path / "depth.tif"]))
     assert (refused.returncode, refused.stderr.decode()) == (1, f"{tmp_path / 'depth.tif'}: {error}\n")
     code = (done.path / "predict.py").read_text()
-    assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 18
+    assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 22
+
+
+def test_predict_script_says_which_file_is_damaged(tmp_path: Path) -> None:
+    source = images(60, 3)
+    build("cnn:6", contract_of(source)).save(tmp_path / "net.safetensors")
+    done = understudy.export(tmp_path / "net.safetensors", data=Splits(source, source), out=tmp_path / "out")
+    whole = tmp_path / "whole.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(whole)
+    cut, text, missing = (tmp_path / name for name in ("cut.jpg", "text.jpg", "missing.jpg"))
+    cut.write_bytes(whole.read_bytes()[:1500])
+    text.write_text("no image")
+    for file in (cut, text, missing):
+        command = [sys.executable, done.path / "predict.py", whole, file]
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert refused.stdout.startswith(f"{whole}\t"), "the file before it was classified"
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith(f"{file}: not an image that can be read (")
 
 
 def test_custom_code_is_imported_only_if_trusted(

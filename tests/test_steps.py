@@ -22,7 +22,8 @@ from batch_helpers import CPU, MOVING, arrays, equal, folder, joined
 from understudy.config.options import OptimizerConfig
 from understudy.config.recipe import TrainRecipe
 from understudy.data import ArraySource, Source, resize_square
-from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, crop_and_resize
+from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment
+from understudy.data.crop import center_crop, random_crops
 from understudy.data.loader import BatchLoader, in_order
 from understudy.data.views import Views
 from understudy.errors import Interrupted, UnderstudyError
@@ -381,10 +382,9 @@ def test_a_record_s_crop_is_that_of_an_array() -> None:
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     seeds = mix(5, torch.arange(40))
     arrays = augment(pixels[None], torch.zeros(40, dtype=torch.int64), seeds, Augmentation(crop_size=24, resize=30))
-    for seed, expected in zip(seeds.tolist(), arrays, strict=True):
-        found = torch.frombuffer(bytearray(crop_and_resize(image, 24, seed, 1.0, 30).tobytes()), dtype=torch.uint8)
-        assert float((found.view(24, 24, 3).permute(2, 0, 1) - expected).abs().max()) < 1, "but for rounding"
-    whole = crop_and_resize(image, 24, None, 1.0, 30)
+    records = random_crops([pixels.permute(1, 2, 0)] * 40, seeds, 24, 1.0, 30, [False] * 40)
+    assert float((records - arrays).abs().max()) < 1, "but for rounding"
+    whole = center_crop(image, 24, 30)
     assert whole.tobytes() == image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0).tobytes()
     contract = InputContract((3, 24, 24), (0.5,) * 3, (0.5,) * 3, ("a",))
     read = prepare_inputs(pixels[None].float() / 255, contract, "a network")[0].clamp(0, 1) * 255

@@ -76,3 +76,18 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, monkeypatch: pytest.Monk
         name = {"teacher": "teacher", "student alone": "alone-0"}.get(row["name"], f"distilled-{row['name']}-0")
         assert row["seeds"][0]["train_ms"] == pytest.approx(1000 * cost["seconds"][name] / cost["images"])
     assert [row["name"] for row in rows] == ["teacher", "student alone", "kd", "crd"]
+
+
+def test_work_for_several_steps_is_charged_by_the_image() -> None:
+    """What the teacher took for 40 images of later steps counts for the images of the steps that were timed."""
+    clock = iter([0.0, 9.0, 10.0, 14.0, *(20.0 + i for i in range(20))])
+    timer = StepTimer(["teacher", "student"], torch.device("cpu"))
+    timer._clock = clock.__next__
+    for _ in range(2):  # the first, of 9 s, fills caches
+        with timer.apart("teacher", 40):
+            pass
+    for _ in range(5):  # two of them after the warm-up
+        timer.mark()
+        timer.mark("student")
+        timer.end_step(10)
+    assert timer.read() == {"seconds": {"teacher": 2.0, "student": 2.0}, "images": 20}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from understudy.data.augment import Augmentation, _warp, augment, crop_and_resize, to_unit_range
+from understudy.data.augment import Augmentation, _warp, augment, to_unit_range
+from understudy.data.crop import center_crop, random_boxes, random_crops, resized
 from understudy.randomness import mix
 
 POOL = torch.randint(1, 256, (5, 3, 9, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -164,66 +165,113 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.none() | st.integers(0, 2**62),
-       st.floats(0.05, 1.0))  # fmt: skip
+def pixels_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+def cropped(image: Tensor, some: Tensor, size: int, min_scale: float, resize: int = 0) -> Tensor:
+    """Random crops of one image (H, W, C), none of them flipped."""
+    return random_crops([image] * len(some), some, size, min_scale, resize, [False] * len(some))
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.floats(0.05, 1.0), st.sampled_from([1, 3]),
+       st.sampled_from([0, 45]))  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_crop_and_resize_gives_the_size(width: int, height: int, size: int, seed: int | None, min_scale: float) -> None:
-    assert crop_and_resize(gradient(width, height), size, seed, min_scale).size == (size, size)
+def test_crops_have_the_size(width: int, height: int, size: int, min_scale: float, channels: int, resize: int) -> None:
+    image = gradient(width, height)
+    assert center_crop(image, size, resize).size == (size, size)
+    found = cropped(pixels_of(image)[..., :channels], seeds(3, width), size, min_scale, resize)
+    assert found.shape == (3, channels, size, size)
+    assert found.dtype == torch.uint8
 
 
-def test_crop_and_resize_without_a_seed_is_the_center() -> None:
+def test_a_center_crop_is_the_center() -> None:
     image = gradient(64, 32)
-    found = np.asarray(crop_and_resize(image, 32, None, 0.1))
-    assert np.array_equal(found, np.asarray(image.crop((16, 0, 48, 32))))
-    assert np.array_equal(np.asarray(crop_and_resize(image.crop((0, 0, 32, 32)), 32, None, 0.1)),
-                          np.asarray(image.crop((0, 0, 32, 32))))  # fmt: skip
+    square = image.crop((16, 0, 48, 32))
+    assert np.array_equal(np.asarray(center_crop(image, 32)), np.asarray(square))
+    assert np.array_equal(np.asarray(center_crop(square, 32)), np.asarray(square))
 
 
-class Spy:
-    """An image that only returns the requested box."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.size = (width, height)
-
-    def resize(self, size: tuple[int, int], resample: object, box: tuple[float, ...], reducing_gap: float):
-        return box
+def boxes_of(width: int, height: int, some: Tensor, min_scale: float) -> np.ndarray:
+    """Left, top, right and bottom of random crops of images of one size."""
+    return np.array(random_boxes(some, torch.tensor([[height, width]] * len(some)), min_scale))
 
 
-@given(st.integers(20, 400), st.integers(20, 400), st.integers(0, 2**62), st.floats(0.05, 0.99))
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**20), st.floats(0.05, 0.99))
 @settings(max_examples=150, deadline=None)
-def test_crops_stay_within_their_bounds(width: int, height: int, seed: int, min_scale: float) -> None:
-    left, top, right, bottom = crop_and_resize(Spy(width, height), 8, seed, min_scale)  # type: ignore[arg-type, misc]
-    assert 0 <= left < right <= width + 1e-6
-    assert 0 <= top < bottom <= height + 1e-6
+def test_crops_stay_within_their_bounds(width: int, height: int, salt: int, min_scale: float) -> None:
+    left, top, right, bottom = boxes_of(width, height, seeds(20, salt), min_scale).T
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= width).all()
+    assert (bottom <= height).all()
     across, down = right - left, bottom - top
-    share = across * down / (width * height)
-    assert share <= 1 + 1e-9
-    if across < width - 1e-6 and down < height - 1e-6:  # not clipped by the image's own edge
-        assert share >= min_scale - 1e-9
-        assert 3 / 4 - 1e-6 <= across / down <= 4 / 3 + 1e-6
+    assert across.min() >= 1
+    assert down.min() >= 1
+    free = (across < width) & (down < height)  # not clipped by the image's own edge
+    assert ((across[free] + 0.5) * (down[free] + 0.5) >= min_scale * width * height * (1 - 1e-6)).all()
+    assert ((across[free] + 0.5) / (down[free] - 0.5) >= 3 / 4 - 1e-6).all()
+    assert ((across[free] - 0.5) / (down[free] + 0.5) <= 4 / 3 + 1e-6).all()
 
 
 def test_crops_of_a_square_fill_the_range_of_areas() -> None:
-    boxes = [crop_and_resize(Spy(100, 100), 8, int(s), 0.2) for s in seeds(300)]  # type: ignore[arg-type]
-    shares = [(b[2] - b[0]) * (b[3] - b[1]) / 1e4 for b in boxes]  # type: ignore[index]
-    assert 0.19 < min(shares) < 0.25
-    assert max(shares) > 0.9
-    assert sum(shares) / 300 == pytest.approx(0.6, abs=0.05)
-    assert crop_and_resize(Spy(100, 50), 8, 3, 1.0) == (0, 0, 100, 50)  # type: ignore[arg-type]
+    left, top, right, bottom = boxes_of(100, 100, seeds(300), 0.2).T
+    shares = (right - left) * (bottom - top) / 1e4
+    assert 0.19 < shares.min() < 0.25
+    assert shares.max() > 0.9
+    assert shares.mean() == pytest.approx(0.6, abs=0.05)
+    assert boxes_of(100, 50, seeds(1), 1.0).tolist() == [[0, 0, 100, 50]]
+
+
+def test_the_box_of_an_image_does_not_depend_on_the_others() -> None:
+    some, sizes = seeds(9), torch.tensor([[30 + 7 * k, 90 - 5 * k] for k in range(9)])
+    together = random_boxes(some, sizes, 0.1)
+    assert together == [random_boxes(some[k : k + 1], sizes[k : k + 1], 0.1)[0] for k in range(9)]
+
+
+@pytest.mark.parametrize("size", [16, 50])
+def test_crops_are_those_of_pillow(size: int) -> None:
+    """The crop, cut out and resized by Pillow, but for rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image, some = Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC), seeds(12)
+    found = cropped(pixels_of(image), some, size, 0.1)
+    for box, crop in zip(boxes_of(160, 120, some, 0.1).tolist(), found, strict=True):
+        expected = image.crop(tuple(box)).resize((size, size), Image.Resampling.BICUBIC)
+        assert int((pixels_of(expected).permute(2, 0, 1).int() - crop.int()).abs().max()) <= 1
+
+
+def test_flipped_crops() -> None:
+    image, some, flips = pixels_of(gradient(40, 30)), seeds(4), [True, False, False, True]
+    plain, found = cropped(image, some, 9, 0.3), random_crops([image] * 4, some, 9, 0.3, 0, flips)
+    for k, flip in enumerate(flips):
+        assert torch.equal(found[k], plain[k].flip(2) if flip else plain[k])
+
+
+def test_whole_images_resized_before_the_crop() -> None:
+    image, some = pixels_of(gradient(40, 30)), seeds(50)
+    whole = resized(image, 12)
+    places = {(y, x): whole[:, y : y + 9, x : x + 9] for y in range(4) for x in range(4)}
+    found = [
+        [key for key, place in places.items() if torch.equal(place, crop)] for crop in cropped(image, some, 9, 1.0, 12)
+    ]
+    assert all(found)
+    assert len({key for keys in found for key in keys}) == 16, "every place occurs"
 
 
 @given(st.integers(1, 99), st.sampled_from([0.08, 0.5, 0.95]))
 @settings(max_examples=30, deadline=None)
-def test_arrays_and_decoded_images_have_the_same_crops(seed: int, min_scale: float) -> None:
-    """The same box for the same seed; on a gradient, the two interpolations agree."""
+def test_arrays_and_decoded_images_have_the_same_crops(salt: int, min_scale: float) -> None:
+    """The same box for the same seed, in whole pixels if decoded; on a gradient, the two interpolations agree."""
     across = torch.arange(24.0).expand(24, 24)
     slope = torch.stack([across, across.T, across + across.T]).round().to(torch.uint8) * 5
-    found = augment(slope[None], torch.tensor([0]), torch.tensor([seed]), Augmentation(crop_scale=min_scale))
-    image = crop_and_resize(Image.fromarray(slope.permute(1, 2, 0).numpy()), 24, seed, min_scale)
-    assert found.shape == (1, 3, 24, 24)
+    some = seeds(3, salt)
+    found = augment(slope[None], torch.zeros(3, dtype=torch.int64), some, Augmentation(crop_scale=min_scale))
+    assert found.shape == (3, 3, 24, 24)
     assert found.dtype == torch.float32
-    decoded = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-    torch.testing.assert_close(found[0][:, 2:-2, 2:-2], decoded[:, 2:-2, 2:-2], atol=2.0, rtol=0)
+    decoded = cropped(slope.permute(1, 2, 0).contiguous(), some, 24, min_scale).float()
+    within = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    pixel = torch.tensor([5.0, 5.0, 10.0])[:, None, None]  # the gradient over a pixel
+    assert bool(((found[within] - decoded[within]).abs() <= 2 + pixel).all())
 
 
 def test_crops_of_an_array_have_the_right_area_and_aspect() -> None:

@@ -54,15 +54,12 @@ def _finalize_int(x: int) -> int:
 def mix(*keys: int | Tensor) -> Tensor:
     """Mix keys into int64 hashes. Tensors broadcast against each other; the order of the keys matters."""
     plain = list(takewhile(lambda key: not isinstance(key, Tensor), keys))
-    state = torch.tensor(_signed(_mixed(cast("list[int]", plain))))
+    # numbers stay numbers until they meet a tensor: one made of them would be copied to the device at each call
+    state: int | Tensor = _signed(_mixed(cast("list[int]", plain)))
     for key in keys[len(plain) :]:
-        if isinstance(key, Tensor):
-            key = key.to(torch.int64)
-            state = state.to(key.device)
-        else:
-            key = _signed(key)
-        state = _finalize((state ^ key) + _signed(_GOLDEN))
-    return state
+        key = key.to(torch.int64) if isinstance(key, Tensor) else _signed(key)
+        state = _finalize((key ^ state) + _signed(_GOLDEN))  # type: ignore[arg-type]  # one of them is a tensor
+    return state if isinstance(state, Tensor) else torch.tensor(state)
 
 
 def _mixed(keys: Iterable[int]) -> int:
@@ -77,8 +74,8 @@ def seed_of(*keys: int) -> int:
     return _mixed(keys) & (2**63 - 1)
 
 
-def uniform(seeds: Tensor, stream: int) -> Tensor:
-    """Uniform float32 in [0, 1), one for each seed; `stream` tells independent draws apart."""
+def uniform(seeds: Tensor, stream: int | Tensor) -> Tensor:
+    """Uniform float32 in [0, 1), one for each seed; `stream` tells independent draws apart, and can be several."""
     return _shift(mix(seeds, stream), 40).to(torch.float32) * 2.0**-24
 
 

@@ -109,6 +109,8 @@ class MachineKeywords(TypedDict, total=False):
     """Number of devices; each batch is split over them."""
     nodes: int
     """Number of machines, when launched by torchrun or SLURM."""
+    threads: int | None
+    """CPU threads; default: what is fastest in a few timed steps, at most one per core that may be used."""
     workers: int | None
     """Data loading processes; default: one per core that may be used, at most 8."""
     checkpoint_every: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -16,6 +17,11 @@ def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise PydanticCustomError("number", "Input should be a valid number")
     return value
+
+
+def _text_of(value: Any) -> Any:
+    """A path from Python as a recipe writes it."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def _path(value: str) -> str:
@@ -59,5 +65,5 @@ Temperature = Annotated[float, Field(ge=1e-3, le=1e3), Number]
 Seconds = Annotated[float, Field(ge=0, le=1e9), Number]
 Degrees = Annotated[float, Field(ge=0, le=180), Number]
 
-PathText = Annotated[str, AfterValidator(_path)]
+PathText = Annotated[str, BeforeValidator(_text_of), AfterValidator(_path)]
 """A path, or what may be one."""

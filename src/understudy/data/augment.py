@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from understudy.data.crop import random_box, random_offsets
 from understudy.randomness import integers, mix, normal, uniform
 
-# Random streams, one per drawn parameter.
-_SHIFT_Y, _SHIFT_X, _FLIP, _ANGLE, _ZOOM_Y, _ZOOM_X, _AREA, _ASPECT, _CROP_Y, _CROP_X, _ELASTIC, _NOISE = range(12)
+# Random streams, one per drawn parameter; 6 to 9 are those of crops.
+_SHIFT_Y, _SHIFT_X, _FLIP, _ANGLE, _ZOOM_Y, _ZOOM_X, _ELASTIC, _NOISE = 0, 1, 2, 3, 4, 5, 10, 11
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ NO_AUGMENTATION = Augmentation()
 _CHUNK = 64  # images resized at once before cropping, as they are much larger than the crops
 
 
-def augment(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+def augment(pool: Tensor, rows: Tensor | None, seeds: Tensor, augmentation: Augmentation) -> Tensor:
     """The rows (B,) int64 of a pool of images (N, C, H, W) or vectors (N, D), augmented by their view seeds (B,) int64.
+
+    None takes all rows, without a copy where nothing is to be done.
 
     uint8 images stay uint8 unless they are interpolated or noisy, which gives floats in [0, 255]. H and W are those of
     the pool, or `crop_size`. Vectors only get noise.
@@ -46,25 +48,44 @@ def augment(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentatio
     tensor([[2, 1, 0],
             [0, 1, 2]], dtype=torch.uint8)
     """
-    inputs = _geometric(pool, rows, seeds, augmentation) if pool.dim() == 4 else pool[rows]
+    inputs = _geometric(pool, rows, seeds, augmentation) if pool.dim() == 4 else _rows(pool, rows)
     return _add_noise(inputs, seeds, augmentation.noise, pool.dtype) if augmentation.noise else inputs
 
 
-def _geometric(pool: Tensor, rows: Tensor, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+def _rows(pool: Tensor, rows: Tensor | None) -> Tensor:
+    return pool if rows is None else pool[rows]
+
+
+def flips_crops(augmentation: Augmentation) -> bool:
+    """Whether crops are flipped where they are cut: if nothing comes between."""
+    moved = augmentation.translate or augmentation.rotate or augmentation.zoom or augmentation.elastic
+    return augmentation.flip and not moved
+
+
+def flipped(seeds: Tensor) -> Tensor:
+    """Which views (B,) are flipped."""
+    return uniform(seeds, _FLIP) < 0.5
+
+
+def _geometric(pool: Tensor, rows: Tensor | None, seeds: Tensor, augmentation: Augmentation) -> Tensor:
+    flip = augmentation.flip
     if augmentation.crop_size:
+        rows = torch.arange(len(pool), device=pool.device) if rows is None else rows
         chunks = zip(rows.split(_CHUNK), seeds.split(_CHUNK), strict=True)
         sizes = augmentation.resize, augmentation.crop_size
         images = torch.cat([_resize_and_crop(pool[r], s, *sizes) for r, s in chunks])
+    elif augmentation.crop_scale < 1:
+        mirrored = flipped(seeds) if flips_crops(augmentation) else None
+        images = _resized_crop(_rows(pool, rows), seeds, augmentation.crop_scale, mirrored)
+        flip = flip and mirrored is None
     else:
-        images = pool[rows]
-        if augmentation.crop_scale < 1:
-            images = _resized_crop(images, seeds, augmentation.crop_scale)
+        images = _rows(pool, rows)
     if augmentation.rotate or augmentation.zoom or augmentation.elastic:
         return _warp(images, seeds, augmentation)
     if augmentation.translate:
         images = _translate(images, seeds, augmentation.translate)
-    if augmentation.flip:
-        images = torch.where((uniform(seeds, _FLIP) < 0.5)[:, None, None, None], images.flip(3), images)
+    if flip:
+        images = torch.where(flipped(seeds)[:, None, None, None], images.flip(3), images)
     return images
 
 
@@ -74,34 +95,26 @@ def _resize_and_crop(images: Tensor, seeds: Tensor, resize: int, size: int) -> T
     if images.dtype == torch.uint8:
         resized.clamp_(0, 255)
     crops = resized.unfold(2, size, 1).unfold(3, size, 1)  # (B, C, offsets, offsets, size, size), a view
-    top, left = _crop_offsets(seeds, resize, size)
+    top, left = random_offsets(seeds, resize, size)
     return crops[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _crop_offsets(seeds: Tensor, resize: int, size: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a random crop, in pixels."""
-    return integers(seeds, _CROP_Y, 0, resize - size + 1), integers(seeds, _CROP_X, 0, resize - size + 1)
-
-
-def _random_box(seeds: Tensor, width: int, height: int, min_scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Left, top, width and height in pixels of a crop of at least that area fraction and an aspect of 3/4 to 4/3."""
-    area = width * height * (min_scale + (1 - min_scale) * uniform(seeds, _AREA))
-    aspect = ((2 * uniform(seeds, _ASPECT) - 1) * math.log(4 / 3)).exp()
-    w, h = (area * aspect).sqrt().clamp_max(width), (area / aspect).sqrt().clamp_max(height)
-    left, top = (width - w) * uniform(seeds, _CROP_X), (height - h) * uniform(seeds, _CROP_Y)
-    return left, top, w, h
-
-
-def _resized_crop(images: Tensor, seeds: Tensor, min_scale: float) -> Tensor:
-    """Random crops resized back to the size of the images, as floats."""
+def _resized_crop(images: Tensor, seeds: Tensor, min_scale: float, mirrored: Tensor | None) -> Tensor:
+    """Random crops resized back to the size of the images, as floats; `mirrored` (B,) bool tells which are flipped."""
     height, width = images.shape[2:]
-    left, top, w, h = _random_box(seeds, width, height, min_scale)
-    zero = torch.zeros_like(left)
-    # grid coordinates run from -1 to 1 across the image
-    theta_x = torch.stack([w / width, zero, (2 * left + w) / width - 1], 1)
-    theta_y = torch.stack([zero, h / height, (2 * top + h) / height - 1], 1)
-    grid = F.affine_grid(torch.stack([theta_x, theta_y], 1).float(), list(images.shape), align_corners=False)
+    left, top, w, h = random_box(seeds, width, height, min_scale)
+    x, y = _centers(left, w, width), _centers(top, h, height)
+    if mirrored is not None:
+        x = torch.where(mirrored[:, None], x.flip(1), x)
+    shape = len(images), height, width
+    grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], 3)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centers(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """(B, size): centers of the pixels that these parts of an axis (B,) are resized to; it runs from -1 to 1."""
+    steps = (torch.arange(size, device=start.device) + 0.5) / size
+    return ((start[:, None] + length[:, None] * steps) * (2 / size) - 1).float()
 
 
 def _translate(images: Tensor, seeds: Tensor, maximum: int) -> Tensor:
@@ -123,7 +136,7 @@ def _warp(images: Tensor, seeds: Tensor, augmentation: Augmentation) -> Tensor:
     angle = draw(_ANGLE) * math.radians(augmentation.rotate)
     zoom_y, zoom_x = 1 + draw(_ZOOM_Y) * augmentation.zoom, 1 + draw(_ZOOM_X) * augmentation.zoom
     if augmentation.flip:
-        zoom_x = torch.where(uniform(seeds, _FLIP) < 0.5, -zoom_x, zoom_x)
+        zoom_x = torch.where(flipped(seeds), -zoom_x, zoom_x)
     # whole pixels, as in `_translate`; grid coordinates run from -1 to 1 across the image
     shift_x = (integers(seeds, _SHIFT_X, 0, 2 * augmentation.translate + 1) - augmentation.translate) * (2.0 / width)
     shift_y = (integers(seeds, _SHIFT_Y, 0, 2 * augmentation.translate + 1) - augmentation.translate) * (2.0 / height)
@@ -152,32 +165,8 @@ def _displacement(seeds: Tensor, height: int, width: int, pixels: float) -> Tens
     lattice = torch.arange(2 * coarse * coarse, device=seeds.device)
     draws = uniform(seeds[:, None] ^ (lattice * 0x9E3779B1), _ELASTIC) * 2 - 1
     field = draws.view(-1, 2, coarse, coarse) * math.sqrt(3.0) * pixels  # unit variance, scaled to `pixels`
-    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
-    return field.permute(0, 2, 3, 1) * torch.tensor([2.0 / width, 2.0 / height], device=seeds.device)
-
-
-def crop_and_resize(image: Image.Image, size: int, seed: int | None, min_scale: float, resize: int = 0) -> Image.Image:
-    """Crop a decoded image and resize the crop to (size, size).
-
-    With a view seed the crop is random, with an area fraction of at least `min_scale` (1 takes the whole image) and an
-    aspect ratio of 3/4 to 4/3; without, it is the center square. If `resize` is set, the whole image is resized to
-    `resize` x `resize` instead, of which a seed takes a random `size` x `size` crop.
-    """
-    width, height = image.size
-    if resize:
-        top, left = (0, 0) if seed is None else (int(x) for x in _crop_offsets(torch.tensor(seed), resize, size))
-        x, y, side = width / resize, height / resize, resize if seed is None else size
-        box = (left * x, top * y, (left + side) * x, (top + side) * y)
-    elif seed is None:
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    elif min_scale >= 1:
-        box = (0.0, 0.0, float(width), float(height))
-    else:
-        left, top, w, h = (float(x) for x in _random_box(torch.tensor(seed), width, height, min_scale))
-        box = (left, top, min(left + w, width), min(top + h, height))
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    x, y = F.interpolate(field, (height, width), mode="bicubic", align_corners=True).unbind(1)
+    return torch.stack([x * (2.0 / width), y * (2.0 / height)], 3)
 
 
 def to_unit_range(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 
 import torch
 
 from understudy.data.augment import NO_AUGMENTATION
+from understudy.data.memory import SHARE, free_memory
 from understudy.data.source import ArraySource, RecordSource, Source
 from understudy.data.workers import decode_batches
 
-_SHARE = 0.25  # of the free memory
 _TOGETHER = 500  # images
 
 
@@ -29,7 +26,7 @@ def decoded(source: Source, workers: int = 0, skipped: dict[str, str] | None = N
     if not isinstance(source, RecordSource):
         return source
     modalities = source.modalities
-    if len(source) * sum(prod(one.shape) for one in modalities.values()) > _SHARE * free_memory():
+    if len(source) * sum(prod(one.shape) for one in modalities.values()) > SHARE * free_memory():
         return source
     arrays = {name: torch.empty(len(source), *one.shape, dtype=torch.uint8) for name, one in modalities.items()}
     batches = torch.arange(len(source)).split(_TOGETHER)
@@ -52,13 +49,3 @@ def decoded(source: Source, workers: int = 0, skipped: dict[str, str] | None = N
         for name, one in modalities.items()
     )  # fmt: skip
     return replace(first, pairs={one.modality: one for one in others})
-
-
-def free_memory() -> int:
-    """Bytes of memory that a process can take without others being swapped out."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 2**30

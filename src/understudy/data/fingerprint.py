@@ -50,7 +50,7 @@ class Fingerprint:
     def among(self, ids: Tensor) -> Fingerprint:
         """That of those samples that have one of these ids (M,)."""
         rows = torch.isin(self.ids, ids).nonzero().flatten()
-        names = [self.names[row] for row in rows.tolist()] if self.names else ()
+        names: Sequence[str] = [self.names[int(row)] for row in rows] if self.names else ()
         targets = None if self.targets is None else self.targets[rows]
         return Fingerprint(self.classes, self.ids[rows], targets, names, self.stamps[rows], self.digests[rows])
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import tee
+from functools import cached_property
+from itertools import islice, tee
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from understudy.data.augment import NO_AUGMENTATION, Augmentation, augment, to_unit_range
-from understudy.data.source import ArraySource, Source
+from understudy.data.source import ArraySource, RecordSource, Source
 from understudy.data.views import Views
-from understudy.data.workers import Images, decode_batches
+from understudy.data.workers import Decoder, Images, after_decoding, decode_batches
 from understudy.randomness import permutation
 from understudy.signals import Batch
 
@@ -79,6 +80,7 @@ class BatchLoader:
     total_steps: int | None = None
     skipped: dict[str, str] = field(default_factory=dict)  # record name -> reason, of those not decoded so far
     sampler: EpochSampler | None = None  # None takes all samples in random order
+    together: int = 1  # steps whose views are made at once, of arrays without MixUp
 
     def __post_init__(self) -> None:
         self._targets = _to(self.source.targets, self.device)
@@ -87,6 +89,17 @@ class BatchLoader:
         self._order_cache: tuple[tuple[int, int], Tensor] = ((-1, -1), torch.empty(0))
         self._partner_cache = self._order_cache
         self._view_cache: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What decodes the records of the source, with workers that live as long as it does."""
+        return Decoder(self.source, self.views.augmentation, self.workers)
+
+    def keep_decoded(self, steps: int, say: Callable[[str], None]) -> None:
+        """Decode records once if so many steps show them twice or more, and say what that takes."""
+        several = steps * self.batch_size >= 2 * len(self.source)
+        if isinstance(self.source, RecordSource) and several and self.world_size == 1:
+            self.decoder.keep(say)
 
     @property
     def steps(self) -> int:
@@ -111,23 +124,39 @@ class BatchLoader:
         """This rank's batches of the global steps `start` to `stop`; empty if no sample of a step can be decoded."""
         steps = map(self._step, range(start, stop))
         if isinstance(self.source, ArraySource):
-            for step in steps:
-                rows, epochs = step.rows.to(self.device), step.epochs
-                if isinstance(epochs, int):
-                    views = self._view_seeds(epochs)[rows]
-                else:
-                    views = self.views.seeds(epochs.to(self.device), self._ids[rows])
-                yield self._batch(step, rows, views, self._pools, rows, self.views.augmentation)
+            together = 1 if self.views.mixup else self.together
+            while chunk := list(islice(steps, together)):
+                yield from self._at_once(chunk)
             return
         steps, ahead = tee(steps)
         keys = ((step.rows, self.views.seeds(step.epochs, self.source.ids[step.rows])) for step in ahead)
-        augmentation = self.views.augmentation
-        decoded = decode_batches(self.source, keys, augmentation, self.workers, self.skipped)
-        augmentation = replace(augmentation, crop_scale=1.0, crop_size=0, resize=0)  # cropped by the workers
+        decoded = self.decoder.batches(keys, self.skipped)
+        augmentation = after_decoding(self.views.augmentation)
         for step, (kept, views, images) in zip(steps, decoded, strict=True):
-            pools = {name: x.to(self.device, non_blocking=True) for name, x in images.items()}
-            rows, all_rows = step.rows[kept].to(self.device), torch.arange(len(kept), device=self.device)
-            yield self._batch(_drop(step, kept), rows, views.to(self.device), pools, all_rows, augmentation)
+            pools = {name: _sent(x, self.device) for name, x in images.items()}
+            rows = _sent(step.rows[kept], self.device)
+            yield self._batch(_drop(step, kept), rows, _sent(views, self.device), pools, None, augmentation)
+
+    def _at_once(self, steps: Sequence[_Step]) -> Iterator[Batch]:
+        """Batches from memory, whose views are made together; one with partners comes alone."""
+        epochs, *others = {step.epochs if isinstance(step.epochs, int) else -1 for step in steps}
+        rows = _sent(torch.cat([step.rows for step in steps]) if len(steps) > 1 else steps[0].rows, self.device)
+        if others or epochs < 0:
+            each = [torch.as_tensor(step.epochs, device=step.rows.device).expand(len(step.rows)) for step in steps]
+            of_rows = torch.cat(each)
+            views = self.views.seeds(_sent(of_rows, self.device), self._ids[rows])
+            joint = replace(steps[0], epochs=of_rows)
+        else:
+            views, joint = self._view_seeds(epochs)[rows], steps[0]
+        if len(steps) == 1:
+            yield self._batch(joint, rows, views, self._pools, rows, self.views.augmentation)
+            return
+        size = sum(step.size for step in steps)
+        batch = self._batch(replace(joint, size=size), rows, views, self._pools, rows, self.views.augmentation)
+        place = 0
+        for step in steps:
+            yield batch[place : place + step.size]
+            place += step.size
 
     def _step(self, step: int) -> _Step:
         n, size = self._length, self.batch_size
@@ -139,7 +168,7 @@ class BatchLoader:
             begin, end = step * size, (step + 1) * size
         first, last = begin // n, (end - 1) // n
         rows = self._order(first, last)[begin - first * n : end - first * n]
-        epochs = torch.arange(begin, end) // n if first < last else first
+        epochs = torch.arange(begin, end, device=rows.device) // n if first < last else first
         share = slice(len(rows) * self.rank // self.world_size, len(rows) * (self.rank + 1) // self.world_size)
         rows, epochs = rows[share], epochs if isinstance(epochs, int) else epochs[share]
         return self._with_partners(rows, epochs, first, last) if self.views.mixup else _Step(rows, epochs, len(rows))
@@ -168,10 +197,12 @@ class BatchLoader:
         return self._partner_cache[1]
 
     def _order(self, first: int, last: int) -> Tensor:
-        """Rows of the source in the order of these epochs."""
+        """Rows of the source in the order of these epochs: on the device where nothing else reads them."""
         if self._order_cache[0] != (first, last):
             order = self.sampler or self._random_order
-            self._order_cache = ((first, last), torch.cat([order(epoch) for epoch in range(first, last + 1)]))
+            rows = torch.cat([order(epoch) for epoch in range(first, last + 1)])
+            on_host = self.views.mixup or not isinstance(self.source, ArraySource)
+            self._order_cache = ((first, last), rows if on_host else rows.to(self.device))
         return self._order_cache[1]
 
     def _random_order(self, epoch: int) -> Tensor:
@@ -184,20 +215,19 @@ class BatchLoader:
         return torch.cat([shuffled.flatten(), pairs[even:]])
 
     def _batch(
-        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor, augmentation: Augmentation
+        self, step: _Step, rows: Tensor, views: Tensor, pools: Images, pool_rows: Tensor | None, moves: Augmentation
     ) -> Batch:
-        """The samples `rows`, stored at `pool_rows` of the pools, with all modalities in the same view, and mixed."""
+        """The samples `rows`, at `pool_rows` of the pools or in their order, all modalities in one view, and mixed."""
         inputs = {
-            name: to_unit_range(augment(pool, pool_rows, views, augmentation), pool.dtype)
-            for name, pool in pools.items()
+            name: to_unit_range(augment(pool, pool_rows, views, moves), pool.dtype) for name, pool in pools.items()
         }
         targets = None if self._targets is None else self._targets[rows]
         size, index = step.size, self.views.index(step.epochs)
         if isinstance(index, Tensor):
-            index = index[:size].to(self.device)
+            index = _sent(index[:size], self.device)
         if step.partners is None:
             return Batch(self._ids[rows], views, _unwrap(inputs), targets, view_index=index)
-        partners, weight = step.partners.to(self.device), self.views.weights(views[:size])
+        partners, weight = _sent(step.partners, self.device), self.views.weights(views[:size])
         inputs = {name: x[partners].lerp_(x[:size], _like(weight, x)) for name, x in inputs.items()}
         own, others = (None, None) if targets is None else (targets[:size], targets[partners])
         return Batch(self._ids[rows[:size]], views[:size], _unwrap(inputs), own, weight, others, index)
@@ -254,6 +284,12 @@ def in_order(
         rows, inputs = batch[kept], {name: to_unit_range(x.to(device)) for name, x in images.items()}
         ids, targets = source.ids[rows].to(device), None if source.targets is None else source.targets[rows]
         yield Batch(ids, torch.zeros_like(ids), _unwrap(inputs), _to(targets, device))
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """The same on a device; a GPU copies it from pinned memory and is not waited for."""
+    pinned = device.type == "cuda" and x.device.type == "cpu"
+    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
 
 
 def _to(x: Tensor | None, device: torch.device) -> Tensor | None:

@@ -67,8 +67,11 @@ class Record(Protocol):
         ...
 
     def header(self) -> ImageHeader: ...
-    def read(self) -> Image.Image:
-        """Decode to an upright "L" or "RGB" image."""
+    def read(self, least: int = 0) -> Image.Image:
+        """Decode to an upright "L" or "RGB" image.
+
+        If `least` is set, it may be smaller than it was stored, with no less than that many pixels on its shorter side.
+        """
         ...
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import tee
 from multiprocessing.context import BaseContext
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from understudy.data.augment import Augmentation, crop_and_resize
+from understudy.data.augment import Augmentation, flipped, flips_crops
+from understudy.data.crop import center_crop, random_crops
+from understudy.data.decoding import DecodedImages, Decoding
+from understudy.data.kept import Kept, keep
 from understudy.data.source import RecordSource, Source, Unreadable
 
+T = TypeVar("T")
 Images = dict[str, Tensor]
 """Modality -> images."""
 
 _CHUNK = 32  # images decoded by a worker at once
 
-_Key = tuple[int, int | None]
-_Sample = tuple[int, Images | str]
 _Rows = Iterable[tuple[Tensor, Tensor | None]]
+
+
+class _Chunk(NamedTuple):
+    """The decoded images of some rows: their positions in the chunk and pixels, and (row, reason) of the others."""
+
+    kept: list[int]
+    inputs: Images
+    failures: list[tuple[int, str]]
 
 
 @cache
@@ -34,75 +46,144 @@ def _context() -> BaseContext:
     return context
 
 
+def after_decoding(augmentation: Augmentation) -> Augmentation:
+    """What is left to do with the crops of a `Decoder`."""
+    flip = augmentation.flip and not flips_crops(augmentation)
+    return replace(augmentation, crop_scale=1.0, crop_size=0, resize=0, flip=flip)
+
+
+class Decoder:
+    """Decodes and crops the records of a source, in this process or in workers, which live as long as it does.
+
+    Args:
+        source: a `RecordSource` whose pairs are records too.
+        augmentation: how random crops are taken; what is not done here is `after_decoding`.
+        workers: processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(self, source: Source, augmentation: Augmentation, workers: int) -> None:
+        modalities = {name: x for name, x in source.modalities.items() if isinstance(x, RecordSource)}
+        assert isinstance(source, RecordSource)
+        assert len(modalities) == 1 + len(source.pairs), "all modalities are records"
+        self._decodings = {
+            name: Decoding(x.records, x.shape[0], augmentation.resize or x.shape[1]) for name, x in modalities.items()
+        }
+        self._kept: dict[str, Kept] = {}
+        self._source, self._modalities, self._augmentation = source, modalities, augmentation
+        self._workers = workers
+        self._loader: DataLoader[_Chunk] | None = None
+        self._keys = _Keys()
+
+    def keep(self, say: Callable[[str], None]) -> None:
+        """Decode all images now and keep them, if they fit somewhere; see `kept.keep`. The batches are the same."""
+        assert self._loader is None, "called before the first batch"
+        self._kept = keep(self._decodings, self._modalities, say)
+
+    def batches(self, batches: _Rows, skipped: dict[str, str]) -> Iterator[tuple[Tensor, Tensor, Images]]:
+        """Decode and crop the records of each batch of rows with their view seeds; None for center crops.
+
+        Yields the indices of the decoded rows, their view seeds and their images, (B, C, S, S) uint8; the others are
+        added to `skipped`, record name -> reason. Batches are split into chunks, so that all workers share each batch
+        and few images wait in memory. Only one iterator at a time can be in use.
+        """
+        batches, ahead = tee(batches)
+        self._keys.batches, turn = ahead, self._keys.turn + 1
+        self._keys.turn = turn
+        if self._loader is None:
+            self._loader = self._start()
+        chunks = iter(self._loader)
+        for rows, views in batches:
+            kept = [torch.empty(0, dtype=torch.int64)]
+            stacks = {name: [torch.empty(0, *x.shape, dtype=torch.uint8)] for name, x in self._modalities.items()}
+            for start in range(0, len(rows), _CHUNK):
+                assert self._keys.turn == turn, "another iterator was begun"
+                chunk = next(chunks)
+                for row, reason in chunk.failures:
+                    skipped[self._source.records[row].name] = reason
+                kept.append(start + torch.tensor(chunk.kept, dtype=torch.int64))
+                for name, x in chunk.inputs.items():
+                    stacks[name].append(x)
+            index = torch.cat(kept)
+            seeds = torch.zeros_like(index) if views is None else views[index]
+            yield index, seeds, {name: torch.cat(x) for name, x in stacks.items()}
+
+    def _start(self) -> DataLoader[_Chunk]:
+        sizes = {name: (x.shape[1], x.resize_whole) for name, x in self._modalities.items()}
+        return DataLoader(
+            _Crops({**self._decodings, **self._kept}, sizes, self._augmentation),
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            multiprocessing_context=_context() if self._workers else None,
+            persistent_workers=self._workers > 0,
+        )
+
+
 def decode_batches(
     source: Source, batches: _Rows, augmentation: Augmentation, workers: int, skipped: dict[str, str]
 ) -> Iterator[tuple[Tensor, Tensor, Images]]:
-    """Decode and crop the records of each batch of rows with their view seeds; None for center crops.
-
-    Yields the indices of the decoded rows, their view seeds and their images; the others are added to `skipped`, record
-    name -> reason. Batches are split into chunks, so that all workers share each batch and few images wait in memory.
-    """
-    modalities = {name: x for name, x in source.modalities.items() if isinstance(x, RecordSource)}
-    assert isinstance(source, RecordSource)
-    assert len(modalities) == 1 + len(source.pairs), "all modalities are records"
-    batches, ahead = tee(batches)
-    chunks = iter(
-        DataLoader(
-            _Decoder(modalities, augmentation),
-            batch_sampler=_chunks(ahead),
-            num_workers=workers,
-            collate_fn=_collate,
-            multiprocessing_context=_context() if workers else None,
-        )
-    )
-    for rows, views in batches:
-        kept = [torch.empty(0, dtype=torch.int64)]
-        stacks = {name: [torch.empty(0, *x.shape, dtype=torch.uint8)] for name, x in modalities.items()}
-        for start in range(0, len(rows), _CHUNK):
-            indices, images, failures = next(chunks)
-            for row, reason in failures:
-                skipped[source.records[row].name] = reason
-            kept.append(start + torch.tensor(indices, dtype=torch.int64))
-            for name, x in images.items():
-                stacks[name].append(x)
-        index = torch.cat(kept)
-        seeds = torch.zeros_like(index) if views is None else views[index]
-        yield index, seeds, {name: torch.cat(x) for name, x in stacks.items()}
+    """The batches of a `Decoder` that is used once."""
+    return Decoder(source, augmentation, workers).batches(batches, skipped)
 
 
-class _Decoder(Dataset[_Sample]):
-    """(row, view seed or None) -> (row, uint8 (C, S, S) by modality, with the same crop; or the reason for failure)."""
+class _Crops(Dataset[_Chunk]):
+    """(rows, view seeds or None) -> the rows decoded and cropped, the same crop in all modalities."""
 
-    def __init__(self, modalities: dict[str, RecordSource], augmentation: Augmentation) -> None:
-        self.modalities = {name: (x.records, x.shape, x.resize_whole) for name, x in modalities.items()}
-        self.augmentation = augmentation
+    def __init__(
+        self, images: Mapping[str, DecodedImages], sizes: Mapping[str, tuple[int, bool]], augmentation: Augmentation
+    ) -> None:
+        self.images, self.sizes, self.augmentation = images, sizes, augmentation
 
-    def __getitem__(self, key: _Key) -> _Sample:
-        row, seed = key
-        images: Images = {}
-        try:
-            for name, (records, (channels, side, _), resize_whole) in self.modalities.items():
-                image = records[row].read().convert("L" if channels == 1 else "RGB")
-                resize = self.augmentation.resize or (side if resize_whole else 0)
-                image = crop_and_resize(image, side, seed, self.augmentation.crop_scale, resize)
-                pixels = torch.from_numpy(np.array(image))
-                images[name] = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
-        except Unreadable as reason:
-            return row, str(reason)
-        return row, images
+    def __getitem__(self, key: tuple[list[int], Tensor | None]) -> _Chunk:
+        rows, seeds = key
+        decoded: dict[str, list[Tensor]] = {name: [] for name in self.images}
+        kept, failures = [], []
+        for k, row in enumerate(rows):
+            try:
+                found = {
+                    name: self._center(name, row) if seeds is None else images.pixels(row)
+                    for name, images in self.images.items()
+                }
+            except Unreadable as reason:
+                failures.append((row, str(reason)))
+                continue
+            kept.append(k)
+            for name, pixels in found.items():
+                decoded[name].append(pixels)
+        if not kept:
+            return _Chunk([], {}, failures)
+        if seeds is None:
+            return _Chunk(kept, {name: torch.stack(x) for name, x in decoded.items()}, failures)
+        seeds = seeds[kept]
+        flips = flipped(seeds).tolist() if flips_crops(self.augmentation) else [False] * len(kept)
+        inputs = {name: self._random(name, x, seeds, flips) for name, x in decoded.items()}
+        return _Chunk(kept, inputs, failures)
+
+    def _random(self, name: str, images: list[Tensor], seeds: Tensor, flips: list[bool]) -> Tensor:
+        size, whole = self.sizes[name]
+        resize = self.augmentation.resize or (size if whole else 0)
+        return random_crops(images, seeds, size, self.augmentation.crop_scale, resize, flips)
+
+    def _center(self, name: str, row: int) -> Tensor:
+        size, whole = self.sizes[name]
+        square = center_crop(self.images[name].image(row), size, self.augmentation.resize or (size if whole else 0))
+        return torch.from_numpy(np.array(square)).view(size, size, -1).permute(2, 0, 1)
 
 
-def _collate(samples: list[_Sample]) -> tuple[list[int], Images, list[tuple[int, str]]]:
-    """Indices of the decoded samples, their images stacked by modality, and (row, reason) of the others."""
-    decoded = [(k, images) for k, (_, images) in enumerate(samples) if isinstance(images, dict)]
-    names = decoded[0][1] if decoded else ()
-    stacks = {name: torch.stack([images[name] for _, images in decoded]) for name in names}
-    return [k for k, _ in decoded], stacks, [(row, reason) for row, reason in samples if isinstance(reason, str)]
+class _Keys(Sampler[tuple[list[int], Tensor | None]]):
+    """The keys of `_Crops` for the batches that are asked for, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.batches: _Rows = ()
+        self.turn = 0
+
+    def __iter__(self) -> Iterator[tuple[list[int], Tensor | None]]:
+        for rows, views in self.batches:
+            for start in range(0, len(rows), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                yield rows[part].tolist(), None if views is None else views[part]
 
 
-def _chunks(batches: _Rows) -> Iterator[list[_Key]]:
-    """The keys of `_Decoder`, chunk by chunk."""
-    for rows, views in batches:
-        seeds: list[int | None] = [None] * len(rows) if views is None else views.tolist()
-        keys: list[_Key] = list(zip(rows.tolist(), seeds, strict=True))
-        yield from (keys[k : k + _CHUNK] for k in range(0, len(keys), _CHUNK))
+def _unchanged(chunk: T) -> T:
+    return chunk

@@ -19,7 +19,11 @@ metadata = {{key: json.loads(value) for key, value in session.get_modelmeta().cu
 '''
 
 _IMAGE = """for path in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(path))
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+        image.load()
+    except Exception as error:  # Pillow raises almost anything on damaged files
+        sys.exit(f"{{path}}: not an image that can be read ({{error}})")
     if image.mode == "F":
         sys.exit(f"{{path}}: {no_range}")
     if image.has_transparency_data:

@@ -122,7 +122,7 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == 1:
         return images.expand(-1, channels, -1, -1)
     if images.shape[1] == 3 and channels == 1:
-        weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(3, 1, 1)
+        weights = torch.cat([images.new_full((1, 1, 1), weight) for weight in _LUMA])  # made on the device
         return (images * weights).sum(1, keepdim=True)
     raise UnderstudyError(f"images of {images.shape[1]} channels cannot be converted to the network's {channels}")
 

@@ -81,6 +81,12 @@ class Objective(nn.Module):
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
+    def check(self) -> None:
+        """Raise a ValueError if an earlier batch broke a rule that `forward` checks at once on CPUs only.
+
+        Accelerators would have to be waited for; the training loop calls this where it waits for them anyway.
+        """
+
     def _combine(self, parts: Sequence[Objective]) -> None:
         """Take over what the parts need, and support only what all of them do."""
         self.needs = Needs(NOTHING)

@@ -201,14 +201,7 @@ class Pipeline(ABC, Generic[R]):
         for number in range(recipe.seeds):
             seed = recipe.seed + number
             for name, terms in losses.items():
-                network = self.network(contract, number, several=recipe.seeds > 1 or len(losses) > 1)
-                network.full_precision = slower_in_bf16(recipe, network)
-                for source in filter(None, (self.data.train, self.data.validation)):
-                    check_modality(source, network.contract.modality)
-                if side := recipe.input_size or recipe.augmentation.crop_size:
-                    network.set_input_size(side)
-                network.check()
-                self.initialize(network)
+                network = self.student(contract, number, several=recipe.seeds > 1 or len(losses) > 1)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
                 self._check_batch_size(name, network, objective)
@@ -217,6 +210,19 @@ class Pipeline(ABC, Generic[R]):
                 learner = Learner(network, objective)
                 members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher))
         return members
+
+    def student(self, contract: InputContract, number: int, *, several: bool) -> Network:
+        """A network ready to be trained; `several` as for `network`."""
+        recipe = self.recipe
+        network = self.network(contract, number, several=several)
+        network.full_precision = slower_in_bf16(recipe, network)
+        for source in filter(None, (self.data.train, self.data.validation)):
+            check_modality(source, network.contract.modality)
+        if side := recipe.input_size or recipe.augmentation.crop_size:
+            network.set_input_size(side)
+        network.check()
+        self.initialize(network)
+        return network
 
     def network(self, contract: InputContract, number: int, *, several: bool) -> Network:
         """What initialization `number` starts from: a new network, or a file's, of several files each in turn."""

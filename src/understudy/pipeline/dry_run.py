@@ -10,6 +10,7 @@ from understudy.evaluation import flops, parameters
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import make_fabric
 from understudy.pipeline.run import signals_read
+from understudy.pipeline.threads import choose_threads, using_threads
 from understudy.training import Loop
 from understudy.training.logging import clock
 
@@ -20,20 +21,25 @@ def dry_run(pipeline: Pipeline[Any]) -> dict[str, str]:
     Raises:
         UnderstudyError: whatever the run would raise before its first step.
     """
-    loop, facts = _prepared(pipeline)
-    return facts | {"steps": f"{loop.steps:,}", "time": f"about {clock(_timed(loop) * loop.steps)}"}
+    loop, threads, facts = _prepared(pipeline)
+    with using_threads(threads):
+        expected = _timed(loop) * loop.steps
+    return facts | {"steps": f"{loop.steps:,}", "time": f"about {clock(expected)}"}
 
 
 def seconds_per_step(pipeline: Pipeline[Any]) -> float:
     """Measured time of an update of all members on this machine."""
-    return _timed(_prepared(pipeline)[0])
+    loop, threads, _ = _prepared(pipeline)
+    with using_threads(threads):
+        return _timed(loop)
 
 
-def _prepared(pipeline: Pipeline[Any]) -> tuple[Loop, dict[str, str]]:
-    """The loop of one process, ready to run, and what a dry run reports of it."""
+def _prepared(pipeline: Pipeline[Any]) -> tuple[Loop, int, dict[str, str]]:
+    """The loop of one process, ready to run, its number of threads, and what a dry run reports of it."""
     pipeline.check()
     recipe, data = pipeline.recipe, pipeline.data
     fabric = make_fabric(recipe.model_copy(update={"devices": 1, "nodes": 1}))
+    threads = choose_threads(pipeline, fabric).count
     teacher = pipeline.teacher(fabric.device)
     members = pipeline.members()
     student = members[-1].network
@@ -51,7 +57,7 @@ def _prepared(pipeline: Pipeline[Any]) -> tuple[Loop, dict[str, str]]:
         facts["teacher parameters"] = f"{sum(parameters(network) for network in pipeline.teachers.values()):,}"
         teacher.watch(signals_read(members))
     batches = pipeline.batches(fabric.device)
-    return Loop(fabric, members, batches, recipe, teacher, callbacks=[_Stopwatch()]), facts
+    return Loop(fabric, members, batches, recipe, teacher, callbacks=[_Stopwatch()]), threads, facts
 
 
 def _timed(loop: Loop) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from understudy.pipeline.distill import Distill
 from understudy.pipeline.resumption import read_fingerprints, same_machine, write_fingerprints
 from understudy.pipeline.sampled import These, look, npy
 from understudy.pipeline.targets import LABELED
+from understudy.pipeline.threads import blank_batch, threads_by_trial
 from understudy.runs.folder import DATA
 from understudy.runs.places import noted_places
 from understudy.runs.targets import Rows, TargetsFolder, check_same, shard_count
@@ -76,7 +77,8 @@ class Labeling:
         return Manifest(
             data=train.name, samples=len(train), shape=train.shape, classes=classes,
             teachers=self.pipeline.teacher_digests(), mean=self.pipeline.recipe.mean, views=asdict(self.views),
-            decoder=f"Pillow {PIL.__version__}", batch=self.config.batch_size, shard=SHARD,
+            decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}",
+            batch=self.config.batch_size, shard=SHARD,
             signals=tuple(self._signals(len(classes))), config=self.config.model_dump(mode="json"),
         )  # fmt: skip
 
@@ -175,7 +177,7 @@ def _label(fabric: Fabric, job: Labeling) -> None:
     missing = [number for number in folder.missing(shard_count(manifest)) if number in share]
     done, views = len(share) - len(missing), manifest.known_views.count or 1
     progress = ConsoleLogger("label", unit="view") if fabric.global_rank == 0 else None
-    with same_machine(fabric, folder), stop_flag() as flag:
+    with same_machine(fabric, folder, lambda: _threads(fabric, job)), stop_flag() as flag:
         if progress is not None:
             progress.on_train_start(done, len(share))
         for number, rows, found in _shards(fabric, job, manifest, missing):
@@ -191,6 +193,20 @@ def _label(fabric: Fabric, job: Labeling) -> None:
         fabric.barrier()
 
 
+def _threads(fabric: Fabric, job: Labeling) -> int:
+    """The number of CPU threads, by timed answers of the teachers."""
+
+    def prepare() -> Callable[[int], object]:
+        teacher, train = job.pipeline.live_teacher(fabric.device), job.pipeline.data.train
+        assert teacher is not None, "targets have a teacher"
+        return lambda size: teacher(blank_batch(train, size))
+
+    chosen = threads_by_trial(job.config, fabric, prepare, job.config.batch_size)
+    if chosen.reason:
+        Terminal().say(f"CPU threads: {chosen.count}, as {chosen.reason}")
+    return chosen.count
+
+
 def _shards(
     fabric: Fabric, job: Labeling, manifest: Manifest, numbers: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Rows], Rows]]:
@@ -199,6 +215,8 @@ def _shards(
     assert teacher is not None, "targets have a teacher"
     teacher.watch({one.name for one in manifest.signals} - {"logits"})
     batches, bounds = job.batches(fabric), shard_rows(manifest)
+    if fabric.world_size == 1:  # else each process would keep all
+        batches.keep_decoded(len(numbers) * SHARD, Terminal().say)
     for together in _consecutive(numbers):
         steps = [_steps(number, len(bounds), batches.steps) for number in together]
         stream = batches.stream(steps[0].start, steps[-1].stop)

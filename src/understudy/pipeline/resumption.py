@@ -8,20 +8,18 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
-from understudy.config.options import MachineOptions
 from understudy.data import Source
 from understudy.data.fingerprint import Fingerprint, differences
 from understudy.errors import UnderstudyError
 from understudy.files import sha256, write_whole
-from understudy.pipeline.device import accelerator_of
+from understudy.pipeline.threads import using_threads
 from understudy.runs.collection import RunCollection
 from understudy.runs.folder import DATA, EvaluatedFolder
 from understudy.runs.run import Run
@@ -92,44 +90,38 @@ def check_teachers(run: Run, files: Sequence[str]) -> None:
 
 
 @contextmanager
-def same_machine(fabric: Fabric, run: EvaluatedFolder) -> Iterator[None]:
+def same_machine(fabric: Fabric, run: EvaluatedFolder, choose: Callable[[], int]) -> Iterator[None]:
     """Compute with the number of threads that a run on a CPU began with, as its sums depend on it.
 
     Another device or precision is reported, as the results then differ in their last digits.
+
+    Args:
+        choose: the number of threads of a run that begins.
     """
     here: dict[str, Any] = {"device": fabric.device.type, "precision": fabric.strategy.precision.precision}
-    threads = torch.get_num_threads()
+    threads = 0
     if fabric.global_rank == 0:
-        known = run.record.get("machine")
-        if known is None:
-            run.note(machine=here | {"threads": threads})
-        elif changed := [f"{known[key]}, now {value}" for key, value in here.items() if known[key] != value]:
+        known = run.record.get("machine") or {}
+        changed = [f"{known[key]}, now {value}" for key, value in here.items() if known and known[key] != value]
+        if changed:
             _say(run, f"Resumed on another machine ({'; '.join(changed)}): the result is not that of a run in one go.")
-            run.note(machine=here | {"threads": threads})
-        threads = run.record["machine"]["threads"]
-    with using_threads(fabric.broadcast(threads) if fabric.device.type == "cpu" else None):
+        threads = known["threads"] if known and not changed and fabric.device.type == "cpu" else choose()
+        run.note(machine=here | {"threads": threads})
+    with using_threads(fabric.broadcast(threads)):
         yield
 
 
-@contextmanager
-def same_threads(found: RunCollection) -> Iterator[None]:
-    """Compute with the number of threads that a collection on a CPU began with, so that it does not matter which of
-    its runs had begun when it was stopped."""
-    options = found.config
-    on_cpu = isinstance(options, MachineOptions) and accelerator_of(options) == "cpu"
-    with using_threads(found.record.get("threads") if on_cpu else None):
-        yield
+def threads_of(found: RunCollection) -> int | None:
+    """The number of threads that the first of a collection's runs began with; None where none has begun.
 
-
-@contextmanager
-def using_threads(count: int | None) -> Iterator[None]:
-    """Have torch use so many threads; as many as before where None."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    The others take it, so that it does not matter which of them had begun when the collection was stopped.
+    """
+    for name, run in found.runs.items():
+        inner = RunCollection(found.path / name)
+        threads = threads_of(inner) if inner.exists else run.record.get("machine", {}).get("threads")
+        if threads is not None:
+            return threads
+    return None
 
 
 def _modalities(part: str, source: Source | None) -> dict[str, Source | None]:

@@ -24,7 +24,8 @@ from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import accelerator_of, first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
-from understudy.pipeline.resumption import check_data, check_teachers, same_machine, using_threads
+from understudy.pipeline.resumption import check_data, check_teachers, same_machine
+from understudy.pipeline.threads import choose_threads, using_threads
 from understudy.runs.collection import RunCollection
 from understudy.runs.replace import held, is_staged, replace_results
 from understudy.runs.run import Run, new_run_path
@@ -69,7 +70,14 @@ def start(
     return _begin(pipeline, run.path, command=command, notes=notes)
 
 
-def _begin(pipeline: Pipeline[Any], path: Path, *, command: Sequence[str], notes: Sequence[str]) -> Run:
+def _begin(
+    pipeline: Pipeline[Any],
+    path: Path,
+    *,
+    command: Sequence[str],
+    notes: Sequence[str] = (),
+    threads: int | None = None,
+) -> Run:
     """Run a recipe in a folder that holds no run; a mistake before the first step leaves nothing in it."""
     run = Run(path)
     if not first_process():  # the first takes the folder
@@ -77,22 +85,32 @@ def _begin(pipeline: Pipeline[Any], path: Path, *, command: Sequence[str], notes
     with held(path):
         run.open(pipeline.recipe, notes)
         try:
-            return train_and_evaluate(pipeline, run, command)
+            return train_and_evaluate(pipeline, run, command, threads=threads)
         except Exception:  # whatever it was, nothing half-made stays
             run.abandon()
             raise
 
 
-def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = ()) -> Run:
-    """The finished run of a recipe: the one in the folder, that one resumed, or a new one."""
+def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = (), *, threads: int | None = None) -> Run:
+    """The finished run of a recipe: the one in the folder, that one resumed, or a new one.
+
+    Args:
+        threads: of the CPU, for a run that begins; chosen for it where None.
+    """
     run = Run(path)
     if run.is_of(pipeline.recipe):
-        return run if run.finished else train_and_evaluate(pipeline, run, command)
-    return start(pipeline, path, command=command)
+        return run if run.finished else train_and_evaluate(pipeline, run, command, threads=threads)
+    pipeline.check()
+    return _begin(pipeline, path, command=command, threads=threads)
 
 
 def train_and_evaluate(
-    pipeline: Pipeline[Any], run: Run, command: Sequence[str] = (), *, within: RunCollection | None = None
+    pipeline: Pipeline[Any],
+    run: Run,
+    command: Sequence[str] = (),
+    *,
+    within: RunCollection | None = None,
+    threads: int | None = None,
 ) -> Run:
     """Train a recipe's members in a run folder, from its newest checkpoint if it has one; evaluate; write the page.
 
@@ -100,6 +118,7 @@ def train_and_evaluate(
 
     Args:
         within: the collection that the run is part of, if all its runs have the same data.
+        threads: of the CPU, for a run that begins; chosen for it where None.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint was written. Or a process of several was killed.
@@ -107,27 +126,28 @@ def train_and_evaluate(
         UnderstudyError: a mistake that the caller can fix, or data or teachers that have changed since the run began.
     """
     if not first_process():
-        _launch(pipeline, run, within)
+        _launch(pipeline, run, within, threads)
         return run
     with held(run.path):
         if "created" not in run.record:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             run.note(created=now, command=list(command), versions=versions())
-        _launch(pipeline, run, within)
+        _launch(pipeline, run, within, threads)
         on_cpu = accelerator_of(pipeline.recipe) == "cpu"
-        with using_threads(run.record["machine"]["threads"] if on_cpu else None):
+        with using_threads(run.record["machine"]["threads"] if on_cpu else pipeline.recipe.threads):
             evaluate_run(pipeline, run)
         run.finish()
     return run
 
 
-def _launch(pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
+def _launch(pipeline: Pipeline[Any], run: Run, within: RunCollection | None, threads: int | None) -> None:
     """Train on every device."""
     fabric, recipe = make_fabric(pipeline.recipe), pipeline.recipe
+    work = partial(_train, pipeline=pipeline, run=run, within=within, threads=threads)
     if recipe.devices * recipe.nodes > 1:
-        launch(fabric, partial(_train, pipeline=pipeline, run=run, within=within), str(run.path))
+        launch(fabric, work, str(run.path))
     else:
-        _train(fabric, pipeline, run, within)
+        work(fabric)
 
 
 def versions() -> dict[str, str]:
@@ -135,9 +155,19 @@ def versions() -> dict[str, str]:
     return {"understudy": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES}
 
 
-def _train(fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None) -> None:
-    with same_machine(fabric, run):
-        _check_inputs(fabric, pipeline, run, within)
+def _train(
+    fabric: Fabric, pipeline: Pipeline[Any], run: Run, within: RunCollection | None, threads: int | None
+) -> None:
+    def choose() -> int:
+        if threads is not None:
+            return threads
+        chosen = choose_threads(pipeline, fabric)
+        if chosen.reason:
+            Terminal().say(f"CPU threads: {chosen.count}, as {chosen.reason}")
+        return chosen.count
+
+    _check_inputs(fabric, pipeline, run, within)
+    with same_machine(fabric, run, choose):
         _train_members(fabric, pipeline, run)
 
 
@@ -184,6 +214,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     )  # fmt: skip
     started = time.monotonic()
     try:
+        batches.keep_decoded(loop.steps, terminal.say if first and not staged else lambda line: None)
         loop.run()
     finally:
         if first:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from understudy.config.options import Options
 from understudy.evaluation.facts import CompressionFacts, Facts, FewShotFacts, PanelFacts, RunFacts, SuiteFacts
-from understudy.reporting import compression, few_shots, panel, run, suite
 from understudy.reporting.table import Renderables
 from understudy.reporting.text import for_page, for_terminal
 
@@ -21,8 +21,9 @@ class Page(Protocol):
     def console(facts: Any) -> Renderables: ...
 
 
-_PAGES: dict[type[Facts], Page] = {
-    RunFacts: run, FewShotFacts: few_shots, SuiteFacts: suite, CompressionFacts: compression, PanelFacts: panel
+_PAGES: dict[type[Facts], str] = {
+    RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
+    PanelFacts: "panel",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()
@@ -35,9 +36,15 @@ def render(facts: Facts, folder: Path, options: Options = _NO_OPTIONS) -> str:
         folder: holds evaluation.json and its images.
         options: of what was run.
     """
-    return _PAGES[type(facts)].render(for_page(facts, folder, options), folder)
+    return _page_of(facts).render(for_page(facts, folder, options), folder)
 
 
 def console(facts: Facts) -> Renderables:
     """What the terminal shows of some facts."""
-    return _PAGES[type(facts)].console(for_terminal(facts))
+    return _page_of(facts).console(for_terminal(facts))
+
+
+def _page_of(facts: Facts) -> Page:
+    """The page's module, imported here: figures and templates take a second to import, and training needs neither."""
+    module: Any = import_module(f"{__name__}.{_PAGES[type(facts)]}")
+    return module

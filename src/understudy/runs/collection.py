@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from understudy.config.options import Options
@@ -45,7 +44,6 @@ class CollectionRecord(BaseModel):
     notes: list[str]
     runs: list[str]
     finished: bool
-    threads: int | None = None
     places: Places = Places()
 
     @field_validator("config")
@@ -149,7 +147,7 @@ class RunCollection(EvaluatedFolder):
     ) -> None:
         """Write the record of a new collection."""
         record = {"config": as_set(config), "command": list(command), "notes": list(notes), "runs": list(runs)}
-        record |= {"finished": False, "threads": torch.get_num_threads(), "places": noted_places(config, self.path)}
+        record |= {"finished": False, "places": noted_places(config, self.path)}
         write_whole(self.path / RECORD, json.dumps(record | facts, indent=1) + "\n")
 
     def abandon(self, files: Sequence[Path] = ()) -> None:

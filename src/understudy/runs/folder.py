@@ -75,6 +75,11 @@ class EvaluatedFolder(ABC):
         return [f"{self.path}: {'no labeled test part, so nothing was scored' if self.finished else missing}"]
 
     @property
+    def facts(self) -> Facts:
+        """The results of the evaluation."""
+        raise UnderstudyError(f"{self.path} has no evaluation")
+
+    @property
     def report(self) -> Path:
         return self.path / REPORT
 

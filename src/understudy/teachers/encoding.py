@@ -26,7 +26,6 @@ class Encoding(Protocol):
     """Rows of bytes for values of one shape."""
 
     name: ClassVar[str]
-    shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int: ...
@@ -86,7 +85,7 @@ class Int8:
         return torch.cat([scale.contiguous().view(torch.uint8), steps.view(torch.uint8)], 1)
 
     def decode(self, rows: Tensor) -> Tensor:
-        scale = rows[:, :2].contiguous().view(torch.float16).float()
+        scale = rows[:, :2].flatten().clone().view(torch.float16).float()[:, None]  # rows of odd length
         return (scale * rows[:, 2:].contiguous().view(torch.int8)).view(-1, *self.shape)
 
 

@@ -85,8 +85,9 @@ class Manifest(BaseModel):
 
     @property
     def known_views(self) -> Views:
-        values = self.views | {"augmentation": Augmentation(**self.views["augmentation"])}
-        return Views(**values)
+        """The views that were labeled."""
+        rest = {name: value for name, value in self.views.items() if name != "augmentation"}
+        return Views(Augmentation(**self.views["augmentation"]), **rest)
 
     @property
     def members(self) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 import torch
 import torch.distributed as dist
@@ -16,13 +15,14 @@ from torch import Tensor
 from understudy.config.recipe import Recipe
 from understudy.data.loader import BatchLoader
 from understudy.errors import Diverged, Interrupted, UnderstudyError
-from understudy.randomness import seed_of
 from understudy.signals import Batch, Signals
+from understudy.training.ahead import AnswersAhead, steps_together
 from understudy.training.checkpoint import read_newest, write_checkpoint
 from understudy.training.interrupt import StopFlag, stop_flag
 from understudy.training.logging import Callback, Row
 from understudy.training.lr_schedule import learning_rate
 from understudy.training.member import Member, with_prefix
+from understudy.training.step import EagerStep, GraphedStep, make_step
 from understudy.training.timing import StepTimer
 
 _CHECK_EVERY = 50  # steps between checks for non-finite losses, as reading a loss synchronizes a GPU
@@ -59,7 +59,8 @@ class Loop:
     _epoch: int = 0
     _step_in_epoch: int = 0
     _epochs_without_improvement: int = 0
-    _first_nonfinite: Tensor = field(default_factory=lambda: torch.zeros(0))  # the step, by member; -1 for none
+    _make_update: EagerStep | GraphedStep = field(init=False)
+    _stream: Callable[[int, int], Iterator[Batch]] = field(init=False)
 
     @property
     def steps(self) -> int:
@@ -77,10 +78,12 @@ class Loop:
             for member in self.members:
                 member.setup(self.fabric, self.recipe.micro_batch)
                 member.learner.train()
-            self._first_nonfinite = torch.full((len(self.members),), -1, device=self.fabric.device)
             names = [*(["teacher"] if self.teacher is not None else []), *(member.name for member in self.members)]
             self.timer = StepTimer(names, self.fabric.device)
             self._load_checkpoint()
+            teacher, self._stream = self._ahead()
+            eager = EagerStep(self.fabric, self.members, self.timer, teacher, self.recipe.micro_batch)
+            self._make_update = make_step(eager)
             for callback in self.callbacks:
                 callback.on_train_start(self._step, self.steps)
             try:
@@ -102,7 +105,7 @@ class Loop:
 
     def _train(self, flag: StopFlag) -> None:
         saved = time.monotonic()
-        stream = self.batches.stream(self._step, self.steps)
+        stream = self._stream(self._step, self.steps)
         while not self._done:
             batch = next(stream)
             checkpoint_due = time.monotonic() - saved >= self.recipe.checkpoint_every
@@ -120,6 +123,20 @@ class Loop:
         self._save_checkpoint()
         if self.pause:
             raise Interrupted(self.label, self._step, flag.number)
+
+    def _ahead(self) -> tuple[Callable[[Batch], Signals] | None, Callable[[int, int], Iterator[Batch]]]:
+        """The teacher and the stream of batches: of several steps at once on accelerators, if there is room.
+
+        On a CPU that would gain nothing, and the last bits of the teacher's answers depend on the size of a batch.
+        """
+        together = steps_together(self.batches) if self.fabric.device.type == "cuda" else 1
+        if together == 1:
+            return self.teacher, self.batches.stream
+        self.batches.together = together
+        if self.teacher is None:
+            return None, self.batches.stream
+        ahead = AnswersAhead(self.fabric, self.batches, self.teacher, together, self.timer)
+        return ahead, ahead.stream
 
     def _sync_ranks(self, signal_number: int, samples: int, checkpoint_due: bool) -> tuple[int, int, bool]:
         """Agree on a step: the signal of any rank or 0, the samples on all ranks, and whether a checkpoint is due.
@@ -141,40 +158,20 @@ class Loop:
             return
         step = self._step
         lr = learning_rate(self.recipe.optimizer, step, self.steps)
-        self.timer.mark()
-        teacher_out = None
-        if self.teacher is not None:
-            with self.fabric.autocast():
-                teacher_out = self.teacher(batch)
-            self.timer.mark("teacher")
-        losses: dict[str, Tensor] = {}
-        for member in self._in_random_order(step):
-            _seed(seed_of(member.seed, step), self.fabric.device)
-            teacher = teacher_out if member.uses_teacher else None
-            losses[member.name] = member.step(self.fabric, batch, teacher, lr, samples, self.recipe.micro_batch)
-            self.timer.mark(member.name)
-        self.timer.end_step(len(batch))
-        finite = torch.isfinite(torch.stack([losses[member.name] for member in self.members]))
-        self._first_nonfinite = torch.where(finite | (self._first_nonfinite >= 0), self._first_nonfinite, step)
+        self._make_update(batch, samples, step, lr)
         if step % _CHECK_EVERY == _CHECK_EVERY - 1:
             self._check_finite()
             self.timer.read()
         for callback in self.callbacks:
             callback.on_step_end(step + 1, samples, lambda: self._metrics(step + 1))
 
-    def _in_random_order(self, step: int) -> list[Member]:
-        """The members in an order that varies by step and is the same on every rank.
-
-        It affects only their timing: the member after one that uses much memory finds cold caches, and a fixed order
-        would always charge the same member for it.
-        """
-        return Random(step).sample(self.members, len(self.members))
-
     def _check_finite(self) -> None:
-        """Raise if a loss on any rank was NaN or infinite, before anything is saved."""
+        """Raise if a loss on any rank was NaN or infinite, or a batch was at fault, before anything is saved."""
+        for member in self.members:
+            member.check()
         if self.fabric.world_size > 1:
-            dist.all_reduce(self._first_nonfinite, dist.ReduceOp.MAX)
-        for member, step in zip(self.members, self._first_nonfinite.tolist(), strict=True):
+            dist.all_reduce(self._make_update.first_nonfinite, dist.ReduceOp.MAX)
+        for member, step in zip(self.members, self._make_update.first_nonfinite.tolist(), strict=True):
             if step >= 0:
                 lr = learning_rate(self.recipe.optimizer, step, self.steps)
                 raise Diverged(
@@ -247,12 +244,3 @@ class Loop:
                 ) from fault
             if self.fabric.global_rank > 0:
                 member.metrics.values.zero_()  # the first rank continues from the sums of all
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` for the devices in use only, as it would look for all accelerators at each step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)

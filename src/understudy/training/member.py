@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from understudy.config.options import OptimizerConfig
@@ -19,7 +20,7 @@ from understudy.objectives import Objective, ddp_ignored_buffers, synchronize_ba
 from understudy.objectives.batch_norm import average_running_statistics
 from understudy.randomness import name_key, seed_of
 from understudy.signals import Batch, Signals
-from understudy.training.optimizer import limit_norms, make_optimizer, update_ema
+from understudy.training.optimizer import counted_together, limit_norms, make_optimizer, update_ema
 
 
 class Learner(nn.Module):
@@ -84,6 +85,7 @@ class Member:
         uses_teacher: whether the teacher's outputs are passed to its objective and its agreement is reported.
         module: the learner as wrapped by Fabric.
         best: the highest validation accuracy and its weights, if training stops early.
+        norms: the network's BatchNorm layers.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Member:
     ema: Network | None = None
     best: tuple[float, dict[str, Tensor]] | None = None
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics(torch.zeros(5, dtype=torch.float64)))
+    norms: list[_BatchNorm] = field(default_factory=list)
 
     @property
     def network(self) -> Network:
@@ -115,16 +118,19 @@ class Member:
         if self.optimizer_config.ema is not None:
             self.ema = copy.deepcopy(network.watch(())).eval().requires_grad_(False)
         network.watch(self.learner.objective.needs.student)
+        self.norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
         if micro_batch is None:
             synchronize_batch_norm(self.learner)
         ignored = ddp_ignored_buffers(self.learner)
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.learner, ignored)
-        self.module, self.optimizer = fabric.setup(self.learner, make_optimizer(self.learner, self.optimizer_config))
+        optimizer = make_optimizer(self.learner, self.optimizer_config)
+        self.module, self.optimizer = fabric.setup(self.learner, optimizer, move_to_device=False)  # it is there
         self.metrics = EpochMetrics(torch.zeros(5, dtype=torch.float64, device=fabric.device))
 
     def step(
-        self, fabric: Fabric, batch: Batch, teacher: Signals | None, lr: float, samples: int, micro_batch: int | None
-    ) -> Tensor:
+        self, fabric: Fabric, batch: Batch, teacher: Signals | None, lr: float | Tensor, samples: int,
+        micro_batch: int | None,
+    ) -> Tensor:  # fmt: skip
         """Make one update on this rank's part of a batch of `samples` on all ranks; returns this rank's loss.
 
         Micro-batches, of `micro_batch` samples per forward pass or fewer at last, but not of a single one, are weighted
@@ -143,7 +149,8 @@ class Member:
             part = batch if whole else batch[rows]
             teacher_out = teacher if whole or teacher is None else teacher[rows]
             with fabric.no_backward_sync(self.module, enabled=not last):
-                loss, logits = self.module(part, teacher_out)
+                with counted_together(self.norms):
+                    loss, logits = self.module(part, teacher_out)
                 # gradients are averaged over the ranks: weight by the share of the whole batch times their number
                 share = len(part) * fabric.world_size / samples
                 fabric.backward(loss if share == 1 else loss * share)
@@ -160,6 +167,15 @@ class Member:
         if self.ema is not None and config.ema is not None:
             update_ema(self.ema, self.learner.network, config.ema)
         return losses[0] if whole else torch.stack(losses).sum()
+
+    def check(self) -> None:
+        """Raise if an objective found fault with a batch since the last check; see `Objective.check`."""
+        try:
+            for part in self.learner.objective.modules():
+                if isinstance(part, Objective):
+                    part.check()
+        except ValueError as error:
+            raise UnderstudyError(str(error)) from error
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state that a resumed run needs, as flat tensors."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config.options import OptimizerConfig
 from understudy.errors import UnderstudyError
@@ -30,7 +32,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     fused = all(p.device.type in ("cpu", "cuda") for p in trainable) and not to_initial
     optimizer: torch.optim.Optimizer
     if config.name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+        # else it refuses to be captured, although fused ones count their steps on the device
+        capturable = fused and trainable[0].device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused, capturable=capturable)
     else:
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     if all(p.device.type == "cpu" for p in trainable):
@@ -71,11 +75,13 @@ def limit_norms(module: nn.Module, max_norm: float) -> None:
     >>> [round(norm, 4) for norm in net[0].weight.norm(dim=1).tolist()]
     [0.001, 0.001]
     """
-    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    for layer in layers[:-1]:
-        norms = torch.linalg.vector_norm(layer.weight.flatten(1), dim=1)
-        factors = (max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)
-        layer.weight.mul_(factors.view(-1, *[1] * (layer.weight.dim() - 1)))
+    weights = [m.weight for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][:-1]
+    if not weights:
+        return
+    norms = torch.cat([torch.linalg.vector_norm(weight.flatten(1), dim=1) for weight in weights])
+    factors = (max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)
+    for weight, factor in zip(weights, factors.split([len(weight) for weight in weights]), strict=True):
+        weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
 
 
 @torch.no_grad()
@@ -87,8 +93,36 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
     >>> ema.weight.item()
     2.0
     """
+    moving, counts = [], []
     for average, value in zip(ema.state_dict().values(), module.state_dict().values(), strict=True):
-        if average.is_floating_point():
-            average.lerp_(value, 1 - decay)
-        else:
-            average.copy_(value)
+        (moving if average.is_floating_point() else counts).append((average, value))
+    if moving:
+        averages, values = zip(*moving, strict=True)
+        torch._foreach_lerp_(averages, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    if counts:
+        averages, values = zip(*counts, strict=True)
+        torch._foreach_copy_(averages, values)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@contextmanager
+def counted_together(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Count a training pass of BatchNorm layers in one operation for all of them, in place of one for each.
+
+    >>> layer = nn.BatchNorm1d(1)
+    >>> with counted_together([layer]):
+    ...     _ = layer(torch.zeros(2, 1))
+    >>> layer.num_batches_tracked.item()
+    1
+    """
+    counted = [(layer, layer.num_batches_tracked) for layer in layers if layer.training]
+    # averages over all passes, of no momentum, read the count
+    counted = [(layer, count) for layer, count in counted if count is not None and layer.momentum is not None]
+    try:
+        for layer, _ in counted:
+            layer.num_batches_tracked = None
+        yield
+    finally:
+        for layer, count in counted:
+            layer.num_batches_tracked = count
+    if counted:
+        torch._foreach_add_([count for _, count in counted], 1)  # pyright: ignore[reportPrivateImportUsage]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+_MOST_SPANS = 20
 _WARMUP_STEPS = 3  # not counted after each start: they fill caches, at the cost of whichever runs first
 
 
@@ -28,11 +30,22 @@ class StepTimer:
         self._images = self._steps = 0
         self._marks: list[tuple[str, Any]] = []
         self._unread: list[list[tuple[str, Any]]] = []
+        self._spans: list[tuple[str, Any, Any, int]] = []
 
     def mark(self, name: str = "") -> None:
         """Start a step, or add the time since the previous mark to `name`."""
         if self._clock is not None:
-            self._marks.append((name, self._clock()))
+            self._marks = [*(self._marks if name else []), (name, self._clock())]
+
+    @contextmanager
+    def apart(self, name: str, images: int) -> Iterator[None]:
+        """Time work for the images of several steps: `name` is charged by the image, whatever else its marks say."""
+        if self._clock is None or len(self._spans) > _MOST_SPANS:
+            yield
+            return
+        start = self._clock()
+        yield
+        self._spans.append((name, start, self._clock(), images))
 
     def end_step(self, images: int) -> None:
         self._steps += 1
@@ -47,6 +60,10 @@ class StepTimer:
             for (_, start), (name, end) in pairwise(marks):
                 self._seconds[name] += _seconds_between(start, end)
         self._unread = []
+        spans = self._spans[1:] or self._spans  # the first fills caches
+        for name in {span[0] for span in spans}:
+            seconds = sum(_seconds_between(start, end) for one, start, end, _ in spans if one == name)
+            self._seconds[name] = seconds / sum(images for one, *_, images in spans if one == name) * self._images
         return {"seconds": dict(self._seconds), "images": self._images}
 
     def restore(self, read: dict[str, Any]) -> None:

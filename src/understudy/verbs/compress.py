@@ -28,7 +28,7 @@ from understudy.exporters import check_formats
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
-from understudy.pipeline.resumption import same_threads
+from understudy.pipeline.resumption import threads_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
@@ -151,8 +151,8 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
             continue
         terminal.say(f"{number}/{len(stages) + 1} {name}", "bold")
         pipeline = pipeline_of(run.located_recipe(required=True), overrides)
-        with named_when_stopped(found.path), same_threads(found):
-            train_and_evaluate(pipeline, run, found.command, within=found)
+        with named_when_stopped(found.path):
+            train_and_evaluate(pipeline, run, found.command, within=found, threads=threads_of(found))
     if "export" not in found.record:
         terminal.say(f"{len(stages) + 1}/{len(stages) + 1} export", "bold")
         done = export(

@@ -18,7 +18,7 @@ from understudy.data import Subset, draw_shots, read_subset
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import FewShotFacts, ShotResult
 from understudy.pipeline.kinds import pipeline_of
-from understudy.pipeline.resumption import same_threads
+from understudy.pipeline.resumption import threads_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.reporting import render
@@ -70,12 +70,13 @@ def plan(config: TransferConfig, overrides: Overrides) -> Plan:
     return Plan(recipes, task.overrides, notes)
 
 
-def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunCollection:
+def start(config: TransferConfig, overrides: Overrides, place: Place, *, threads: int | None = None) -> RunCollection:
+    """Draw the samples, train on each draw, and write the page; `threads` as for `resume`."""
     require(config, overrides)
     found = RunCollection(place.run or new_run_path("transfer", config.data))
     if place.overwrite:
         replace_results(found.path, config, lambda folder: start(config, overrides, place.at(folder)))
-        return resume(found, overrides)
+        return resume(found, overrides, threads=threads)
     with held(found.path):
         continues = found.continues(config)
         task = Task.of(config, config.data, overrides)
@@ -93,20 +94,24 @@ def start(config: TransferConfig, overrides: Overrides, place: Place) -> RunColl
                 Run(found.path / name).prepare(planned.recipes[name], planned.notes)
             if not continues:
                 found.open(config, list(draws), command=place.command)  # last, as what has a record can be resumed
-            return resume(found, task.overrides)
+            return resume(found, task.overrides, threads=threads)
         except Exception:  # whatever it was, nothing half-made stays
             if not continues:
                 found.abandon(list(manifests.values()))
             raise
 
 
-def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
-    """Finish the runs that are not finished, and write the page."""
+def resume(found: RunCollection, overrides: Overrides, *, threads: int | None = None) -> RunCollection:
+    """Finish the runs that are not finished, and write the page.
+
+    Args:
+        threads: of the CPU, where none of the runs has begun; the first chooses where None.
+    """
     for run in found.runs.values():
         if not run.finished:
             pipeline = pipeline_of(run.located_recipe(required=True), overrides)
-            with named_when_stopped(found.path), same_threads(found):
-                train_and_evaluate(pipeline, run, found.command, within=found)
+            with named_when_stopped(found.path):
+                train_and_evaluate(pipeline, run, found.command, within=found, threads=threads_of(found) or threads)
     facts = _facts(found)
     found.write_page(facts, render(facts, found.path, found.config))
     found.finish()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from understudy.data import Unreadable
-from understudy.data.augment import crop_and_resize
+from understudy.data.crop import center_crop
+from understudy.data.decoding import Decoding
 from understudy.data.formats.listing import list_images
 from understudy.data.formats.records import FileRecord
 from understudy.data.source import Record
 from understudy.errors import UnderstudyError, UnderstudyWarning
 from understudy.files import path_of
-from understudy.models import fold
+from understudy.models import Network, fold, to_channels_last
+from understudy.pipeline.device import usable_cores
 from understudy.pipeline.weights import networks_of
 from understudy.verbs.arguments import check_whole
+
+_TOGETHER = 250  # images of up to 100 x 100 pixels; fewer larger ones
 
 
 @dataclass(frozen=True)
@@ -59,26 +66,49 @@ def predict(
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
     if not channels:
         raise UnderstudyError(f"{target} was trained on vectors; predict takes images")
-    predictions = []
-    for path, record in _records(images):
-        try:
-            image = record.read()
-        except Unreadable as error:
-            predictions.append(Prediction(str(path), (), (), str(error)))
-            continue
-        resize = height if network.contract.crop_mode == "squash" else 0
-        square = crop_and_resize(image.convert("L" if channels == 1 else "RGB"), height, None, 1.0, resize)
-        pixels = torch.from_numpy(np.array(square)).float().div(255)
-        pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
-        with torch.inference_mode():
-            logits = network(pixels[None]).logits[0]
-        if not bool(logits.isfinite().all()):
-            raise UnderstudyError(f"the outputs of {target} for {path} are not finite; train the network again")
-        probabilities, index = logits.softmax(0).sort(descending=True)
-        kept = slice(0, min(top, len(index)))
-        names = tuple(network.classes[i] for i in index[kept].tolist())
-        predictions.append(Prediction(str(path), names, tuple(probabilities[kept].tolist())))
+    to_channels_last(network, "cpu")
+    paths, records = zip(*_records(images), strict=True)
+    resize = height if network.contract.crop_mode == "squash" else 0
+    decode = partial(_decoded, Decoding(records, channels, height), resize=resize)
+    together = max(1, min(_TOGETHER, _TOGETHER * 100**2 // height**2))
+    predictions: list[Prediction] = []
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes and resizes without holding the GIL
+        for start in range(0, len(records), together):
+            part = slice(start, start + together)
+            pixels = list(pool.map(decode, range(len(records))[part]))
+            found = _classify(network, [one for one in pixels if isinstance(one, Tensor)], top)
+            for path, one in zip(paths[part], pixels, strict=True):
+                if isinstance(one, str):
+                    predictions.append(Prediction(str(path), (), (), one))
+                elif (answer := next(found)) is None:
+                    raise UnderstudyError(f"the outputs of {target} for {path} are not finite; train the network again")
+                else:
+                    predictions.append(Prediction(str(path), *answer))
     return predictions
+
+
+def _decoded(images: Decoding, row: int, resize: int) -> Tensor | str:
+    """The image as uint8 (size, size) or (size, size, 3), or the reason why it cannot be read."""
+    try:
+        return torch.from_numpy(np.array(center_crop(images.image(row), images.size, resize)))
+    except Unreadable as error:
+        return str(error)
+
+
+def _classify(
+    network: Network, images: Sequence[Tensor], top: int
+) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]] | None]:
+    """The `top` most probable classes of each image with their probabilities; None if they are not finite."""
+    if not images:
+        return
+    stack = torch.stack(list(images))
+    pixels = stack[:, None] if stack.dim() == 3 else stack.permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        probabilities = network(pixels.float().div(255)).logits.float().softmax(1)
+    kept = probabilities.topk(min(top, probabilities.shape[1]), dim=1)  # sorted
+    finite = probabilities.isfinite().all(1).tolist()
+    for ok, values, index in zip(finite, kept.values.tolist(), kept.indices.tolist(), strict=True):
+        yield (tuple(network.classes[i] for i in index), tuple(values)) if ok else None
 
 
 def _records(images: Sequence[str | Path]) -> list[tuple[Path, Record]]:

@@ -11,7 +11,6 @@ from understudy.config.options import Options
 from understudy.config.verbs import parse_config
 from understudy.config.yaml import checked, read_yaml
 from understudy.files import path_of
-from understudy.pipeline.dry_run import dry_run as measure
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.targets import Results
@@ -88,6 +87,8 @@ def dry_run(config: Config) -> dict[str, dict[str, str]]:
 
 def measured(plan: Plan) -> dict[str, dict[str, str]]:
     """The facts of a dry run for each run of a plan whose teachers, if any, exist already."""
+    from understudy.pipeline.dry_run import dry_run as measure
+
     return {
         name: measure(pipeline_of(recipe, plan.overrides))
         for name, recipe in plan.recipes.items()

@@ -32,13 +32,14 @@ from understudy.panels.covariance import covariance_of
 from understudy.panels.grouping import confusion_within, group_classes, order_by_group
 from understudy.panels.sampling import log_oversampling
 from understudy.panels.score import score_panel
-from understudy.pipeline.device import device_of, workers_of
+from understudy.pipeline.device import device_of, make_fabric, workers_of
 from understudy.pipeline.evaluate import hardware
 from understudy.pipeline.panel_folder import MANIFEST, Manifest, load_panel, read_manifest, specialist_run, untrained
-from understudy.pipeline.resumption import check_data, same_threads
+from understudy.pipeline.resumption import check_data, threads_of
 from understudy.pipeline.run import ensure
 from understudy.pipeline.run_data import Overrides, RunData, require
 from understudy.pipeline.specialist import Specialist, bias_correction
+from understudy.pipeline.threads import choose_threads
 from understudy.pipeline.train import Train
 from understudy.pipeline.weights import weights_of
 from understudy.reporting import render
@@ -112,8 +113,7 @@ def start(config: SpecialistsConfig, overrides: Overrides, place: Place) -> RunC
             recipes = _recipes(config, weights, manifest, data.labeled)
             manifest.write(found.path)
             write_whole(found.path / "covariance.safetensors", save(tensors))
-            threads = max(1, torch.get_num_threads() // config.parallel)  # of each run, however many run at a time
-            found.open(config, list(recipes), command=place.command, threads=threads)
+            found.open(config, list(recipes), command=place.command)
         try:
             return _continue(found, config, weights, overrides, place.command)
         except Exception:  # whatever it was, nothing half-made stays
@@ -143,18 +143,21 @@ def _continue(
             f"{folder} holds specialists for {len(manifest.classes)} other classes than the "
             f"{len(data.labeled.classes)} of {data.labeled.name}; choose another --run folder or pass --overwrite"
         )
-    jobs = {}
+    pipelines, jobs = [], {}
     for number, recipe in enumerate(_recipes(config, weights, manifest, data.labeled).values()):
         if config.only in (None, number):
             alone = [*command, "--only", str(number)] if command and config.only is None else list(command)
             run = specialist_run(folder, number)
-            jobs[f"specialist {number}"] = partial(ensure, Specialist(recipe, overrides), run.path, alone)
-    with named_when_stopped(folder), same_threads(found):
-        if config.parallel == 1 or len(jobs) == 1:
+            pipelines.append(Specialist(recipe, overrides))
+            jobs[f"specialist {number}"] = partial(ensure, pipelines[-1], run.path, alone)
+    parallel = min(config.parallel, len(jobs))
+    with named_when_stopped(folder):
+        if parallel == 1:
             for job in jobs.values():
-                job()
+                job(threads=threads_of(found))
         else:
-            run_jobs(jobs, config.parallel, torch.get_num_threads())
+            threads = threads_of(found) or choose_threads(pipelines[0], make_fabric(config), parallel).count
+            run_jobs({name: partial(job, threads=threads) for name, job in jobs.items()}, parallel, threads)
     if not untrained(folder):
         _evaluate(found, config, data, command)
         found.finish()

@@ -24,7 +24,7 @@ from understudy.errors import Interrupted, UnderstudyError, nearest
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
 from understudy.files import path_of, write_whole
 from understudy.pipeline.kinds import pipeline_of
-from understudy.pipeline.resumption import same_threads
+from understudy.pipeline.resumption import threads_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
@@ -129,7 +129,7 @@ def _continue(
         if name in results:
             continue
         try:
-            with named_when_stopped(found.path), same_threads(found):
+            with named_when_stopped(found.path):
                 results[name] = _task(found, name, tasks[name], overrides, planned)
         except Interrupted:
             raise
@@ -160,22 +160,23 @@ def _task(found: RunCollection, name: str, data: object, overrides: Overrides, p
     config: SuiteConfig = found.config
     if data is None:
         raise UnderstudyError(f"the data of {name} is a Python object; call understudy.suite again with this folder")
-    overrides = replace(overrides, data=given(data))
+    overrides, threads = replace(overrides, data=given(data)), threads_of(found)
     values = {key: value for key, value in as_set(config).items() if key not in ("kind", "data", "vtab")}
     options = checked(TransferConfig, values | {"data": name if given(data) is not None else str(data)}, name)
     if config.shots:
         drawn = RunCollection(found.path / name)
         if planned and drawn.exists and not drawn.finished:
-            drawn = few_shots.resume(drawn, overrides)
+            drawn = few_shots.resume(drawn, overrides, threads=threads)
         elif not drawn.finished:
-            drawn = few_shots.start(options, overrides, Place(drawn.path, command=tuple(found.command)))
+            where = Place(drawn.path, command=tuple(found.command))
+            drawn = few_shots.start(options, overrides, where, threads=threads)
         results = drawn.facts.results
         first = next(iter(drawn.runs.values()))
     else:
         first = Run(found.path / name)
         if planned and first.exists:
             pipeline = pipeline_of(first.located_recipe(required=True), overrides)
-            first = first if first.finished else train_and_evaluate(pipeline, first, found.command)
+            first = first if first.finished else train_and_evaluate(pipeline, first, found.command, threads=threads)
         else:
             first = _one_run(found, name, options, overrides)
         rows = first.facts.of("model")
@@ -208,7 +209,10 @@ def _one_run(found: RunCollection, name: str, options: TransferConfig, overrides
     run, recipe = Run(found.path / name), planned.recipes[name]
     run.prepare(recipe, planned.notes)
     try:
-        return run if run.finished else train_and_evaluate(Train(recipe, planned.overrides), run, found.command)
+        if run.finished:
+            return run
+        threads = threads_of(found)
+        return train_and_evaluate(Train(recipe, planned.overrides), run, found.command, threads=threads)
     except Exception:
         run.abandon()
         raise

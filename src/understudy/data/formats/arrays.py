@@ -56,7 +56,7 @@ class ItemRecord:
         image = self.read()
         return ImageHeader(*image.size, gray=image.mode == "L")
 
-    def read(self) -> Image.Image:
+    def read(self, least: int = 0) -> Image.Image:
         try:
             item = self.dataset[self.index]
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ WORTH = 3.0
 """Seconds of decoding from which images are kept."""
 MOST_BYTES = 4 * 2**30
 _VERSION = 1
+_UNFINISHED = 86_400  # seconds after which nobody writes to a file any more
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def key_of(index: DatasetIndex, size: int | None) -> str:
 
 def load_decoded(key: str) -> dict[SplitName, Decoded] | None:
     """The images that are kept of a set, by part; None if there are none."""
-    folder = _folder()
+    folder = cache_folder("decoded")
     if folder is None:
         return None
     path = folder / f"{key}.safetensors"
@@ -84,7 +86,7 @@ def load_decoded(key: str) -> dict[SplitName, Decoded] | None:
 
 def keep_decoded(key: str, parts: Mapping[SplitName, Decoded]) -> None:
     """Keep the images of a set; where nothing can be written, nothing is kept."""
-    folder = _folder()
+    folder = cache_folder("decoded")
     if folder is None:
         return
     tensors = {f"{part}/{name}": x for part, one in parts.items() for name, x in one.inputs.items()}
@@ -95,23 +97,27 @@ def keep_decoded(key: str, parts: Mapping[SplitName, Decoded]) -> None:
     }
     with suppress(UnderstudyError):
         write_whole(folder / f"{key}.safetensors", save(tensors, {"parts": json.dumps(about)}))
-    _forget(folder)
+    forget(folder, "*.safetensors", MOST_BYTES)
 
 
-def _forget(folder: Path) -> None:
-    """Remove what has not been used for longest, where all takes more than `MOST_BYTES`."""
+def forget(folder: Path, pattern: str, most: int) -> None:
+    """Remove what has not been used for longest, where all takes more than `most` bytes, and what was not finished."""
     with suppress(OSError):
-        files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in folder.glob(".*.partial"):
+            if path.stat().st_mtime < time.time() - _UNFINISHED:
+                path.unlink(missing_ok=True)
+        files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
         total = 0
         for path in files:
             total += path.stat().st_size
-            if total > MOST_BYTES:
+            if total > most:
                 path.unlink(missing_ok=True)
 
 
-def _folder() -> Path | None:
+def cache_folder(kind: str) -> Path | None:
+    """Where things of a kind are kept; None if nothing is to be kept."""
     named = os.environ.get("UNDERSTUDY_CACHE")
     if named is not None:
-        return Path(named).expanduser() / "decoded" if named else None
+        return Path(named).expanduser() / kind if named else None
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "understudy" / "decoded"
+    return Path(home).expanduser() / "understudy" / kind

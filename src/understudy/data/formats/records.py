@@ -99,9 +99,9 @@ class BytesRecord(ABC):
         with self.stream() as stream:
             return decode.read_header(stream)
 
-    def read(self) -> Image.Image:
+    def read(self, least: int = 0) -> Image.Image:
         with self.stream() as stream:
-            return decode.decode(stream)
+            return decode.decode(stream, least)
 
     def first_bytes(self, count: int) -> bytes:
         """The first bytes of the file; raises `Unreadable`."""

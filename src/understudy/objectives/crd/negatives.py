@@ -14,7 +14,8 @@ class NegativeSampler(nn.Module):
 
     Rows of the same group, which is a class or a single unlabeled sample, are never each other's negatives.
     `ids` (M,) int64 may be in any order, by default 0 .. M - 1; `targets` (M,) are their classes, -1 if unlabeled.
-    The buffers are not saved: they are rebuilt from the data.
+    The buffers are not saved: they are rebuilt from the data. `seed`, a scalar in [0, 2^62), takes the place of draws
+    from torch's global generator: a step that was captured in a graph reads it from there.
 
     >>> sampler = NegativeSampler(4, ids=torch.tensor([10, 20, 30, 40]), targets=torch.tensor([0, 0, 1, 1]))
     >>> rows = sampler.rows(torch.tensor([30, 10]))
@@ -29,6 +30,8 @@ class NegativeSampler(nn.Module):
     low: Tensor
     high: Tensor
     known: Tensor | None
+    faults: Tensor
+    seed: Tensor | None = None
 
     def __init__(self, size: int, ids: Tensor | None = None, targets: Tensor | None = None) -> None:
         super().__init__()
@@ -54,9 +57,13 @@ class NegativeSampler(nn.Module):
         low, high = (torch.searchsorted(in_order, groups, right=right) for right in (False, True))
         for name, buffer in zip(self.BUFFERS, (ids, groups, order, low, high), strict=True):
             self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("faults", torch.zeros(2, dtype=torch.bool), persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row, or occurs twice."""
+        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row, or occurs twice.
+
+        Accelerators only note it, for `check`: raising at once would take waiting for the device in every step.
+        """
         size = len(self.groups)
         if self.known is None:
             rows, unknown = ids, (ids < 0) | (ids >= size)
@@ -65,13 +72,26 @@ class NegativeSampler(nn.Module):
             unknown = self.known[rows] != ids
         in_order = ids.sort().values
         repeated = in_order[1:] == in_order[:-1]
-        if bool(unknown.any() | repeated.any()):  # one test for both, as it synchronizes accelerators
+        if ids.device.type != "cpu":
+            self.faults.logical_or_(torch.stack([repeated.any(), unknown.any()]))
+            return rows.clamp(0, size - 1)
+        if bool(unknown.any() | repeated.any()):
             if bool(repeated.any()):
                 raise ValueError(f"sample {int(in_order[1:][repeated][0])} is in the batch more than once; "
                                  "a batch must not repeat samples, as each has one row of the bank")  # fmt: skip
             why = f"ids must be from 0 to {size - 1}" if self.known is None else "the bank was built without it"
             raise ValueError(f"sample {int(ids[unknown][0])} has no row in the bank: {why}")
         return rows
+
+    def check(self) -> None:
+        """Raise a ValueError if `rows` noted a fault on an accelerator, which is waited for."""
+        if self.faults.device.type == "cpu":
+            return
+        repeated, unknown = self.faults.tolist()
+        if repeated:
+            raise ValueError("a sample was in a batch more than once, but it has one row of the bank")
+        if unknown:
+            raise ValueError("a sample has no row in the bank: it was built without it")
 
     def negatives(self, rows: Tensor, number: int, *, sampled: bool) -> Negatives:
         """The negatives of some rows: `number` drawn ones each, or all possible ones weighted as that many."""
@@ -88,7 +108,7 @@ class NegativeSampler(nn.Module):
 
         A sample's negatives thus depend neither on the rest of the batch nor on its rank.
         """
-        return hash_int64(rows + int(torch.randint(2**62, ())))
+        return hash_int64(rows + (int(torch.randint(2**62, ())) if self.seed is None else self.seed))
 
     def draw(self, rows: Tensor, number: int, streams: Tensor | None = None) -> Tensor:
         """(B, number) rows drawn uniformly, with replacement, from the possible negatives of each row."""

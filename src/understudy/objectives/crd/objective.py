@@ -70,7 +70,7 @@ class CRD(Objective):
     weight = 0.8
     per_sample = False
     supports_mixup = False  # each row of a bank belongs to one sample
-    synced_buffers = frozenset(_BANKS) | {f"sampler.{name}" for name in NegativeSampler.BUFFERS}
+    synced_buffers = frozenset(_BANKS) | {f"sampler.{name}" for name in (*NegativeSampler.BUFFERS, "faults")}
     # read by DistributedDataParallel if it wraps this module directly
     _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = sorted(synced_buffers)
 
@@ -134,6 +134,7 @@ class CRD(Objective):
             self.register_buffer(name, initial_rows(size, dim, 2 * seed + index, dtype, file, kept))
         self.mapped = bank_folder is not None
         self.register_buffer("log_z", torch.full((2,), 0.0 if normalizer == "paper" else math.nan))
+        self._has_z = False
         by_class = exclude == "class"
         self.sampler = NegativeSampler(size, ids, targets if by_class else None) if bank == "samples" else None
         self.queue = Queue(size, by_class=by_class) if self.sampler is None else None
@@ -185,7 +186,9 @@ class CRD(Objective):
 
     def _normalizer(self, losses: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """log Z (2,): the current estimate, or one from this batch if there is none."""
-        if not bool(self.log_z.isnan().any()):
+        # looked at until it is there, and not again: it would be waited for in every step
+        self._has_z = self._has_z or not bool(self.log_z.isnan().any())
+        if self._has_z:
             return self.log_z
         with torch.no_grad():
             _, log_sums = losses(torch.zeros_like(self.log_z))
@@ -234,7 +237,12 @@ class CRD(Objective):
             for name in _BANKS:
                 destination[prefix + name] = self.shard.gather(getattr(self, name), self.log_z.device)
 
+    def check(self) -> None:
+        if self.sampler is not None:
+            self.sampler.check()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **named: Any) -> None:
+        self._has_z = False
         if self.shard is not None:
             for name in (prefix + bank for bank in _BANKS):
                 if len(state_dict.get(name, ())) == self.size:
