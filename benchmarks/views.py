@@ -36,9 +36,9 @@ def main() -> None:
         run = understudy.Run(where)
         if run.exists and not run.finished:
             understudy.resume(where)
-        elif views is None and not run.finished:
+        elif not run.finished and views is None:
             understudy.distill(typed.data, typed.teacher, typed.student, run=where, **options)
-        elif not run.finished:
+        elif not run.finished and views is not None:
             targets = understudy.label(
                 typed.data, typed.teacher, out=typed.run / f"targets-{views}", views=views, fraction=typed.fraction
             )
