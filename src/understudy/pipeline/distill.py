@@ -15,7 +15,7 @@ from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
-from understudy.objectives import BuildContext
+from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
@@ -127,6 +127,16 @@ class Distill(Taught[D]):
         if self.store is not None:
             return self.store.manifest.classes
         return next((network.classes for network in self.teachers.values()), ())
+
+    def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
+        try:
+            return super().objective(terms, network, seed)
+        except UnderstudyError as error:
+            if self.store is None or any(shapes.features for shapes in self.store.shapes):
+                raise
+            raise UnderstudyError(
+                f"{error}; {self.recipe.targets} has none of its layers: label the data again with --features"
+            ) from error
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         if all(term.reads_logits_alone for term in terms):

@@ -43,6 +43,11 @@ class Taught(Pipeline[R]):
     def views(self) -> Views:
         return super().views if self.store is None else self.store.views
 
+    def teacher_notes(self) -> list[str]:
+        if self.store is None:
+            return super().teacher_notes()
+        return [*super().teacher_notes(), f"learns from answers to {self.views.count} views, in {self.recipe.targets}"]
+
     def verify(self) -> None:
         if self.store is not None:
             check_store(self.store, self.data.train, super().views, self.live_teacher(torch.device("cpu")))
