@@ -43,7 +43,8 @@ from understudy.signals import Batch
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
 from understudy.training.ahead import AnswersAhead
-from understudy.training.step import EagerStep, GraphedStep, cuda_graph
+from understudy.training.graph import GraphedStep, cuda_graph
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 CLASSES, AHEAD = 100, 16

@@ -25,8 +25,9 @@ from understudy.pipeline.loss import compose, parse_term
 from understudy.randomness import seed_of
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
+from understudy.training.graph import GraphedStep, cuda_graph
 from understudy.training.lr_schedule import learning_rate
-from understudy.training.step import EagerStep, GraphedStep, cuda_graph
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 SGD = OptimizerConfig(name="sgd", lr=0.02, schedule="cosine", ema=0.9, max_norm=2.0, clip=1.0, weight_decay=1e-3)
