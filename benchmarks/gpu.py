@@ -43,7 +43,7 @@ from understudy.signals import Batch
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
 from understudy.training.ahead import AnswersAhead
-from understudy.training.graph import GraphedStep, cuda_graph
+from understudy.training.graph import GraphedStep, Record, cuda_graph
 from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
@@ -74,7 +74,10 @@ QUICK = Scale(40, 4, (2,), MODES[:2], ("cifar:resnet8",), 1, 1, 4, 0.0)
 class Cohort:
     """Students of one method side by side with their teacher, ready to take steps."""
 
-    def __init__(self, fabric: Fabric, scale: Scale, student: str, method: str, members: int, mode: str) -> None:
+    def __init__(
+        self, fabric: Fabric, scale: Scale, student: str, method: str, members: int, mode: str,
+        record: Record = cuda_graph,
+    ) -> None:  # fmt: skip
         device, draw = fabric.device, torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (scale.samples, 3, 32, 32), dtype=torch.uint8, generator=draw)
         ids, classes = torch.arange(scale.samples), tuple(map(str, range(CLASSES)))
@@ -90,7 +93,7 @@ class Cohort:
             cohort[-1].setup(fabric)
             cohort[-1].learner.train()
             if mode == "compiled":
-                network.module.compile()
+                network.module.compile(dynamic=False)
         teacher.watch({name for member in cohort for name in member.learner.objective.needs.teacher} - {"logits"})
         together = 1 if mode == "eager" else AHEAD
         views = Views(Augmentation(translate=4, flip=True))
@@ -98,8 +101,7 @@ class Cohort:
         timer = StepTimer(["teacher", *(member.name for member in cohort)], torch.device("cpu"))
         ahead = AnswersAhead(fabric, loader, teacher, together, timer)
         eager = EagerStep(fabric, cohort, timer, ahead)
-        graphed = mode in ("graphed", "compiled") and device.type == "cuda"
-        self.update = GraphedStep(eager, cuda_graph, eager_steps=3) if graphed else eager
+        self.update = GraphedStep(eager, record, eager_steps=3) if mode in ("graphed", "compiled") else eager
         self.batches: Iterator[Batch] = ahead.stream(0, 10**6)
         self.device, self.batch, self.number = device, scale.batch, 0
 

@@ -220,7 +220,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     say = terminal.say if first and not staged else _say_nothing
     try:
         batches.keep_decoded(loop.steps, say)
-        if fabric.device.type == "cuda" and (reason := why_not_graphed(fabric, members)):
+        if reason := why_not_graphed(fabric, members):
             say(f"training runs without a CUDA graph: {reason}")
         with _compiled(recipe, members, fabric.device, say):
             loop.run()

@@ -159,14 +159,15 @@ class _Recorded:
 
 def make_step(eager: EagerStep) -> EagerStep | GraphedStep:
     """Graphed on a CUDA device, if nothing is known to prevent it."""
-    fabric = eager.fabric
-    if fabric.device.type != "cuda" or why_not_graphed(fabric, eager.members):
+    if eager.fabric.device.type != "cuda" or why_not_graphed(eager.fabric, eager.members):
         return eager
     return GraphedStep(eager, cuda_graph)
 
 
 def why_not_graphed(fabric: Fabric, members: Sequence[Member]) -> str:
-    """Why steps on a CUDA device cannot be captured; "" if nothing is known."""
+    """Why steps on a CUDA device cannot be captured; "" if nothing is known, and on other devices."""
+    if fabric.device.type != "cuda":
+        return ""
     if fabric.world_size > 1:
         return "several devices exchange gradients"
     if getattr(fabric.strategy.precision, "scaler", None) is not None:
