@@ -27,6 +27,8 @@ FIELDS: dict[str, Any] = {
     "precision": "32", "threads": 1, "checkpoint_every": 0, "optimizer": "sgd", "lr": 0.05,
 }  # fmt: skip
 
+ONCE: dict[str, Any] = {**FIELDS, "epochs": 1}
+
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -58,6 +60,30 @@ def test_compiled_networks_train_as_others_do(tmp_path: Path, shapes: list[tuple
     assert tensors(run).keys() == expected.keys()
     for name, value in tensors(run).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_students_that_show_different_layers_share_no_code(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
+    """One without hooks would else run what was compiled for one with them, or the other way round."""
+    teacher = understudy.train("digits", "cnn:4-8", epochs=1, threads=1, run=tmp_path / "teacher")
+    options: dict[str, Any] = {"precision": "32", "threads": 1, "steps": 4, "batch_size": 100, "seeds": 2}
+    plain, run = (
+        understudy.distill(
+            "digits",
+            teacher.path,
+            "cnn:4-4",
+            method="crd+at+kd",
+            compile=compile,
+            run=tmp_path / str(compile),
+            **options,
+        )
+        for compile in (False, True)
+    )
+    assert len(shapes) == 2, "once for students alone, once for those whose layers are read"
+    assert len(run.models) == 4
+    for member, path in run.models.items():
+        expected = read_weights(plain.models[member]).tensors
+        for name, value in read_weights(path).tensors.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("compile_again", [True, False])
@@ -92,7 +118,7 @@ def test_without_a_compiler_training_goes_on(
         "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache")
     )  # else kernels compiled before would be found
     with inductor.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
-        run = understudy.train("digits", run=tmp_path / "run", compile=True, **FIELDS | {"epochs": 1})
+        run = understudy.train("digits", run=tmp_path / "run", compile=True, **ONCE)
     said = [line for line in capfd.readouterr().out.splitlines() if "torch.compile" in line]
     assert len(said) == 1
     assert said[0].startswith("training runs without torch.compile: ")

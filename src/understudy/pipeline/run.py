@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from understudy.config.recipe import Recipe
 from understudy.data import Source
 from understudy.data.cache import decoded
-from understudy.data.loader import describe_skipped
+from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
 from understudy.pipeline.base import Pipeline
@@ -217,7 +217,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         run.path / "checkpoints", callbacks, str(run.path), pause=staged,
     )  # fmt: skip
     started = time.monotonic()
-    say = terminal.say if first and not staged else _say_nothing
+    say = terminal.say if first and not staged else lambda line: None
     try:
         batches.keep_decoded(loop.steps, say)
         if reason := why_not_graphed(fabric, members):
@@ -239,10 +239,6 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         if undecoded:
             terminal.say(describe_skipped("train, while decoding", undecoded), "yellow")
         _save_models(pipeline, run, members, fabric.device)
-
-
-def _say_nothing(line: str) -> None:
-    pass
 
 
 def _compiled(

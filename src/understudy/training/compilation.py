@@ -12,6 +12,8 @@ from understudy.errors import UnderstudyError
 from understudy.models import Network
 
 _LONGEST = 200  # characters of a reason
+_SHAPES = 8  # of batches that a network is compiled for, in training and validation; others run uncompiled
+_MOST = 10_000  # times that one function is compiled in a process
 
 
 @contextmanager
@@ -24,12 +26,20 @@ def compiled(networks: Iterable[Network]) -> Iterator[None]:
     Raises:
         UnderstudyError: one of them cannot be compiled.
     """
+    import torch._dynamo.exc as errors  # takes a second, which other runs need not spend
+
     modules = [network.module for network in networks]
     for module in modules:
         module.compile(dynamic=False)
+    # Networks of the same class share what was compiled for one of them, if what was guarded is the same: so that must
+    # include the hooks that keep their features, and each may need code of its own.
+    guarded = torch._dynamo.config.patch(
+        skip_nnmodule_hook_guards=False, recompile_limit=_SHAPES * len(modules), accumulated_recompile_limit=_MOST
+    )
     try:
-        yield
-    except torch._dynamo.exc.TorchDynamoException as fault:
+        with guarded:
+            yield
+    except errors.TorchDynamoException as fault:
         raise UnderstudyError(f"a network cannot be compiled ({_reason(fault)}); leave out --compile") from fault
     finally:
         for module in modules:
