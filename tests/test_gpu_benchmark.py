@@ -72,7 +72,8 @@ def test_compiled_students_train_as_eager_ones(benchmark: dict[str, Any], monkey
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain, compiled = cohort(benchmark, "ahead"), cohort(benchmark, "compiled")
     for one in (plain, compiled):
-        one.steps(3)  # the fourth would be recorded
+        with one.prepared:
+            one.steps(3)  # the fourth would be recorded
     assert traced
     expected = weights(plain.update.members)
     for name, value in weights(compiled.update.eager.members).items():
