@@ -1,6 +1,7 @@
 """Time and memory of a CRD step: the package's objective against gathering every key and multiplying.
 
     python benchmarks/crd_step.py
+    python benchmarks/crd_step.py --choice
     python benchmarks/crd_step.py --training
 
 A step is drawing the negatives, projecting both embeddings, forward, backward, and moving the banks' rows: B = 64,
@@ -8,6 +9,9 @@ dim 128, float32. The other side is the formulation in use: each sample's N + 1 
 multiplied, exponentiated, and left to autograd. The rounds of one run alternate; each figure is a median, followed
 by the median of the rounds' ratios. Memory is what the process held at its highest during a step, beyond what it held
 before (banks, projectors and embeddings): a process of its own for each, on Linux.
+
+With --choice, it is only the package's own step with all negatives relative to that with N sampled ones, over the sizes
+by which `negatives="auto"` chooses, and what it chooses.
 
 With --training, a step is all of a student's: WRN-40-2 teaches WRN-16-2 on images of 32x32, B = 64, M = 50,000 and
 N = 16,384, by CRD and the labels. The plain side is the same two nets as they come, the teacher without gradients, with
@@ -36,6 +40,7 @@ from torch import Tensor, nn
 from understudy.config.options import OptimizerConfig
 from understudy.models import InputContract, Network, build
 from understudy.objectives import CRD, CrossEntropy, WeightedSum
+from understudy.objectives.crd.kernel import takes_all
 from understudy.signals import Batch, Signals
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
@@ -43,7 +48,10 @@ from understudy.training import Learner, Member
 BATCH, WIDTH, DIM, TAU, MOMENTUM, CLASSES = 64, 128, 128, 0.07, 0.5, 100
 CIFAR, IMAGENET, NEGATIVES = 50_000, 1_281_167, 16_384
 CASES = (CIFAR, 16_384), (CIFAR, 4_096), (IMAGENET, 16_384), (IMAGENET, 4_096)
-KINDS = "plain", "sampled", "all"
+CHOICES = (16_000, 4_000), (CIFAR, 16_384), (CIFAR, 8_000), (98_000, 16_384), (200_000, 16_384), (IMAGENET, 16_384)
+Kind = Literal["plain", "sampled", "all", "auto"]
+COMPARED: tuple[Kind, ...] = "sampled", "all", "auto"
+KINDS: tuple[Kind, ...] = "plain", "sampled", "all"
 
 
 class Plain(nn.Module):
@@ -86,7 +94,7 @@ class Plain(nn.Module):
 class Step:
     """One side of the comparison, ready to take steps."""
 
-    def __init__(self, kind: str, size: int, negatives: int) -> None:
+    def __init__(self, kind: Kind, size: int, negatives: int) -> None:
         torch.manual_seed(0)
         self.size = size
         self.module: nn.Module
@@ -94,7 +102,7 @@ class Step:
             self.module = Plain(size, negatives)
         else:
             self.module = CRD(
-                *(WIDTH, WIDTH, size, DIM, "all" if kind == "all" else negatives, TAU, MOMENTUM),
+                *(WIDTH, WIDTH, size, DIM, negatives if kind == "sampled" else kind, TAU, MOMENTUM),
                 nominal=negatives,
                 targets=torch.arange(size) % CLASSES,
             )
@@ -186,7 +194,7 @@ def resident(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def weigh(kind: str, size: int, negatives: int) -> None:
+def weigh(kind: Kind, size: int, negatives: int) -> None:
     Step(kind, 20_000, 64)()  # load the libraries and their workspaces
     step = Step(kind, size, negatives)
     before = resident("VmRSS")
@@ -220,15 +228,28 @@ def compare(size: int, negatives: int, rounds: int) -> None:
         )
 
 
+def compare_choice(rounds: int) -> None:
+    for size, negatives in CHOICES:
+        times = interleaved({kind: Step(kind, size, negatives) for kind in COMPARED}, rounds)
+        print(f"M = {size:,}, N = {negatives:,}, M / N = {size / negatives:.1f}", end="")
+        for kind, own in times.items():
+            ratio = median(a / b for a, b in zip(own, times["sampled"], strict=True))
+            print(f"  {kind} {median(own) * 1e3:.1f} ms ({ratio:.2f})", end="")
+        print("  auto is", "all" if takes_all(size, negatives) else "sampled", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--choice", action="store_true", help="compare all negatives with sampled ones")
     parser.add_argument("--training", action="store_true", help="time whole training steps")
     parser.add_argument("--weigh", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.weigh:
         return weigh(args.weigh[0], int(args.weigh[1]), int(args.weigh[2]))
     print(f"{torch.get_num_threads()} threads, medians of {args.rounds} interleaved rounds")
+    if args.choice:
+        return compare_choice(args.rounds)
     if args.training:
         return compare_training(args.rounds)
     for size, negatives in CASES:

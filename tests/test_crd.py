@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.objectives import CRD, BuildContext, Objective, crd_loss
+from understudy.objectives.crd.kernel import takes_all
 from understudy.objectives.crd.negatives import NegativeSampler
 from understudy.signals import Batch, Shapes, Signals
 
@@ -139,6 +140,29 @@ def test_a_resumed_run_ends_with_the_same_bytes(options: dict[str, Any]) -> None
     resumed.load_state_dict(halfway)
     a, b = run(whole, range(3, 6)), run(resumed, range(3, 6))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("nominal", "chosen"), [(None, "all"), (10, "all"), (9, 9)])
+def test_auto_takes_all_negatives_of_a_small_bank_and_samples_those_of_a_large_one(
+    nominal: int | None, chosen: int | Literal["all"]
+) -> None:
+    """A bank of M = 40 is small for 10 negatives and large for 9. The values are those of the explicit choice."""
+    auto, explicit = crd(nominal=nominal), crd(nominal=nominal, negatives=chosen)
+    assert auto.negatives == chosen
+    assert auto.number == explicit.number
+    for number in range(3):
+        losses = []
+        for objective in (auto, explicit):
+            torch.manual_seed(number)
+            losses.append(step(objective, ROWS, seed=number))
+        assert torch.equal(*losses)
+    assert all(torch.equal(x, explicit.state_dict()[name]) for name, x in auto.state_dict().items())
+
+
+def test_auto_is_a_rule_of_sizes() -> None:
+    assert takes_all(50_000, 16_384)
+    assert not takes_all(1_281_167, 16_384)
+    assert not takes_all(50_000, 4_096)
 
 
 def test_arbitrary_ids_map_to_rows_and_classes() -> None:
@@ -272,7 +296,7 @@ def test_unlabeled_samples_contrast_with_all_others() -> None:
         ({"bank_dtype": "int8"}, "bank_dtype"),
         ({"negatives": M}, "negatives must be from 1 to 39"),
         ({"negatives": 0}, "negatives"),
-        ({"negatives": "some"}, "'all' or a number"),
+        ({"negatives": "some"}, "'auto', 'all' or a number"),
         ({"nominal": M}, "nominal"),
         ({"targets": torch.zeros(M, dtype=torch.int64)}, "one class"),
         ({"targets": torch.zeros(3, dtype=torch.int64)}, "one number for each"),

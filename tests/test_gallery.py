@@ -48,7 +48,7 @@ class Plain:
     def header(self) -> ImageHeader:
         return ImageHeader(24, 20, gray=False)
 
-    def read(self) -> Image.Image:
+    def read(self, least: int = 0) -> Image.Image:
         if self.shade < 0:
             raise Unreadable("it is broken")
         return Image.new("RGB", (24, 20), (self.shade, 0, 0))

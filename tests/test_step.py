@@ -138,6 +138,32 @@ def test_a_replay_that_differs_is_given_up_and_undone() -> None:
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
+def test_branches_derive_nothing_from_the_same_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Branches run at the same time, so none may read what another keeps with `Signals.once`."""
+    given: list[Any] = []
+    make_update = Member.step
+
+    def noted(member: Member, fabric: Fabric, batch: Any, teacher: Any, *rest: Any) -> Tensor:
+        given.append(teacher)
+        return make_update(member, fabric, batch, teacher, *rest)
+
+    recorded: list[Any] = []
+
+    def record(body: Callable[[], None]) -> Callable[[], None]:
+        given.clear()
+        body()
+        recorded.extend(given)
+        return lambda: None
+
+    monkeypatch.setattr(Member, "step", noted)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    graphed, loader = stepper(fabric, SGD, lambda eager: GraphedStep(eager, record, eager_steps=0))
+    train(graphed, loader, SGD, 0, 1)
+    teachers = [teacher for teacher in recorded if teacher is not None]
+    assert len(teachers) == len(METHODS) - 1
+    assert len(set(map(id, teachers))) == len(teachers)
+
+
 def test_what_cannot_be_captured_is_not() -> None:
     def record(body: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")

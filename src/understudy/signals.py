@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 ASPECTS = {"rgb": 3, "gray": 1, "luminance": 1, "chrominance": 2}
 """What can be seen of an image, and in how many channels: itself, its luma, and L and (a, b) of CIE Lab."""
@@ -62,6 +65,22 @@ class Signals:
     embedding: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     members: tuple[Signals, ...] = ()
+    _derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
+        """What `compute` returns, computed the first time and kept as long as these signals.
+
+        All students of a step are given the same signals of the teacher, so what several of them derive from these
+        alone, under one name, is computed for the first.
+
+        >>> import torch
+        >>> signals = Signals(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+        >>> signals.once("predictions", lambda: signals.logits.argmax(1))
+        tensor([1, 0])
+        """
+        if name not in self._derived:
+            self._derived[name] = compute()
+        return self._derived[name]
 
     def __getitem__(self, rows: slice) -> Signals:
         """The same signals cut to some rows, without copying."""

@@ -291,6 +291,8 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """Updates of the teacher; default: the rule's."""
     crop_size: int | None
     """Input size of the teacher in pixels; default: the rule's."""
+    views: int
+    """Augmented views of each image that the teachers answer, once for all students; fewer where fewer are shown."""
     student_size: int | None
     """Input size of the student in pixels; default: that of the images, at most 224."""
     micro_batch: int | None

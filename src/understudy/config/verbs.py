@@ -159,6 +159,8 @@ class CompressConfig(DataOptions, MachineOptions):
     """Updates of the teacher; default: the rule's."""
     crop_size: Pixels | None = None
     """Input size of the teacher in pixels; default: the rule's."""
+    views: Views = 32
+    """Augmented views of each image that the teachers answer, once for all students; fewer where fewer are shown."""
     student_size: Pixels | None = None
     """Input size of the student in pixels; default: that of the images, at most 224."""
     micro_batch: Positive | None = None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.objectives.base import LOGITS, Needs, Objective, check_number, require_teacher
-from understudy.objectives.kd import check_temperature, teacher_log_probs, teacher_logits_of
+from understudy.objectives.kd import check_temperature, soft_targets, teacher_log_probs
 from understudy.signals import Batch, Signals
 
 
@@ -39,6 +39,13 @@ def dkd_loss(
     9.041
     """
     log_p = teacher_log_probs(teacher_logits, temperature)
+    return _decoupled(student_logits, log_p, targets, alpha, beta, temperature)
+
+
+def _decoupled(
+    student_logits: Tensor, log_p: Tensor, targets: Tensor | None, alpha: float, beta: float, temperature: float
+) -> Tensor:
+    """`dkd_loss` with the teacher's log-probabilities at the temperature."""
     log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
     if targets is None:
         return temperature**2 * _kl(log_q, log_p).mean()
@@ -83,9 +90,8 @@ class DKD(Objective):
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        logits = teacher_logits_of(require_teacher(self, teacher))
-        weights = {"alpha": self.alpha, "beta": self.beta}
-        return dkd_loss(student.logits, logits, batch.targets, **weights, temperature=self.temperature)
+        log_p = soft_targets(require_teacher(self, teacher), self.temperature).log_probs
+        return _decoupled(student.logits, log_p, batch.targets, self.alpha, self.beta, self.temperature)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, beta={self.beta:g}, temperature={self.temperature:g}"

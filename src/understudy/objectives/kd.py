@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +60,35 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, 
     >>> round(kd_loss(student, teacher, temperature=4.0).item(), 3)
     0.789
     """
-    log_p = teacher_log_probs(teacher_logits, temperature, mean)
+    return soft_target_loss(
+        student_logits, SoftTargets.of(teacher_log_probs(teacher_logits, temperature, mean)), temperature
+    )
+
+
+class SoftTargets(NamedTuple):
+    """A teacher's distribution at a temperature: its (B, C) log-probabilities, and minus its probabilities."""
+
+    log_probs: Tensor
+    minus_probs: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor) -> SoftTargets:
+        return cls(log_probs, -log_probs.exp())
+
+
+def soft_targets(teacher: Signals, temperature: float, mean: Mean = "arithmetic") -> SoftTargets:
+    """The distribution of a teacher or an ensemble at a temperature, computed once for all students of a step."""
+    return teacher.once(
+        ("soft targets", temperature, mean),
+        lambda: SoftTargets.of(teacher_log_probs(teacher_logits_of(teacher), temperature, mean)),
+    )
+
+
+def soft_target_loss(student_logits: Tensor, targets: SoftTargets, temperature: float) -> Tensor:
+    """`kd_loss` with a distribution that was computed before, at the same temperature."""
     log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+    # F.kl_div would exponentiate the targets for each student; with -p, the gradient of log_q takes no negation
+    return temperature**2 * (((log_q - targets.log_probs) * targets.minus_probs).sum() / len(log_q))
 
 
 class KD(Objective):
@@ -80,8 +106,8 @@ class KD(Objective):
         self.mean: Mean = mean
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        logits = teacher_logits_of(require_teacher(self, teacher))
-        return kd_loss(student.logits, logits, self.temperature, mean=self.mean)
+        targets = soft_targets(require_teacher(self, teacher), self.temperature, self.mean)
+        return soft_target_loss(student.logits, targets, self.temperature)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}, mean={self.mean}"

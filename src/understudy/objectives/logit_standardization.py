@@ -35,6 +35,11 @@ def standardize_signals(signals: Signals) -> Signals:
     return Signals(standardize_logits(signals.logits), signals.embedding, signals.features, members)
 
 
+def standardized_teacher(teacher: Signals) -> Signals:
+    """`standardize_signals` of a teacher, once for all students of a step."""
+    return teacher.once("standardized", lambda: standardize_signals(teacher))
+
+
 class LogitStandardization(Objective):
     """Another objective that reads logits, on the z-scores of both networks' logits: `inner(Z(z), Z(v))`.
 
@@ -67,5 +72,5 @@ class LogitStandardization(Objective):
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         if self.inner.needs.teacher:
             teacher = require_teacher(self, teacher)
-        teacher = None if teacher is None else standardize_signals(teacher)
-        return self.inner(standardize_signals(student), teacher, batch)
+        standardized = None if teacher is None else standardized_teacher(teacher)
+        return self.inner(standardize_signals(student), standardized, batch)

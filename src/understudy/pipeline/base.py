@@ -163,6 +163,10 @@ class Pipeline(ABC, Generic[R]):
         files = {file: sha256(Path(file)) for file in self.teacher_files}
         return files or {name: _digest(network) for name, network in self.teachers.items()}
 
+    def teacher_notes(self) -> list[str]:
+        """What there is to say about where the teachers' answers come from."""
+        return [f"teacher {name}: {network.init_from}" for name, network in self.teachers.items() if network.init_from]
+
     def verify(self) -> None:
         """Check what is opened at the start of a run against what it was made of.
 

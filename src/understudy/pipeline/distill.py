@@ -18,7 +18,7 @@ from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.files import path_of
 from understudy.models import InputContract, Network, build
-from understudy.objectives import BuildContext
+from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import AnyTeacher, LiveTeacher, Pipeline, as_teacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
@@ -93,6 +93,11 @@ class Distill(Pipeline[D]):
     def views(self) -> Views:
         return super().views if self.store is None else self.store.views
 
+    def teacher_notes(self) -> list[str]:
+        if self.store is None:
+            return super().teacher_notes()
+        return [*super().teacher_notes(), f"learns from answers to {self.views.count} views, in {self.recipe.targets}"]
+
     def verify(self) -> None:
         if self.store is not None:
             check_store(self.store, self.data.train, super().views, self.live_teacher(torch.device("cpu")))
@@ -154,6 +159,16 @@ class Distill(Pipeline[D]):
         if self.store is not None:
             return self.store.manifest.classes
         return next((network.classes for network in self.teachers.values()), ())
+
+    def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
+        try:
+            return super().objective(terms, network, seed)
+        except UnderstudyError as error:
+            if self.store is None or any(shapes.features for shapes in self.store.shapes):
+                raise
+            raise UnderstudyError(
+                f"{error}; {self.recipe.targets} has none of its layers: label the data again with --features"
+            ) from error
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         if all(term.reads_logits_alone for term in terms):

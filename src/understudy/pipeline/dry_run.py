@@ -13,6 +13,7 @@ from understudy.pipeline.run import signals_read
 from understudy.pipeline.threads import choose_threads, using_threads
 from understudy.training import Loop
 from understudy.training.logging import clock
+from understudy.training.timing import ms_per_image
 
 
 def dry_run(pipeline: Pipeline[Any]) -> dict[str, str]:
@@ -27,11 +28,13 @@ def dry_run(pipeline: Pipeline[Any]) -> dict[str, str]:
     return facts | {"steps": f"{loop.steps:,}", "time": f"about {clock(expected)}"}
 
 
-def seconds_per_step(pipeline: Pipeline[Any]) -> float:
-    """Measured time of an update of all members on this machine."""
+def step_seconds(pipeline: Pipeline[Any]) -> tuple[float, float]:
+    """Measured time of an update of all members on this machine, and how much of it the teacher takes."""
     loop, threads, _ = _prepared(pipeline)
     with using_threads(threads):
-        return _timed(loop)
+        whole = _timed(loop)
+    teacher = ms_per_image(loop.timer.read()).get("teacher", 0.0) / 1000 * pipeline.recipe.batch_size
+    return whole, min(teacher, whole)
 
 
 def _prepared(pipeline: Pipeline[Any]) -> tuple[Loop, int, dict[str, str]]:

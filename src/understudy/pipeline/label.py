@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from understudy.data.loader import BatchLoader
 from understudy.data.views import Views
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_whole
-from understudy.pipeline.device import make_fabric, workers_of
+from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.resumption import read_fingerprints, same_machine, write_fingerprints
 from understudy.pipeline.sampled import These, look, npy
@@ -104,16 +105,32 @@ class Labeling:
 def label(job: Labeling) -> None:
     """Label what is missing in the job's part, and make the store once all is there.
 
+    Of torchrun's processes, the first prepares the folder and makes the store.
+
     Raises:
         UnderstudyError: the folder holds other targets, or the data has changed.
         Interrupted: a signal asked to stop; what is done is kept.
     """
-    folder, train = job.folder, job.pipeline.data.train
-    manifest = job.manifest()
+    folder, first = job.folder, first_process()
+    if first:
+        _prepare(job)
+    fabric, started = make_fabric(job.config), time.monotonic()
+    if job.config.devices * job.config.nodes > 1:
+        launch(fabric, partial(_label, job=job), str(folder.path))
+    else:
+        _label(fabric, job)
+    if first and not folder.finished:
+        folder.note(seconds=folder.record.get("seconds", 0.0) + time.monotonic() - started)
+        _finish(job)
+
+
+def _prepare(job: Labeling) -> None:
+    """Begin a folder, or check that it is of the same targets; take over what other parts have."""
+    folder, train, manifest = job.folder, job.pipeline.data.train, job.manifest()
     if folder.exists:
         check_same(folder.manifest, manifest, folder.path)
         _check_data(folder, train)
-        if folder.manifest.finished:
+        if folder.finished:
             return
     else:
         write_fingerprints(folder.path / DATA, {LABELED: Fingerprint.of(train)})
@@ -124,19 +141,18 @@ def label(job: Labeling) -> None:
         Terminal().say(line)
     for other in job.merge:
         folder.merge(other)
-    fabric = make_fabric(job.config)
-    if job.config.devices * job.config.nodes > 1:
-        launch(fabric, partial(_label, job=job), str(folder.path))
-    else:
-        _label(fabric, job)
-    left = len(folder.missing(shard_count(manifest)))
-    if left:
+
+
+def _finish(job: Labeling) -> None:
+    """Make the store if all shards are there, else say what is left."""
+    folder, count = job.folder, shard_count(job.folder.manifest)
+    if left := len(folder.missing(count)):
         Terminal().say(
-            f"{left:,} of {shard_count(manifest):,} shards are left for the other parts; put all together with: "
-            f"understudy label ... --merge FOLDER ..."
+            f"{left:,} of {count:,} shards are left for the other parts; put all together with: understudy label ... "
+            "--merge FOLDER ..."
         )
         return
-    write_whole(folder.path / SAMPLED, look(train, job.views).to_bytes())
+    write_whole(folder.path / SAMPLED, look(job.pipeline.data.train, job.views).to_bytes())
     folder.join()
 
 
@@ -173,9 +189,10 @@ def _check_data(folder: TargetsFolder, train: Source) -> None:
 
 def _label(fabric: Fabric, job: Labeling) -> None:
     """Label the missing shards of one process's share."""
+    fabric.barrier()  # the first has prepared the folder
     folder, manifest = job.folder, job.folder.manifest
     share = _share(shard_count(manifest), job.part, fabric.global_rank, fabric.world_size)
-    missing = [number for number in folder.missing(shard_count(manifest)) if number in share]
+    missing = [] if folder.finished else [n for n in folder.missing(shard_count(manifest)) if n in share]
     done, views = len(share) - len(missing), manifest.known_views.count or 1
     progress = ConsoleLogger("label", unit="view") if fabric.global_rank == 0 else None
     with same_machine(fabric, folder, lambda: _threads(fabric, job)), stop_flag() as flag:

@@ -264,8 +264,9 @@ def over_ranks(fabric: Fabric, skipped: dict[str, str]) -> dict[str, str]:
 
 def _origins(pipeline: Pipeline[Any], members: Sequence[Member]) -> list[str]:
     """Where the weights of the teachers and of the members come from, as far as there is something to say."""
-    teachers = [f"teacher {name}: {net.init_from}" for name, net in pipeline.teachers.items() if net.init_from]
-    return list(dict.fromkeys([*teachers, *(m.network.init_from for m in members if m.network.init_from)]))
+    return list(
+        dict.fromkeys([*pipeline.teacher_notes(), *(m.network.init_from for m in members if m.network.init_from)])
+    )
 
 
 def signals_read(members: Sequence[Member]) -> set[str]:

@@ -34,7 +34,7 @@ def render(facts: CompressionFacts, folder: Path) -> str:
     run = facts.run
     return fill(
         "compression", facts.name, "compression", facts.command, [run.data.name] if run.data else [],
-        created=run.created, seconds=sum(facts.seconds.values()), hardware=run.hardware,
+        created=run.created, seconds=sum(facts.seconds.values()) + facts.answer_seconds, hardware=run.hardware,
         facts=facts, sentence=_sentence(facts), forecast=facts.forecast and forecast_sentence(facts.forecast),
         cautions=[*run.cautions, *cautions(facts.rows)], heads=_HEADS, lines=_lines(facts), bars=bars_of(facts.rows),
         names=_NAMES,

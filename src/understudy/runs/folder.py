@@ -75,7 +75,7 @@ class EvaluatedFolder(ABC):
         return [f"{self.path}: {'no labeled test part, so nothing was scored' if self.finished else missing}"]
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> Any:  # each kind of folder has its own
         """The results of the evaluation."""
         raise UnderstudyError(f"{self.path} has no evaluation")
 

@@ -89,9 +89,12 @@ class GraphedStep:
         losses: list[Tensor] = []
 
         def update(member: Member) -> Callable[[], None]:
-            return lambda: losses.append(
-                self.eager.update_member(member, static_batch, static_teacher, samples, float("nan"))
-            )
+            def run() -> None:
+                # signals of its own, as no branch waits for what another derived from them, and replays derive it anew
+                teacher = None if static_teacher is None else map_signals(lambda x: x, static_teacher)
+                losses.append(self.eager.update_member(member, static_batch, teacher, samples, float("nan")))
+
+            return run
 
         def body() -> None:
             branches([update(member) for member in self.eager.members], self.step.device)

@@ -59,7 +59,7 @@ class EpochMetrics:
         if batch.partners is not None and batch.weight is not None:  # mixed inputs count for their two classes
             own, other = predictions == batch.targets, predictions == batch.partners
             correct = torch.where(own, batch.weight, 0.0).sum() + torch.where(other, 1 - batch.weight, 0.0).sum()
-        agreeing = zero if teacher is None else (predictions == teacher.logits.argmax(1)).sum()
+        agreeing = zero if teacher is None else (predictions == predictions_of(teacher)).sum()
         count = len(batch)
         sums = loss.detach().double() * count, correct, labeled, agreeing, torch.full_like(zero, count)
         self.values += torch.stack(sums)
@@ -142,7 +142,7 @@ class Member:
         size = micro_batch or len(batch)
         count = count_batches(len(batch), size)
         whole = count == 1
-        total = torch.zeros((), device=batch.ids.device)
+        losses: list[Tensor] = []
         for index in range(count):
             last = index == count - 1
             rows = slice(index * size, len(batch) if last else (index + 1) * size)
@@ -152,9 +152,10 @@ class Member:
                 with counted_together(self.norms):
                     loss, logits = self.module(part, teacher_out)
                 # gradients are averaged over the ranks: weight by the share of the whole batch times their number
-                fabric.backward(loss * (len(part) * fabric.world_size / samples))
+                share = len(part) * fabric.world_size / samples
+                fabric.backward(loss if share == 1 else loss * share)
             self.metrics.update(loss, logits, part, teacher_out)
-            total += loss.detach() * (len(part) / len(batch))
+            losses.append(loss.detach() if whole else loss.detach() * (len(part) / len(batch)))
         if config.clip is not None:
             fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
         self.optimizer.step()
@@ -165,7 +166,7 @@ class Member:
             limit_norms(self.learner.network.module, config.max_norm)
         if self.ema is not None and config.ema is not None:
             update_ema(self.ema, self.learner.network, config.ema)
-        return total
+        return losses[0] if whole else torch.stack(losses).sum()
 
     def check(self) -> None:
         """Raise if an objective found fault with a batch since the last check; see `Objective.check`."""
@@ -212,6 +213,11 @@ class Member:
             return False
         self.best = (accuracy, {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()})
         return True
+
+
+def predictions_of(teacher: Signals) -> Tensor:
+    """(B,) the classes that a teacher predicts, found once for all students of a step."""
+    return teacher.once("predictions", lambda: teacher.logits.argmax(1))
 
 
 def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

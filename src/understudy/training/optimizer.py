@@ -37,6 +37,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused, capturable=capturable)
     else:
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    if all(p.device.type == "cpu" for p in trainable):
+        # each step would look for an accelerator, loading NVIDIA's library anew, to see whether a graph is captured
+        optimizer._accelerator_graph_capture_health_check = lambda: None
     if to_initial:
         optimizer.register_step_pre_hook(_decay_to_initial(decayed, config))
     return optimizer

@@ -2,6 +2,7 @@
 
 collection.json  the configuration, the stages, and the exported files
 teacher/         the backbone transferred to the data; teacher-0/, teacher-1/, ... of several
+targets/         the teachers' answers to views of the images, for all students
 pilot/           with a budget: the student on an eighth of its schedule
 alone/           with a transfer set: the student on the labels alone
 student/         the student distilled, and the same student trained alone
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from understudy.config.keywords import CompressKeywords
-from understudy.config.recipe import Recipe
+from understudy.config.recipe import DistillRecipe, Recipe
 from understudy.config.verbs import CompressConfig, TransferConfig
 from understudy.config.yaml import checked
 from understudy.data import typical_size
@@ -28,6 +29,8 @@ from understudy.exporters import check_formats
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.label import Labeling
+from understudy.pipeline.label import label as write_targets
 from understudy.pipeline.resumption import threads_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
@@ -35,6 +38,7 @@ from understudy.reporting import render
 from understudy.runs.collection import RunCollection, named_when_stopped
 from understudy.runs.replace import held, is_staged, replace_results
 from understudy.runs.run import Run, new_run_path
+from understudy.runs.targets import TargetsFolder
 from understudy.terminal import Terminal
 from understudy.verbs.arguments import Data, Place, Plan, configure, given, listed, place
 from understudy.verbs.export import export
@@ -42,13 +46,16 @@ from understudy.verbs.schedules import (
     LARGEST,
     PILOT,
     SHARED,
+    TARGETS,
     Teacher,
     alone_recipe,
     default_steps,
+    label_config,
     parse_budget,
     scheduled,
     student_recipe,
     teacher_names,
+    views_shown,
     within_budget,
 )
 from understudy.verbs.task import Task
@@ -105,7 +112,7 @@ def plan(config: CompressConfig, overrides: Overrides, folder: Path | None = Non
     steps = config.steps or default_steps(examples, recipe.batch_size)
     notes: list[str] = []
     if seconds is not None:
-        notes, teachers, steps = within_budget(seconds, teachers, recipe, overrides)
+        notes, teachers, steps = within_budget(seconds, teachers, recipe, config.views, overrides)
     recipe = scheduled(recipe, steps, examples)
     names = teacher_names(len(teachers))
     stages: dict[str, Recipe] = {name: one.recipe for name, one in zip(names, teachers, strict=True)}
@@ -150,8 +157,9 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
         if run.finished:
             continue
         terminal.say(f"{number}/{len(stages) + 1} {name}", "bold")
-        pipeline = pipeline_of(run.located_recipe(required=True), overrides)
         with named_when_stopped(found.path):
+            _label(found, run, overrides)
+            pipeline = pipeline_of(run.located_recipe(required=True), overrides)
             train_and_evaluate(pipeline, run, found.command, within=found, threads=threads_of(found))
     if "export" not in found.record:
         terminal.say(f"{len(stages) + 1}/{len(stages) + 1} export", "bold")
@@ -166,6 +174,19 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     found.write_page(facts, render(facts, found.path, found.config))
     found.finish()
     return found
+
+
+def _label(found: RunCollection, run: Run, overrides: Overrides) -> None:
+    """Have the teachers answer the views that a stage needs, unless they did."""
+    recipe = run.located_recipe()
+    if not isinstance(recipe, DistillRecipe) or recipe.targets is None:
+        return
+    pipeline = Distill(recipe.model_copy(update={"targets": None}), overrides)
+    student = found.runs["student"].recipe
+    assert isinstance(student, DistillRecipe)
+    views = views_shown(student, len(pipeline.data.train), found.config.views)
+    config = label_config(recipe, views, threads_of(found))
+    write_targets(Labeling(pipeline, config, TargetsFolder(found.path / TARGETS)))
 
 
 def _tasks(config: CompressConfig, overrides: Overrides) -> list[Task]:
@@ -192,7 +213,9 @@ def _facts(found: RunCollection) -> CompressionFacts:
             "name": found.path.resolve().name, "run": facts.model_dump(),
             "rows": [row.model_dump() for row in (*facts.of("teacher"), *renamed, *facts.of("distilled"))],
             "latency_ms": record["latency_ms"], "export": record["export"],
-            "seconds": {name: run.duration for name, run in stages.items()}, "forecast": _forecast(found),
+            "seconds": {name: run.duration for name, run in stages.items()},
+            "answer_seconds": TargetsFolder(found.path / TARGETS).record.get("seconds", 0.0),
+            "forecast": _forecast(found),
             "notes": found.notes, "command": found.command,
         }
     )  # fmt: skip

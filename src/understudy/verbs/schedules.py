@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from understudy.config.recipe import DistillRecipe, TrainRecipe
-from understudy.config.verbs import CompressConfig
+from understudy.config.verbs import CompressConfig, LabelConfig
 from understudy.config.yaml import checked
 from understudy.errors import UnderstudyError
 from understudy.pipeline.distill import Distill
-from understudy.pipeline.dry_run import seconds_per_step
+from understudy.pipeline.dry_run import step_seconds
 from understudy.pipeline.run_data import Overrides
 from understudy.pipeline.train import Train
 from understudy.training.logging import clock
@@ -31,6 +31,8 @@ LARGEST = 224
 BATCH = 128
 PASSES, FEWEST, MOST = 200, 1_000, 50_000
 """Default passes of the student over the images, and bounds of the number of steps."""
+TARGETS = "targets"
+"""The folder of the teachers' answers."""
 PILOT = 8
 """The student's schedule is so many times as long as the pilot's."""
 SHARED = (
@@ -114,11 +116,27 @@ def student_recipe(config: CompressConfig, teachers: Sequence[Teacher], size: in
     micro = min((one.recipe.micro_batch or one.recipe.batch_size for one in teachers), default=BATCH)
     values = first.model_dump(include=set(SHARED)) | _LONG_SCHEDULE | {
         "data": first.data, "teacher": tuple(str(folder / name) for name in teacher_names(len(teachers))),
+        "targets": str(folder / TARGETS),
         "student": config.student, "input_size": size, "transfer_set": config.transfer_set,
         "transfer_beside": bool(config.transfer_set), "steps": 1, "batch_size": BATCH,
         "micro_batch": micro if micro < BATCH else None, "optimizer": _OPTIMIZER, "augmentation": augmentation,
     }  # fmt: skip
     return checked(DistillRecipe, values, "compress")
+
+
+def views_shown(recipe: DistillRecipe, examples: int, most: int) -> int:
+    """How many views of each image a student sees, and at most so many."""
+    return min(most, max(1, -(-(recipe.steps or 1) * recipe.batch_size // examples)))
+
+
+def label_config(recipe: DistillRecipe, views: int, threads: int | None) -> LabelConfig:
+    """How the teachers of a student's recipe answer its views."""
+    shared = set(LabelConfig.model_fields) & set(DistillRecipe.model_fields) - {"kind", "threads"}
+    values = recipe.model_dump(include=shared) | {
+        "views": views, "members": len(recipe.teacher) > 1, "threads": threads,
+        "batch_size": recipe.micro_batch or BATCH,
+    }  # fmt: skip
+    return checked(LabelConfig, values, "compress")
 
 
 def teacher_names(count: int) -> list[str]:
@@ -133,9 +151,12 @@ def alone_recipe(recipe: DistillRecipe) -> TrainRecipe:
 
 
 def within_budget(
-    seconds: float, teachers: Sequence[Teacher], recipe: DistillRecipe, overrides: Overrides
+    seconds: float, teachers: Sequence[Teacher], recipe: DistillRecipe, views: int, overrides: Overrides
 ) -> tuple[list[str], list[Teacher], int]:
     """Schedules that fit a budget, by a few measured steps of each stage.
+
+    Args:
+        views: that the teachers answer at most.
 
     Returns:
         Notes, the teachers with their steps, and the student's steps.
@@ -147,14 +168,18 @@ def within_budget(
             member.network.save(Path(place) / f"{i}.safetensors")
             files.append(str(Path(place) / f"{i}.safetensors"))
         teacher_times = [_update_seconds(one) for one in teachers]
-        timed = recipe.model_copy(update={"teacher": tuple(files), "steps": 1_000})
-        student_time = seconds_per_step(Distill(timed, overrides))
+        timed = recipe.model_copy(update={"teacher": tuple(files), "targets": None, "steps": 1_000})
+        pipeline = Distill(timed, overrides)
+        student_time, answer_time = step_seconds(pipeline)
+        view_time = answer_time * len(pipeline.data.train) / recipe.batch_size
+    student_time -= answer_time
     if recipe.transfer_set is not None:
-        student_time += seconds_per_step(Train(alone_recipe(timed), overrides))
+        student_time += sum(step_seconds(Train(alone_recipe(timed), overrides)))
     left = seconds * (1 - _RESERVED)
     pilots = 1 + 1 / PILOT
-    if sum(teacher_times) > left * _TEACHER_SHARE or student_time * pilots > left * (1 - _TEACHER_SHARE):
-        least = max(sum(teacher_times) / _TEACHER_SHARE, student_time * pilots / (1 - _TEACHER_SHARE)) / (1 - _RESERVED)
+    student_step = student_time * pilots + answer_time
+    if sum(teacher_times) > left * _TEACHER_SHARE or student_step > left * (1 - _TEACHER_SHARE):
+        least = max(sum(teacher_times) / _TEACHER_SHARE, student_step / (1 - _TEACHER_SHARE)) / (1 - _RESERVED)
         raise UnderstudyError(
             f"a budget of {clock(seconds)} is too short for one step of each stage: an update of the teacher takes "
             f"{clock(sum(teacher_times))} here and one of the student {clock(student_time)}; give at least "
@@ -170,8 +195,13 @@ def within_budget(
             f"about {clock(steps * update)}"
         )
         left -= steps * update
-    steps = max(1, int(left / pilots / student_time))
-    notes.append(f"{steps:,} steps of {recipe.batch_size} for the student, about {clock(steps * student_time)}")
+    # the teachers answer as many views as the student sees, but no more than `views`
+    steps = max(1, int(left / student_step), int((left - views * view_time) / (pilots * student_time)))
+    answered = min(steps * answer_time, views * view_time)
+    notes.append(
+        f"{steps:,} steps of {recipe.batch_size} for the student, about {clock(steps * student_time)}, and about "
+        f"{clock(answered)} for the teachers' answers"
+    )
     return notes, chosen, steps
 
 
@@ -180,4 +210,4 @@ def _update_seconds(teacher: Teacher) -> float:
     recipe = teacher.recipe
     micro = recipe.micro_batch or recipe.batch_size
     timed = recipe.model_copy(update={"batch_size": micro, "micro_batch": None})
-    return seconds_per_step(Train(timed, teacher.task.overrides)) * recipe.batch_size / micro
+    return step_seconds(Train(timed, teacher.task.overrides))[0] * recipe.batch_size / micro

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext, Needs, Objective, check_number, require_teacher
 from understudy.objectives.crd.bank import first_occurrences, initial_rows, momentum_update
-from understudy.objectives.crd.kernel import Compute, negative_sums
+from understudy.objectives.crd.kernel import Compute, negative_sums, takes_all
 from understudy.objectives.crd.loss import DEFAULT_NEGATIVES, both_sides
 from understudy.objectives.crd.negatives import NegativeSampler, Queue
 from understudy.objectives.crd.sharding import Shard
@@ -43,10 +43,10 @@ class CRD(Objective):
     Args:
         bank_size: M, the number of samples; their ids are 0 .. M - 1 unless given by `ids`.
         dim: D, the width of the projections.
-        negatives: "all" possible rows, weighted to the expectation of `nominal` sampled ones; or N, sampled for each
-            sample and step.
+        negatives: "all" possible rows, weighted to the expectation of `nominal` sampled ones; N, sampled for each
+            sample and step; or "auto", all of up to 4 times `nominal` rows and `nominal` sampled ones of more.
         exclude: whether rows of the same "class" are never negatives, or only the "sample" itself.
-        nominal: the N that "all" stands for; None for 16,384, or M - 1 if that is less.
+        nominal: the N of "auto" and "all"; None for 16,384, or M - 1 if that is less.
         normalizer: Z is 1 ("paper"), estimated once from the first batch ("first", the released code), or a moving
             average of such estimates with decay `z_decay` ("running"), since the banks start with random rows.
         bank: "samples", one row per sample; or "queue:65536", the embeddings of the last 65,536 samples, for streams
@@ -61,6 +61,8 @@ class CRD(Objective):
     >>> crd = CRD(student_dim=8, teacher_dim=16, bank_size=100, targets=torch.arange(100) % 10)
     >>> crd.bank_student.shape, crd.number
     (torch.Size([100, 128]), 99)
+    >>> crd.negatives, CRD(8, 16, bank_size=1000, nominal=200).negatives
+    ('all', 200)
     """
 
     needs = Needs(student=EMBEDDING, teacher=EMBEDDING)
@@ -82,7 +84,7 @@ class CRD(Objective):
         teacher_dim: int,
         bank_size: int,
         dim: int = 128,
-        negatives: int | Literal["all"] = "all",
+        negatives: int | Literal["auto", "all"] = "auto",
         temperature: float = 0.07,
         momentum: float = 0.5,
         *,
@@ -112,14 +114,17 @@ class CRD(Objective):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; it is {value!r}")
         check_number("dim", dim, least=1, most=_WIDEST, whole=True)
         check_number("seed", seed, most=2**32 - 1, whole=True)
-        if bank != "samples" and negatives != "all":
-            raise ValueError("a queue uses all its rows as negatives; leave negatives at 'all'")
+        if bank != "samples" and negatives not in ("auto", "all"):
+            raise ValueError("a queue uses all its rows as negatives; leave negatives at 'auto'")
         if bank != "samples" and sharded:
             raise ValueError("a queue cannot be sharded; leave out sharded")
-        self.negatives, self.temperature, self.momentum = negatives, temperature, momentum
+        self.temperature, self.momentum = temperature, momentum
         self.exclude, self.normalizer, self.z_decay = exclude, normalizer, z_decay
         self.compute: Compute = compute
-        self.number = negatives if negatives != "all" else nominal or min(DEFAULT_NEGATIVES, size - 1)
+        self.number = nominal or min(DEFAULT_NEGATIVES, size - 1) if isinstance(negatives, str) else negatives
+        if negatives == "auto":
+            negatives = "all" if bank != "samples" or takes_all(size, self.number) else self.number
+        self.negatives: int | Literal["all"] = negatives
         self.project_student, self.project_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
         dtype: torch.dtype = getattr(torch, dtype_name)
         self.size, self.shard = size, Shard(size) if sharded else None
@@ -266,7 +271,7 @@ def _check_ranges(
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be at least 0 and below 1; it is {value}")
     for name, value in numbers.items():
-        if isinstance(value, str) and value != "all":
-            raise ValueError(f"{name} must be 'all' or a number; it is {value!r}")
+        if isinstance(value, str) and value not in ("auto", "all"):
+            raise ValueError(f"{name} must be 'auto', 'all' or a number; it is {value!r}")
         if isinstance(value, int) and not 1 <= value < size:
             raise ValueError(f"{name} must be from 1 to {size - 1}, as the bank has {size} rows; it is {value}")
