@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,9 @@ from understudy.signals import Batch
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
 from understudy.training.ahead import AnswersAhead
-from understudy.training.step import EagerStep, GraphedStep, cuda_graph
+from understudy.training.compilation import compiled
+from understudy.training.graph import GraphedStep, Record, cuda_graph
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 CLASSES, AHEAD = 100, 16
@@ -71,9 +74,12 @@ QUICK = Scale(40, 4, (2,), MODES[:2], ("cifar:resnet8",), 1, 1, 4, 0.0)
 
 
 class Cohort:
-    """Students of one method side by side with their teacher, ready to take steps."""
+    """Students of one method side by side with their teacher, ready to take steps in the block `prepared`."""
 
-    def __init__(self, fabric: Fabric, scale: Scale, student: str, method: str, members: int, mode: str) -> None:
+    def __init__(
+        self, fabric: Fabric, scale: Scale, student: str, method: str, members: int, mode: str,
+        record: Record = cuda_graph,
+    ) -> None:  # fmt: skip
         device, draw = fabric.device, torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (scale.samples, 3, 32, 32), dtype=torch.uint8, generator=draw)
         ids, classes = torch.arange(scale.samples), tuple(map(str, range(CLASSES)))
@@ -88,8 +94,6 @@ class Cohort:
             cohort.append(Member(f"{method}-{number}", "distilled", number, Learner(network, objective), SGD, True))
             cohort[-1].setup(fabric)
             cohort[-1].learner.train()
-            if mode == "compiled":
-                network.module.compile()
         teacher.watch({name for member in cohort for name in member.learner.objective.needs.teacher} - {"logits"})
         together = 1 if mode == "eager" else AHEAD
         views = Views(Augmentation(translate=4, flip=True))
@@ -97,9 +101,10 @@ class Cohort:
         timer = StepTimer(["teacher", *(member.name for member in cohort)], torch.device("cpu"))
         ahead = AnswersAhead(fabric, loader, teacher, together, timer)
         eager = EagerStep(fabric, cohort, timer, ahead)
-        graphed = mode in ("graphed", "compiled") and device.type == "cuda"
-        self.update = GraphedStep(eager, cuda_graph, eager_steps=3) if graphed else eager
+        self.update = GraphedStep(eager, record, eager_steps=3) if mode in ("graphed", "compiled") else eager
         self.batches: Iterator[Batch] = ahead.stream(0, 10**6)
+        networks = [member.learner.network for member in cohort]
+        self.prepared = compiled(networks) if mode == "compiled" else nullcontext()
         self.device, self.batch, self.number = device, scale.batch, 0
 
     def steps(self, count: int) -> float:
@@ -138,10 +143,12 @@ def measure_steps(fabric: Fabric, scale: Scale, deadline: float) -> None:
                         return
                     torch.manual_seed(0)
                     cohort = Cohort(fabric, scale, student, method, members, mode)
-                    cohort.steps(scale.warmup)
-                    ms = cohort.steps(scale.steps)
+                    with cohort.prepared:
+                        cohort.steps(scale.warmup)
+                        ms = cohort.steps(scale.steps)
+                        calls = counts(cohort, scale.steps)
                     what = f"{student:16} {method:7} {members:3} students {mode:9}"
-                    print(f"{what} {ms:9.2f} ms {ms / members:8.2f} each {counts(cohort, scale.steps)}", flush=True)
+                    print(f"{what} {ms:9.2f} ms {ms / members:8.2f} each {calls}", flush=True)
 
 
 def measure_input(fabric: Fabric, scale: Scale, folder: Path) -> None:

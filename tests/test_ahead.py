@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +14,6 @@ from understudy.models import InputContract, build
 from understudy.teachers import Teacher
 from understudy.training.ahead import AnswersAhead, steps_together
 from understudy.training.timing import StepTimer
-
-GPU_BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
 def loader(updates: int | None = None, together: int = 1, mixup: float = 0.0) -> BatchLoader:
@@ -60,20 +53,3 @@ def test_as_many_steps_as_there_is_room_for() -> None:
     assert steps_together(one) == 16
     assert steps_together(one, values=5 * 30 * 4) == 4
     assert steps_together(one, values=1) == 1
-
-
-def test_the_gpu_benchmark_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"this measures a GPU, and torch finds none here"):
-        runpy.run_path(str(GPU_BENCHMARK), run_name="__main__")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the profiler's, of a GPU that is not there
-def test_the_gpu_benchmark_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--quick"])
-    runpy.run_path(str(GPU_BENCHMARK), run_name="__main__")
-    out = capsys.readouterr().out
-    assert "images/s" in out
-    assert "crd+kd" in out
-    assert "cnn:4-8 -> cnn:4 on digits" in out

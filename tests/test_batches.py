@@ -17,7 +17,8 @@ from torch import Tensor
 from batch_helpers import CPU, MOVING, arrays, equal, folder, joined
 from understudy.data.augment import NO_AUGMENTATION, Augmentation
 from understudy.data.formats.records import FileRecord
-from understudy.data.loader import BatchLoader, count_skip_reasons, in_order
+from understudy.data.loader import BatchLoader, in_order
+from understudy.data.skipped import count_skip_reasons
 from understudy.data.source import RecordSource, Source
 from understudy.data.views import Views
 from understudy.data.workers import decode_batches

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import understudy
 from test_methods import images
 from understudy.config.options import OptimizerConfig
 from understudy.data.augment import Augmentation
@@ -19,14 +22,15 @@ from understudy.data.loader import BatchLoader
 from understudy.data.views import Views
 from understudy.errors import UnderstudyWarning
 from understudy.models import InputContract, build
-from understudy.objectives import BuildContext
+from understudy.objectives import CRD, KD, BuildContext, CrossEntropy, Objective, WeightedSum
 from understudy.objectives.crd.negatives import NegativeSampler
 from understudy.pipeline.loss import compose, parse_term
 from understudy.randomness import seed_of
 from understudy.teachers import Teacher
 from understudy.training import Learner, Member
+from understudy.training.graph import GraphedStep, cuda_graph, why_not_graphed
 from understudy.training.lr_schedule import learning_rate
-from understudy.training.step import EagerStep, GraphedStep, cuda_graph
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 SGD = OptimizerConfig(name="sgd", lr=0.02, schedule="cosine", ema=0.9, max_norm=2.0, clip=1.0, weight_decay=1e-3)
@@ -57,12 +61,20 @@ class Tape(TorchDispatchMode):
                     x.copy_(again)
 
 
-def taped(body: Callable[[], None]) -> Callable[[], None]:
-    """Stands in for a CUDA graph, except that it runs what it records: the state is put back."""
-    tape = Tape()
-    with tape:
-        body()
-    return tape.replay
+class Recorder:
+    """Stands in for `cuda_graph`; what it has to run to record it is undone."""
+
+    step: GraphedStep
+
+    def __call__(self, body: Callable[[], None]) -> Callable[[], None]:
+        state = self.step._state()
+        before = [x.clone() for x in state]
+        with Tape() as tape:
+            body()
+        with torch.no_grad():
+            for x, value in zip(state, before, strict=True):
+                x.copy_(value)
+        return tape.replay
 
 
 def stepper(fabric: Fabric, config: OptimizerConfig, kind: Callable[[EagerStep], Any]) -> tuple[Any, BatchLoader]:
@@ -98,21 +110,10 @@ def train(step: Any, loader: BatchLoader, config: OptimizerConfig, begin: int, e
 def test_replayed_operations_update_as_eager_ones_do(config: OptimizerConfig) -> None:
     """With the rates, steps and negatives of each step, and with the shorter batch that ends an epoch."""
 
-    def record_and_restore(eager: EagerStep) -> GraphedStep:
-        def record(body: Callable[[], None]) -> Callable[[], None]:
-            state = graphed._state()
-            before = [x.clone() for x in state]
-            replay = taped(body)
-            for x, value in zip(state, before, strict=True):
-                x.copy_(value)
-            return replay
-
-        graphed = GraphedStep(eager, record, eager_steps=1)
-        return graphed
-
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric, recorder = Fabric(accelerator="cpu", devices=1), Recorder()
     eager, loader = stepper(fabric, config, lambda eager: eager)
-    graphed, _ = stepper(fabric, config, record_and_restore)
+    graphed, _ = stepper(fabric, config, lambda eager: GraphedStep(eager, recorder, eager_steps=1))
+    recorder.step = graphed
     start = weights(eager.members)
     expected, found = (train(step, loader, config, 0, 24) for step in (eager, graphed))
     assert len(graphed.recorded) == 2
@@ -171,6 +172,62 @@ def test_what_cannot_be_captured_is_not() -> None:
     graphed, loader = stepper(fabric, SGD, lambda eager: GraphedStep(eager, record, eager_steps=0))
     with pytest.warns(UnderstudyWarning, match=r"captured \(operation not permitted when stream is capturing\)"):
         train(graphed, loader, SGD, 0, 2)
+
+
+class Mine(KD):
+    """An objective of a user's."""
+
+
+def member(config: OptimizerConfig, *terms: Objective) -> Member:
+    network = build("cnn:4", InputContract((3, 8, 8), (0.5,) * 3, (0.3,) * 3, ("a", "b")))
+    objective = WeightedSum({str(number): (1.0, term) for number, term in enumerate(terms)})
+    return Member("alone-0", "alone", 0, Learner(network, objective), config, True)
+
+
+def machine(device: str = "cuda", world_size: int = 1, scaler: object = None) -> Any:
+    """As much of a Fabric as is looked at."""
+    precision = SimpleNamespace(scaler=scaler)
+    return SimpleNamespace(
+        device=torch.device(device), world_size=world_size, strategy=SimpleNamespace(precision=precision)
+    )
+
+
+L2_SP = ADAM.model_copy(update={"decay_to": "initial", "weight_decay": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("fabric", "config", "objective", "reason"),
+    [
+        (machine(), SGD, KD(), ""),
+        (machine(), ADAM, CRD(6, 8, bank_size=20), ""),
+        (machine(), L2_SP.model_copy(update={"weight_decay": 0.0}), KD(), ""),
+        (machine(world_size=2), SGD, KD(), "several devices exchange gradients"),
+        (machine(scaler=object()), SGD, KD(), "the scale of fp16 gradients is chosen by the host"),
+        (machine(), L2_SP, KD(), "decay to the initial weights reads the learning rate on the host"),
+        (machine(), SGD, Mine(), "what Mine does on the host is not known"),
+        (machine("cpu", world_size=2), L2_SP, Mine(), ""),
+    ],
+)
+def test_why_there_is_no_graph(fabric: Any, config: OptimizerConfig, objective: Objective, reason: str) -> None:
+    assert (
+        why_not_graphed(fabric, [member(config, CrossEntropy()), member(config, objective, CrossEntropy())]) == reason
+    )
+
+
+def test_a_start_says_once_why_there_is_no_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def why(fabric: Fabric, members: list[Member]) -> str:
+        return why_not_graphed(machine(), members)  # as if it were on a GPU
+
+    monkeypatch.setattr("understudy.pipeline.run.why_not_graphed", why)
+    fields: dict[str, Any] = {"epochs": 1, "seeds": 2, "threads": 1}
+    understudy.train("digits", "mlp:4", run=tmp_path / "graphed", **fields)
+    assert "CUDA graph" not in capfd.readouterr().out
+    understudy.train("digits", "mlp:4", run=tmp_path / "eager", decay_to="initial", weight_decay=0.1, **fields)
+    said = [line for line in capfd.readouterr().out.splitlines() if "CUDA graph" in line]
+    reason = "decay to the initial weights reads the learning rate on the host"
+    assert said == [f"training runs without a CUDA graph: {reason}"]
 
 
 def test_a_seed_takes_the_place_of_a_draw() -> None:

@@ -109,6 +109,8 @@ class MachineKeywords(TypedDict, total=False):
     """Number of devices; each batch is split over them."""
     nodes: int
     """Number of machines, when launched by torchrun or SLURM."""
+    compile: bool
+    """Compile the networks with torch.compile."""
     threads: int | None
     """CPU threads; default: what is fastest in a few timed steps, at most one per core that may be used."""
     workers: int | None

@@ -124,6 +124,8 @@ class MachineOptions(Options):
     """Number of devices; each batch is split over them."""
     nodes: Several = 1
     """Number of machines, when launched by torchrun or SLURM."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
     threads: Several | None = None
     """CPU threads; default: what is fastest in a few timed steps, at most one per core that may be used."""
     workers: Workers | None = None

@@ -222,6 +222,7 @@ class LabelConfig(SampleOptions, MachineOptions):
         "data": "write understudy label photos/ --teacher runs/teacher, say",
         "teacher": "write --teacher runs/teacher, say; understudy train makes a teacher",
     }
+    fixed: ClassVar[frozenset[str]] = frozenset({"compile"})  # nothing is trained
 
     kind: str = "label"
     data: str = ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, tee
@@ -294,18 +293,3 @@ def _sent(x: Tensor, device: torch.device) -> Tensor:
 
 def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
     return None if x is None else x.to(device)
-
-
-def count_skip_reasons(skipped: Mapping[str, str]) -> dict[str, int]:
-    """Number of skipped records per reason, the most frequent first."""
-    return dict(Counter(skipped.values()).most_common())
-
-
-def describe_skipped(part: str, skipped: Mapping[str, str]) -> str:
-    """One line on the skipped records of a part.
-
-    >>> describe_skipped("train", {"a.jpg": "empty file", "b.jpg": "not an image", "c.jpg": "empty file"})
-    'train: 3 skipped (2 empty file; 1 not an image)'
-    """
-    reasons = "; ".join(f"{n:,} {why}" for why, n in count_skip_reasons(skipped).items())
-    return f"{part}: {len(skipped):,} skipped ({reasons})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from understudy.data.loader import count_skip_reasons
+from understudy.data.skipped import count_skip_reasons
 from understudy.evaluation import flops, parameters
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import make_fabric

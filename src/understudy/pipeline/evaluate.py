@@ -12,7 +12,7 @@ import torch
 from understudy.config.yaml import to_yaml
 from understudy.data import Source
 from understudy.data.cache import decoded
-from understudy.data.loader import count_skip_reasons, describe_skipped
+from understudy.data.skipped import count_skip_reasons, describe_skipped
 from understudy.evaluation import score_models
 from understudy.evaluation.facts import RunFacts
 from understudy.models import Network

@@ -80,7 +80,8 @@ class Labeling:
             teachers=self.pipeline.teacher_digests(), mean=self.pipeline.recipe.mean, views=asdict(self.views),
             decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}",
             batch=self.config.batch_size, shard=SHARD,
-            signals=tuple(self._signals(len(classes))), config=self.config.model_dump(mode="json"),
+            signals=tuple(self._signals(len(classes))),
+            config=self.config.model_dump(mode="json", exclude=set(LabelConfig.fixed)),
         )  # fmt: skip
 
     def _signals(self, classes: int) -> Iterator[Stored]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -15,9 +16,10 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
+from understudy.config.recipe import Recipe
 from understudy.data import Source
 from understudy.data.cache import decoded
-from understudy.data.loader import describe_skipped
+from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
 from understudy.pipeline.base import Pipeline
@@ -31,6 +33,8 @@ from understudy.runs.replace import held, is_staged, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.terminal import Terminal
 from understudy.training import Callback, Loop, Member, launch
+from understudy.training.compilation import compiled, why_not_compiled
+from understudy.training.graph import why_not_graphed
 from understudy.training.logging import ConsoleLogger, MetricsFile
 from understudy.version import __version__
 
@@ -213,9 +217,13 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         run.path / "checkpoints", callbacks, str(run.path), pause=staged,
     )  # fmt: skip
     started = time.monotonic()
+    say = terminal.say if first and not staged else lambda line: None
     try:
-        batches.keep_decoded(loop.steps, terminal.say if first and not staged else lambda line: None)
-        loop.run()
+        batches.keep_decoded(loop.steps, say)
+        if reason := why_not_graphed(fabric, members):
+            say(f"training runs without a CUDA graph: {reason}")
+        with _compiled(recipe, members, fabric.device, say):
+            loop.run()
     finally:
         if first:
             run.note(seconds=run.duration + time.monotonic() - started)
@@ -231,6 +239,18 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         if undecoded:
             terminal.say(describe_skipped("train, while decoding", undecoded), "yellow")
         _save_models(pipeline, run, members, fabric.device)
+
+
+def _compiled(
+    recipe: Recipe, members: Sequence[Member], device: torch.device, say: Callable[[str], None]
+) -> AbstractContextManager[None]:
+    """A block in which the members' networks run compiled, if that is asked for and can be done here."""
+    if not recipe.compile:
+        return nullcontext()
+    if reason := why_not_compiled(device):
+        say(f"training runs without torch.compile: {reason}")
+        return nullcontext()
+    return compiled([member.learner.network for member in members])
 
 
 def over_ranks(fabric: Fabric, skipped: dict[str, str]) -> dict[str, str]:

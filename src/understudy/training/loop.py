@@ -18,11 +18,12 @@ from understudy.errors import Diverged, Interrupted, UnderstudyError
 from understudy.signals import Batch, Signals
 from understudy.training.ahead import AnswersAhead, steps_together
 from understudy.training.checkpoint import read_newest, write_checkpoint
+from understudy.training.graph import GraphedStep, make_step
 from understudy.training.interrupt import StopFlag, stop_flag
 from understudy.training.logging import Callback, Row
 from understudy.training.lr_schedule import learning_rate
 from understudy.training.member import Member, with_prefix
-from understudy.training.step import EagerStep, GraphedStep, make_step
+from understudy.training.step import EagerStep
 from understudy.training.timing import StepTimer
 
 _CHECK_EVERY = 50  # steps between checks for non-finite losses, as reading a loss synchronizes a GPU

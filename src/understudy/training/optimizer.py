@@ -25,7 +25,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     if not trainable:
         raise UnderstudyError("the model has no weights to train; give one that has")
     decayed = [p for p in trainable if p.dim() > 1]
-    to_initial = config.decay_to == "initial" and config.weight_decay > 0
+    to_initial = decays_to_initial(config)
     decays = (decayed, 0.0 if to_initial else config.weight_decay), ([p for p in trainable if p.dim() <= 1], 0.0)
     groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays if parameters]
     # fused optimizers unscale fp16 gradients themselves, after the hook has read them
@@ -43,6 +43,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     if to_initial:
         optimizer.register_step_pre_hook(_decay_to_initial(decayed, config))
     return optimizer
+
+
+def decays_to_initial(config: OptimizerConfig) -> bool:
+    """Whether weights decay toward where they began, by a hook that reads the learning rate on the host."""
+    return config.decay_to == "initial" and config.weight_decay > 0
 
 
 def _decay_to_initial(parameters: list[nn.Parameter], config: OptimizerConfig) -> Callable[..., None]:

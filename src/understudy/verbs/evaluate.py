@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.data import Source, Splits, open_source, resize_square, stratified_split
-from understudy.data.loader import describe_skipped
+from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, parse_bias, predict_logits, score_models
 from understudy.evaluation.facts import RunFacts

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from understudy.data import Source, only_classes, open_source
-from understudy.data.loader import count_skip_reasons
+from understudy.data.skipped import count_skip_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import ProbedSet, extract_embeddings, hold_out, linear_probe
 from understudy.files import path_of

@@ -37,7 +37,7 @@ PILOT = 8
 """The student's schedule is so many times as long as the pilot's."""
 SHARED = (
     "data_root", "download", "size", "only_classes", "omit_classes", "seed", "precision", "accelerator", "devices",
-    "nodes", "threads", "workers", "checkpoint_every", "tracker",
+    "nodes", "compile", "threads", "workers", "checkpoint_every", "tracker",
 )  # fmt: skip
 """Options of a compression that all its stages have."""
 _LONGEST = 366 * 24 * 3600.0  # seconds
