@@ -131,7 +131,7 @@ def views_shown(recipe: DistillRecipe, examples: int, most: int) -> int:
 
 def label_config(recipe: DistillRecipe, views: int, threads: int | None) -> LabelConfig:
     """How the teachers of a student's recipe answer its views."""
-    shared = set(LabelConfig.model_fields) & set(DistillRecipe.model_fields) - {"kind", "threads"}
+    shared = set(LabelConfig.model_fields) & set(DistillRecipe.model_fields) - LabelConfig.fixed - {"kind", "threads"}
     values = recipe.model_dump(include=shared) | {
         "views": views, "members": len(recipe.teacher) > 1, "threads": threads,
         "batch_size": recipe.micro_batch or BATCH,
