@@ -2,7 +2,7 @@
 
     python benchmarks/views.py DATA --teacher runs/teacher --student cifar:resnet8 --epochs 40 --seeds 3
 
-Labels the data with 1, 4, 10 and 32 views, and trains the same students on each, for as many epochs. Prints a line
+Labels the data with some numbers of views, and trains the same students on each, for as many epochs. Prints a line
 after each. What is done is found in the --run folder when the command is repeated.
 """
 
@@ -25,13 +25,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--views", type=int, nargs="*", default=VIEWS)
     parser.add_argument("--run", type=Path, default=Path("runs/views"))
     typed = parser.parse_args()
     options: dict[str, Any] = {
         "epochs": typed.epochs, "seeds": typed.seeds, "fraction": typed.fraction, "baseline": False, "batch_size": 64,
         "optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4,
     }  # fmt: skip
-    for views in (*VIEWS, None):
+    for views in (*typed.views, None):
         where = typed.run / ("live" if views is None else f"views-{views}")
         run = understudy.Run(where)
         if run.exists and not run.finished:

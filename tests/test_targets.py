@@ -107,6 +107,13 @@ def test_several_teachers_together_and_apart(home: Path, tmp_path: Path) -> None
                 torch.testing.assert_close(one.logits, other.logits, rtol=2e-3, atol=2e-3)
 
 
+def test_a_panel_of_specialists_is_one_teacher(home: Path, tmp_path: Path) -> None:
+    panel = understudy.specialists("digits", home / "digits-0", run=tmp_path / "p", clusters=2, epochs=1, **SERIAL)
+    folder = understudy.label("digits", panel.path, out=tmp_path / "t", fraction=0.1, **SMALL)
+    for _, found, expected in answers(folder, None, 40):
+        torch.testing.assert_close(found.logits.softmax(1), expected.logits.softmax(1), rtol=0, atol=2e-3)
+
+
 def test_a_top10_store_of_many_classes() -> None:
     manifest = {"encoding": "top10", "shape": (100,), "file": "f", "member": None, "name": "logits"}
     from understudy.teachers.store import Stored

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.threads import affordable_size, candidates, choose_threads, fastest, time_threads
 from understudy.runs.run import Run
 from understudy.training import Loop
+
+
+@pytest.fixture(autouse=True)
+def same_threads_after() -> Iterator[None]:
+    """What a test pretends about threads is not what torch restores."""
+    before, restore = torch.get_num_threads(), torch.set_num_threads
+    yield
+    restore(before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """How a teacher's answers lie in a file: rows of a fixed number of bytes, little-endian.
 
 float16  the values themselves
-int8     a float16 scale, then int8 values: value = scale * int8
+int8     the largest magnitude as float16, then int8 values: value = largest * int8 / 127
 top10    of class probabilities at temperature 1: the 10 most probable classes as uint16, the codes of their
          log-probabilities as uint8, and two codes for the other classes: of the logarithm of their mean probability,
          and of the mean of their log-probabilities. Code c stands for -32 (c / 255)^2.
@@ -80,13 +80,13 @@ class Int8:
 
     def encode(self, values: Tensor) -> Tensor:
         flat = values.float().clamp(-_LARGEST, _LARGEST).flatten(1)
-        scale = (flat.abs().amax(1, keepdim=True) / 127).half()
-        steps = (flat / scale.float().clamp_min(1e-12)).round().clamp(-127, 127).to(torch.int8)
-        return torch.cat([scale.contiguous().view(torch.uint8), steps.view(torch.uint8)], 1)
+        largest = flat.abs().amax(1, keepdim=True).half()
+        steps = (127 * flat / largest.float().clamp_min(1e-12)).round().clamp(-127, 127).to(torch.int8)
+        return torch.cat([largest.contiguous().view(torch.uint8), steps.view(torch.uint8)], 1)
 
     def decode(self, rows: Tensor) -> Tensor:
-        scale = rows[:, :2].flatten().clone().view(torch.float16).float()[:, None]  # rows of odd length
-        return (scale * rows[:, 2:].contiguous().view(torch.int8)).view(-1, *self.shape)
+        largest = rows[:, :2].flatten().clone().view(torch.float16).float()[:, None]  # rows of odd length
+        return (largest * rows[:, 2:].contiguous().view(torch.int8) / 127).view(-1, *self.shape)
 
 
 @dataclass(frozen=True)

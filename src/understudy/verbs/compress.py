@@ -26,6 +26,7 @@ from understudy.data import typical_size
 from understudy.evaluation import latency
 from understudy.evaluation.facts import CompressionFacts, ScalingForecast
 from understudy.exporters import check_formats
+from understudy.files import remove_empty
 from understudy.models import load_network
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
@@ -136,6 +137,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
         new = not found.exists
         if not found.continues(config):
             planned = plan(config, overrides, found.path)
+            (found.path / TARGETS).mkdir(parents=True, exist_ok=True)  # so that its place is noted
             for name, recipe in planned.recipes.items():
                 Run(found.path / name).prepare(recipe, planned.run_notes.get(name, ()))
             # last, as what has a record can be resumed
@@ -145,6 +147,7 @@ def start(config: CompressConfig, overrides: Overrides, place: Place) -> RunColl
         except Exception:  # whatever it was, nothing half-made stays
             if new:
                 found.abandon()
+                remove_empty(found.path / TARGETS, found.path)
             raise
 
 
