@@ -123,6 +123,18 @@ def test_a_top10_store_of_many_classes() -> None:
     assert 1_281_167 * 50 * each <= 2.06e9, "ImageNet, 50 views"
 
 
+@pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "float16", 200), ("top10", "top10", 32)])
+def test_all_logits_are_kept_up_to_256_classes(tmp_path: Path, logits: Any, encoding: str, width: int) -> None:
+    classes = torch.arange(300) % 100
+    data = torch.randint(0, 255, (300, 1, 4, 4), dtype=torch.uint8), classes
+    teacher = understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=tmp_path / "teacher", **SERIAL).path
+    folder = understudy.label(data, teacher, out=tmp_path / "targets", logits=logits, **SMALL)
+    (signal,) = folder.manifest.signals
+    assert (signal.encoding, folder.manifest.view_bytes) == (encoding, width)
+    store = Store.open(folder.path, 4.0)
+    assert store.tables["logits.bin"].shape == (3, folder.manifest.samples, width)
+
+
 # --- whoever labels, and whatever stops it ----------------------------------------------------------------
 
 

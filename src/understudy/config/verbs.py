@@ -237,8 +237,8 @@ class LabelConfig(SampleOptions, MachineOptions):
     """Keep these layers' outputs too."""
     int8: bool = False
     """Keep embeddings and features as int8 with a scale; default: float16."""
-    all_classes: bool = False
-    """Keep the logits of all classes; default: where there are more than 64, those of the 10 most probable."""
+    logits: Literal["auto", "all", "top10"] = "auto"
+    """All as float16, or of the 10 most probable classes in 32 bytes; auto: all, up to 256 classes."""
     members: bool = False
     """Keep the answers of several teachers apart, as methods on embeddings need them."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"

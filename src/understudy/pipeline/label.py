@@ -33,6 +33,7 @@ from understudy.runs.folder import DATA
 from understudy.runs.places import noted_places
 from understudy.runs.targets import Rows, TargetsFolder, check_same, shard_count
 from understudy.signals import Signals
+from understudy.teachers.encoding import TOP
 from understudy.teachers.store import IDS, SAMPLED, Manifest, Stored, shard_rows
 from understudy.terminal import Terminal
 from understudy.training import launch
@@ -41,7 +42,7 @@ from understudy.training.logging import ConsoleLogger
 
 SHARD = 16
 """Batches of a shard."""
-_FULL = 64  # classes of which all logits are kept
+_FULL = 256  # classes of which all logits are kept
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class Labeling:
     def _signals(self, classes: int) -> Iterator[Stored]:
         config, teachers = self.config, list(self.pipeline.teachers.values())
         layers = "int8" if config.int8 else "float16"
-        logits = "float16" if config.all_classes or classes <= _FULL else "top10"
+        auto = "all" if classes <= _FULL else "top10"
+        asked = auto if config.logits == "auto" else config.logits
+        logits = "top10" if asked == "top10" and classes > TOP else "float16"
         apart = len(teachers) > 1 and (config.members or config.embedding or bool(config.features))
         for member, network in enumerate(teachers if apart else teachers[:1]):
             number, prefix = (member, f"{member}-") if apart else (None, "")

@@ -26,7 +26,7 @@ from understudy.verbs.arguments import Data, Model, Place, Plan, configure, list
 from understudy.verbs.distill import objects
 
 OUT = "the --out folder"
-_NOT_OF_DISTILL = {"kind", "views", "embedding", "features", "int8", "all_classes", "members"}
+_NOT_OF_DISTILL = {"kind", "views", "embedding", "features", "int8", "logits", "members"}
 
 
 def label(
