@@ -202,3 +202,20 @@ def test_what_cannot_be_probed(
     ):
         with pytest.raises(UnderstudyError, match=says):
             understudy.probe(target, *data, only_classes=only)
+
+
+def test_a_pretrained_model_is_probed_by_its_name(tmp_path: Path) -> None:
+    """Its head is not used, so its classes need not be those of the data; a random network is refused."""
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), file)
+    name, digits = f"timm:test_resnet?weights={file}", open_source("digits").train
+    assert isinstance(digits, ArraySource)
+    (found,) = understudy.probe(name, (digits.inputs[:150], digits.targets[:150]), teacher=[name])
+    assert found.classes == 10
+    assert set(found.probes) == {"teacher-0", "model-0"}
+    with pytest.raises(UnderstudyError, match="has no pre-trained weights, and a random network is not worth probing"):
+        understudy.probe("cnn:4-8", "digits")

@@ -151,6 +151,7 @@ command(
 command(
     "probe",
     "Fit linear classifiers to the networks' frozen representations, on any data sets.",
+    "understudy probe timm:resnet18 photos/",
     "understudy probe runs/demo digits",
     "understudy probe runs/demo photos/ cifar100 --teacher runs/teacher",
     "understudy probe runs/omit-3 mnist --only-classes 3 8 --json",

@@ -28,11 +28,11 @@ def probe(
     Parameters
     ----------
     target
-        A run folder or a weights file.
+        A run folder, a weights file, or a pre-trained model's name.
     data
         Data sets' names, folders, zips, CSVs or parquet files; their classes need not be the networks'.
     teacher
-        Run folders or weights files to probe beside them.
+        Run folders, weights files or pre-trained models' names to probe beside them.
     only_classes
         Classes of the data, by name or index, as in 3 8; default: all.
     as_json

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from understudy.data import Source, only_classes, open_source
@@ -10,9 +11,11 @@ from understudy.data.skipped import count_skip_reasons
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import ProbedSet, extract_embeddings, hold_out, linear_probe
 from understudy.files import path_of
-from understudy.models import Network
+from understudy.models import InputContract, Network, build, names_model, parse_spec
 from understudy.pipeline.device import device_of
+from understudy.pipeline.modality import contract_of
 from understudy.pipeline.weights import load_teacher, networks_of, weights_of
+from understudy.verbs.task import pretrained
 
 
 def probe(
@@ -28,10 +31,10 @@ def probe(
     """Fit linear probes to the frozen penultimate layers of networks, on data of any classes, sizes and channels.
 
     Args:
-        target: a run folder, a weights file, or networks by name, all on one device; names such as "alone-0" and
-            "alone-1" are seeds of one kind.
+        target: a run folder, a weights file, a pre-trained model's name (timm:resnet18?weights=FILE), or networks by
+            name, all on one device; names such as "alone-0" and "alone-1" are seeds of one kind.
         data: whatever `open_source` opens. Of data without a labeled test part, a fifth of each class is held out.
-        teacher: run folders or weights files to probe too.
+        teacher: run folders, weights files or pre-trained models' names to probe too.
         only_classes: of the data, by name or index; all where empty.
         data_root, download, size: as for `open_source`.
         trust_code: whether the function that made a network (pkg.mod:fn) may be imported.
@@ -45,16 +48,19 @@ def probe(
     """
     if not data:
         raise UnderstudyError("no data to probe on; name data sets, as in: understudy probe RUN digits photos/")
-    networks = dict(target) if isinstance(target, Mapping) else placed(networks_of(target, trust_code=trust_code))
-    networks = _teachers(teacher) | networks
+    root = None if data_root is None else path_of(data_root, "the data root")
+    opened = [open_source(one, root=root, download=download, size=size) for one in data]
+    contract = partial(contract_of, opened[0].train)
+    if isinstance(target, Mapping):
+        networks = dict(target)
+    elif names_model(str(target)):
+        networks = placed({"model-0": _pretrained(str(target), contract)})
+    else:
+        networks = placed(networks_of(target, trust_code=trust_code))
+    networks = _teachers(teacher, contract) | networks
     if not networks:
         raise UnderstudyError("no network to probe; give at least one")
-    root = None if data_root is None else path_of(data_root, "the data root")
-    found = []
-    for one in data:
-        splits = open_source(one, root=root, download=download, size=size)
-        found.append(_probed(networks, splits.train, splits.test, only_classes))
-    return found
+    return [_probed(networks, splits.train, splits.test, only_classes) for splits in opened]
 
 
 def _probed(
@@ -82,9 +88,27 @@ def _probed(
     )
 
 
-def _teachers(files: Sequence[str | Path]) -> dict[str, Network]:
+def _pretrained(name: str, contract: Callable[[], InputContract]) -> Network:
+    """A pre-trained model by its name, with a head that is not used.
+
+    Raises:
+        UnderstudyError: it has no weights by that name.
+    """
+    if parse_spec(name).family not in ("timm", "torchvision"):
+        raise UnderstudyError(
+            f"{name} has no pre-trained weights, and a random network is not worth probing; give a run folder, a "
+            "weights file, or a timm: or torchvision: model"
+        )
+    if parse_spec(name).family == "timm":  # the head, of whatever classes, is left out
+        name = name.replace("?weights=", "?pretrained=").replace("&weights=", "&pretrained=")
+    return build(pretrained(name), contract())
+
+
+def _teachers(files: Sequence[str | Path], contract: Callable[[], InputContract]) -> dict[str, Network]:
     """Teachers of one architecture count as seeds of one kind."""
-    networks = [load_teacher(file) for name in files for file in weights_of(name)]
+    named = [_pretrained(str(name), contract) for name in files if names_model(str(name))]
+    known = [load_teacher(file) for name in files if not names_model(str(name)) for file in weights_of(name)]
+    networks = named + known
     several = len({network.spec for network in networks}) > 1
     return placed({f"teacher-{n.spec}-{i}" if several else f"teacher-{i}": n for i, n in enumerate(networks)})
 
