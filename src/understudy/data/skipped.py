@@ -1,4 +1,4 @@
-"""What is said of records that were skipped, as they could not be decoded."""
+"""Messages about records that could not be decoded."""
 
 from __future__ import annotations
 

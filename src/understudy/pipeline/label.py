@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ from understudy.pipeline.targets import LABELED
 from understudy.pipeline.threads import blank_batch, threads_by_trial
 from understudy.runs.folder import DATA
 from understudy.runs.places import noted_places
-from understudy.runs.targets import Rows, TargetsFolder, check_same, shard_count
+from understudy.runs.targets import Rows, TargetsFolder, check_same
 from understudy.signals import Signals
 from understudy.teachers.encoding import TOP
-from understudy.teachers.store import IDS, SAMPLED, Manifest, Stored, shard_rows
+from understudy.teachers.store import IDS, SAMPLED, Manifest, Shard, Stored, shards_of
 from understudy.terminal import Terminal
 from understudy.training import launch
 from understudy.training.interrupt import stop_flag
@@ -63,8 +63,7 @@ class Labeling:
 
     @property
     def views(self) -> Views:
-        plain = self.pipeline.views
-        return Views(plain.augmentation, plain.seed, self.config.views, plain.mixup)
+        return replace(self.pipeline.views, count=self.config.views)
 
     def batches(self, fabric: Fabric) -> BatchLoader:
         train = self.pipeline.data.train
@@ -150,7 +149,7 @@ def _prepare(job: Labeling) -> None:
 
 def _finish(job: Labeling) -> None:
     """Make the store if all shards are there, else say what is left."""
-    folder, train, count = job.folder, job.pipeline.data.train, shard_count(job.folder.manifest)
+    folder, train, count = job.folder, job.pipeline.data.train, len(shards_of(job.folder.manifest))
     if left := len(folder.missing(count)):
         Terminal().say(
             f"{left:,} of {count:,} shards are left for the other parts; put all together with: understudy label ... "
@@ -170,7 +169,7 @@ def describe(manifest: Manifest, path: Path) -> str:
     ...     signals=(Stored(file="l", member=None, name="logits", encoding="float16", shape=(2,)),)), Path("targets"))
     'targets: 32 views of 1,000 samples of photos, 4 bytes each, 128.0 kB in all'
     """
-    views, each = manifest.known_views.count or 1, manifest.view_bytes
+    views, each = manifest.view_count, manifest.view_bytes
     total = views * manifest.samples * each
     return (
         f"{path}: {views:,} views of {manifest.samples:,} samples of {manifest.data}, {each:,} bytes each, "
@@ -197,19 +196,23 @@ def _label(fabric: Fabric, job: Labeling) -> None:
     """Label the missing shards of one process's share."""
     fabric.barrier()  # the first has prepared the folder
     folder, manifest = job.folder, job.folder.manifest
-    share = _share(shard_count(manifest), job.part, fabric.global_rank, fabric.world_size)
-    missing = [] if folder.finished else [n for n in folder.missing(shard_count(manifest)) if n in share]
-    done, views = len(share) - len(missing), manifest.known_views.count or 1
+    if manifest.finished:
+        return
+    shards = shards_of(manifest)
+    share = _share(len(shards), job.part, fabric.global_rank, fabric.world_size)
+    missing = [number for number in folder.missing(len(shards)) if number in share]
+    done = len(share) - len(missing)
     progress = ConsoleLogger("label", unit="view") if fabric.global_rank == 0 else None
     with same_machine(fabric, folder, lambda: _threads(fabric, job)), stop_flag() as flag:
         if progress is not None:
             progress.on_train_start(done, len(share))
-        for number, rows, found in _shards(fabric, job, manifest, missing):
+        for number, rows, found in _answered(fabric, job, manifest, missing):
             folder.write_shard(number, rows, found)
             done += 1
             if progress is not None:
                 progress.on_step_end(done, len(found), list)
-                progress.on_epoch_end([{"step": done, "epoch": done * views / shard_count(manifest), "part": "label"}])
+                views = done * manifest.view_count / len(shards)
+                progress.on_epoch_end([{"step": done, "epoch": views, "part": "label"}])
             if flag.number and number != missing[-1]:
                 raise Interrupted(str(folder.path), done, flag.number)
         if progress is not None:
@@ -225,27 +228,24 @@ def _threads(fabric: Fabric, job: Labeling) -> int:
         assert teacher is not None, "targets have a teacher"
         return lambda size: teacher(blank_batch(train, size))
 
-    chosen = threads_by_trial(job.config, fabric, prepare, job.config.batch_size)
-    if chosen.reason:
-        Terminal().say(f"CPU threads: {chosen.count}, as {chosen.reason}")
-    return chosen.count
+    return threads_by_trial(job.config, fabric, prepare, job.config.batch_size).announced()
 
 
-def _shards(
+def _answered(
     fabric: Fabric, job: Labeling, manifest: Manifest, numbers: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Rows], Rows]]:
     """The teachers' answers, shard by shard: rows by the file of the signal, and which of them there are."""
     teacher, train = job.pipeline.live_teacher(fabric.device), job.pipeline.data.train
     assert teacher is not None, "targets have a teacher"
     teacher.watch({one.name for one in manifest.signals} - {"logits"})
-    batches, bounds = job.batches(fabric), shard_rows(manifest)
+    batches, shards = job.batches(fabric), shards_of(manifest)
     if fabric.world_size == 1:  # else each process would keep all
         batches.keep_decoded(len(numbers) * SHARD, Terminal().say)
     for together in _consecutive(numbers):
-        steps = [_steps(number, len(bounds), batches.steps) for number in together]
+        steps = [_steps(shards[number], manifest, batches.steps) for number in together]
         stream = batches.stream(steps[0].start, steps[-1].stop)
         for number, own in zip(together, steps, strict=True):
-            first, last = bounds[number % len(bounds)]
+            _, first, last = shards[number]
             rows = {one.file: np.zeros((last - first, one.coding().row_bytes), np.uint8) for one in manifest.signals}
             found = np.zeros(last - first, np.uint8)
             for _ in own:
@@ -294,8 +294,7 @@ def _consecutive(numbers: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _steps(number: int, shards: int, steps: int) -> range:
+def _steps(shard: Shard, manifest: Manifest, steps: int) -> range:
     """The batches of a shard, of so many a view."""
-    view, place = divmod(number, shards)
-    last = steps if place == shards - 1 else (place + 1) * SHARD
-    return range(view * steps + place * SHARD, view * steps + last)
+    last = steps if shard.last == manifest.samples else shard.last // manifest.batch
+    return range(shard.view * steps + shard.first // manifest.batch, shard.view * steps + last)

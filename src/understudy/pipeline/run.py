@@ -165,10 +165,7 @@ def _train(
     def choose() -> int:
         if threads is not None:
             return threads
-        chosen = choose_threads(pipeline, fabric)
-        if chosen.reason:
-            Terminal().say(f"CPU threads: {chosen.count}, as {chosen.reason}")
-        return chosen.count
+        return choose_threads(pipeline, fabric).announced()
 
     _check_inputs(fabric, pipeline, run, within)
     with same_machine(fabric, run, choose):

@@ -23,6 +23,7 @@ from understudy.models import to_channels_last
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import accelerator_of, usable_cores
 from understudy.signals import Batch
+from understudy.terminal import Terminal
 from understudy.training.optimizer import make_optimizer
 
 _SECONDS = 0.1  # of timed steps, if they are that short
@@ -42,6 +43,12 @@ class Threads:
 
     count: int
     reason: str = ""
+
+    def announced(self) -> int:
+        """The number; the terminal shows it where it was measured."""
+        if self.reason:
+            Terminal().say(f"CPU threads: {self.count}, as {self.reason}")
+        return self.count
 
 
 def choose_threads(pipeline: Pipeline[Any], fabric: Fabric, jobs: int = 1) -> Threads:

@@ -7,7 +7,7 @@ shards/00000.bin    the rows of each signal in turn, a byte for each sample that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -20,10 +20,10 @@ from understudy.config.options import Options
 from understudy.errors import UnderstudyError
 from understudy.files import remove_files, write_whole
 from understudy.runs.collection import RunCollection
-from understudy.runs.folder import DATA, EvaluatedFolder, read_record
+from understudy.runs.folder import EvaluatedFolder, read_record
 from understudy.runs.places import located
 from understudy.runs.run import Run
-from understudy.teachers.store import IDS, MANIFEST, SAMPLED, Manifest, Stored, digest, shard_rows
+from understudy.teachers.store import MANIFEST, Manifest, Stored, digest, shards_of
 
 _DIGEST = 16  # bytes
 Rows = NDArray[np.uint8]
@@ -74,26 +74,23 @@ class TargetsFolder(EvaluatedFolder):
         """Write a shard.
 
         Args:
-            rows: file of each signal -> (M, row bytes).
+            rows: file of each signal -> (M, row bytes), in the order of the manifest.
             found: (M,) 1 for samples that have answers, else 0.
         """
-        data = b"".join([*(rows[one.file].tobytes() for one in self.manifest.signals), found.tobytes()])
+        data = b"".join(values.tobytes() for values in (*rows.values(), found))
         write_whole(self.shard(number), data + blake2b(data, digest_size=_DIGEST).digest())
 
-    def read_shard(self, number: int, manifest: Manifest) -> tuple[dict[str, Rows], Rows]:
-        """What `write_shard` wrote.
+    def read_shard(self, number: int, size: int, signals: Sequence[Stored]) -> tuple[dict[str, Rows], Rows]:
+        """What `write_shard` wrote of so many samples.
 
         Raises:
             UnderstudyError: it is damaged.
         """
-        bounds = shard_rows(manifest)
-        first, last = bounds[number % len(bounds)]
-        data, size = self.shard(number).read_bytes(), last - first
-        widths = [one.coding().row_bytes for one in manifest.signals]
+        data, widths = self.shard(number).read_bytes(), [one.coding().row_bytes for one in signals]
         if len(data) != size * (sum(widths) + 1) + _DIGEST or digest(data[:-_DIGEST]) != data[-_DIGEST:].hex():
             raise UnderstudyError(f"{self.shard(number)} is damaged; delete it and continue")
         rows, place = dict[str, Rows](), 0
-        for one, width in zip(manifest.signals, widths, strict=True):
+        for one, width in zip(signals, widths, strict=True):
             rows[one.file] = np.frombuffer(data, np.uint8, size * width, place).reshape(size, width)
             place += size * width
         return rows, np.frombuffer(data, np.uint8, size, place)
@@ -114,27 +111,27 @@ class TargetsFolder(EvaluatedFolder):
         Raises:
             UnderstudyError: a shard of it is damaged.
         """
-        for number in self.missing(shard_count(self.manifest)):
+        manifest = self.manifest
+        shards = shards_of(manifest)
+        for number in self.missing(len(shards)):
             if other.shard(number).exists():
-                rows, found = other.read_shard(number, self.manifest)
-                self.write_shard(number, rows, found)
+                _, first, last = shards[number]
+                self.write_shard(number, *other.read_shard(number, last - first, manifest.signals))
 
     def join(self) -> None:
         """Make the files of the store from its shards, all of which must be there."""
         manifest = self.manifest
-        count, views = shard_count(manifest), manifest.known_views.count or 1
         digests: dict[str, list[str]] = {one.file: [] for one in manifest.signals}
         whole = {
             one.file: np.memmap(
                 self.path / f".{one.file}.partial", np.uint8, "w+",
-                shape=(views, manifest.samples, one.coding().row_bytes),
+                shape=(manifest.view_count, manifest.samples, one.coding().row_bytes),
             )
             for one in manifest.signals
         }  # fmt: skip
-        bounds, unreadable = shard_rows(manifest), list[int]()
-        for number in range(count):
-            view, (first, last) = number // len(bounds), bounds[number % len(bounds)]
-            rows, found = self.read_shard(number, manifest)
+        shards, unreadable = shards_of(manifest), list[int]()
+        for number, (view, first, last) in enumerate(shards):
+            rows, found = self.read_shard(number, last - first, manifest.signals)
             for file, values in rows.items():
                 whole[file][view, first:last] = values
                 digests[file].append(digest(values.tobytes()))
@@ -145,18 +142,7 @@ class TargetsFolder(EvaluatedFolder):
             (self.path / f".{file}.partial").replace(self.path / file)
         signals = [one.model_copy(update={"digests": tuple(digests[one.file])}) for one in manifest.signals]
         self.note(signals=[one.model_dump() for one in signals], unreadable=unreadable, finished=True)
-        remove_files([self.shard(number) for number in range(count)], self.path)
-
-    def files(self) -> Iterator[Path]:
-        """What was written."""
-        names = (*(one.file for one in self.manifest.signals), IDS, SAMPLED, DATA, MANIFEST)
-        yield from sorted((self.path / "shards").glob("*.bin"))
-        yield from (self.path / name for name in names)
-
-
-def shard_count(manifest: Manifest) -> int:
-    """Shards of all views."""
-    return (manifest.known_views.count or 1) * len(shard_rows(manifest))
+        remove_files([self.shard(number) for number in range(len(shards))], self.path)
 
 
 def check_same(known: Manifest, other: Manifest, where: Path) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -88,6 +88,11 @@ class Manifest(BaseModel):
         """The views that were labeled."""
         rest = {name: value for name, value in self.views.items() if name != "augmentation"}
         return Views(Augmentation(**self.views["augmentation"]), **rest)
+
+    @property
+    def view_count(self) -> int:
+        """How many views were labeled."""
+        return self.known_views.count or 1
 
     @property
     def members(self) -> int:
@@ -219,35 +224,41 @@ def digest(data: Any) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def shard_rows(manifest: Manifest) -> list[tuple[int, int]]:
-    """First and last row, exclusive, of each shard of a view."""
+class Shard(NamedTuple):
+    """A part of the answers: the rows `first` to `last`, exclusive, of one view."""
+
+    view: int
+    first: int
+    last: int
+
+
+def shards_of(manifest: Manifest) -> list[Shard]:
+    """The shards of a store, by number: view after view."""
     size = manifest.batch * manifest.shard
-    starts = range(0, manifest.samples, size)
-    bounds = [(start, min(start + size, manifest.samples)) for start in starts]
+    bounds = [(start, min(start + size, manifest.samples)) for start in range(0, manifest.samples, size)]
     if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:  # a last sample is in the batch before it
         bounds[-2:] = [(bounds[-2][0], manifest.samples)]
-    return bounds
+    return [Shard(view, *rows) for view in range(manifest.view_count) for rows in bounds]
 
 
 def _mapped(path: Path, one: Stored, manifest: Manifest, samples: int) -> Tensor:
-    shape = (manifest.known_views.count or 1, samples, one.coding().row_bytes)
+    shape = (manifest.view_count, samples, one.coding().row_bytes)
     if samples != manifest.samples:
         raise ValueError(f"{IDS} has {samples:,} ids, not {manifest.samples:,}")
     return torch.from_numpy(np.memmap(path / one.file, np.uint8, "c", shape=shape))  # "c": never written
 
 
 def _check_digests(path: Path, manifest: Manifest, tables: Mapping[str, Tensor]) -> None:
-    bounds = shard_rows(manifest)
-    views = manifest.known_views.count or 1
+    shards = shards_of(manifest)
+    if any(len(one.digests) != len(shards) for one in manifest.signals):
+        raise UnderstudyError(f"{path} is damaged (digests are missing); label the data again")
 
     def damaged(place: tuple[Stored, int]) -> bool:
         one, number = place
-        view, (first, last) = number // len(bounds), bounds[number % len(bounds)]
+        view, first, last = shards[number]
         return digest(tables[one.file][view, first:last].numpy()) != one.digests[number]
 
-    places = [(one, number) for one in manifest.signals for number in range(views * len(bounds))]
-    if any(len(one.digests) != views * len(bounds) for one in manifest.signals):
-        raise UnderstudyError(f"{path} is damaged (digests are missing); label the data again")
+    places = [(one, number) for one in manifest.signals for number in range(len(shards))]
     with ThreadPoolExecutor(4) as pool:
         if bad := next(
             (place for place, is_bad in zip(places, pool.map(damaged, places), strict=True) if is_bad), None

@@ -35,7 +35,7 @@ class GraphedStep:
     A graph repeats kernels with the tensors they had: the batch, the teacher's signals, the learning rate, the step and
     the seeds of drawn negatives are copied into the same tensors before each replay. The first steps of each shape of
     batch are eager, as the timer measures members there, one by one. The first replay is compared with the eager update
-    by the same batch; if they differ, or nothing can be captured, all further steps are eager, which is said once.
+    by the same batch; if they differ, or nothing can be captured, all further steps are eager, with one warning.
 
     Args:
         eager: makes the updates that are not replayed.

@@ -182,14 +182,15 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
 def _label(found: RunCollection, run: Run, overrides: Overrides) -> None:
     """Have the teachers answer the views that a stage needs, unless they did."""
     recipe = run.located_recipe()
-    if not isinstance(recipe, DistillRecipe) or recipe.targets is None:
+    targets = TargetsFolder(found.path / TARGETS)
+    if not isinstance(recipe, DistillRecipe) or recipe.targets is None or targets.finished:
         return
     pipeline = Distill(recipe.model_copy(update={"targets": None}), overrides)
     student = found.runs["student"].recipe
     assert isinstance(student, DistillRecipe)
     views = views_shown(student, len(pipeline.data.train), found.config.views)
     config = label_config(recipe, views, threads_of(found))
-    write_targets(Labeling(pipeline, config, TargetsFolder(found.path / TARGETS)))
+    write_targets(Labeling(pipeline, config, targets))
 
 
 def _tasks(config: CompressConfig, overrides: Overrides) -> list[Task]:
