@@ -90,7 +90,7 @@ def test_teacher_and_student_see_the_same_mixed_crops(made: RunCollection) -> No
     assert isinstance(student, DistillRecipe)
     assert student.augmentation.model_dump() == teacher.augmentation.model_dump()
     assert (student.mixup, student.temperature, student.hard_weight) == (0.2, 1.0, 0.5)
-    assert (teacher.optimizer.name, teacher.zero_head, teacher.steps) == ("sgd", True, 12)
+    assert (teacher.optimizer.name, teacher.head, teacher.steps) == ("sgd", "zero", 12)
     assert teacher.calibrate
 
 

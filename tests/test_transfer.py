@@ -81,7 +81,7 @@ def test_the_recipe_is_the_rule_s() -> None:
     rule = bit.hyperrule(len(open_source("digits").train), (8, 8))
     found = fields(recipe)
     assert found | rule.fields["optimizer"] | rule.fields["augmentation"] == found
-    assert (found["steps"], found["batch_size"], found["mixup"], found["zero_head"]) == (500, 512, 0.0, True)
+    assert (found["steps"], found["batch_size"], found["mixup"], found["head"]) == (500, 512, 0.0, "zero")
     assert found["micro_batch"] == 128, "as many images of 128 pixels as are likely to fit"
     assert "1,438 images of 8x8 pixels: 500 steps" in notes[0]
     assert any("enlarged" in line for line in notes)

@@ -127,7 +127,7 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     epochs: int
     """Passes over the training samples."""
     steps: int | None
-    """Number of updates, all of full batches; overrides epochs."""
+    """Number of updates, all of full batches; overrides epochs. 0 keeps the network as it starts."""
     batch_size: int
     """Samples per update, over all devices."""
     micro_batch: int | None
@@ -136,6 +136,8 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     """Alpha of MixUp; 0 disables it."""
     input_size: int | None
     """Input size of the trained network in pixels; default: the size of the samples."""
+    precise_bn: bool
+    """After training, take BatchNorm's statistics from images as they are at test, if that lowers the loss."""
     seed: int
     """Seed for shuffling, augmentation and initialization."""
     seeds: int
@@ -159,8 +161,8 @@ class ClassifierKeywords(TrainingKeywords, total=False):
     """Softmax cross-entropy, or binary cross-entropy with one sigmoid per class."""
     label_smoothing: float
     """Label smoothing."""
-    zero_head: bool
-    """Initialize the classifier head to zero."""
+    head: Literal["keep", "zero", "probe", "best"]
+    """Classifier to start from: its own, zeros, a linear probe of the frozen network, or the best of own and probe."""
     calibrate: bool
     """Temperature scaling after training, on the validation part, else on a tenth of the samples, held out for it."""
     test_size: int | None

@@ -204,8 +204,8 @@ class TrainingOptions(SampleOptions, MachineOptions):
 
     epochs: Positive = 30
     """Passes over the training samples."""
-    steps: Positive | None = None
-    """Number of updates, all of full batches; overrides epochs."""
+    steps: Count | None = None
+    """Number of updates, all of full batches; overrides epochs. 0 keeps the network as it starts."""
     batch_size: Positive = 128
     """Samples per update, over all devices."""
     micro_batch: Positive | None = None
@@ -214,6 +214,8 @@ class TrainingOptions(SampleOptions, MachineOptions):
     """Alpha of MixUp; 0 disables it."""
     input_size: Pixels | None = None
     """Input size of the trained network in pixels; default: the size of the samples."""
+    precise_bn: bool = True
+    """After training, take BatchNorm's statistics from images as they are at test, if that lowers the loss."""
     seed: Seed = 0
     """Seed for shuffling, augmentation and initialization."""
     seeds: Several = 1
@@ -261,8 +263,8 @@ class ClassifierOptions(TrainingOptions):
     """Softmax cross-entropy, or binary cross-entropy with one sigmoid per class."""
     label_smoothing: Share = 0.0
     """Label smoothing."""
-    zero_head: bool = False
-    """Initialize the classifier head to zero."""
+    head: Literal["keep", "zero", "probe", "best"] = "keep"
+    """Classifier to start from: its own, zeros, a linear probe of the frozen network, or the best of own and probe."""
     calibrate: bool = False
     """Temperature scaling after training, on the validation part, else on a tenth of the samples, held out for it."""
     test_size: Pixels | None = None

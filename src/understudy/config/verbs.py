@@ -26,8 +26,8 @@ class TransferOptions(ClassifierOptions):
     """What differs from BiT-HyperRule; options that are left out are the rule's."""
 
     heading: ClassVar[str] = "BiT-HyperRule"
-    derived: ClassVar[frozenset[str]] = frozenset({"mixup", "optimizer", "augmentation", "zero_head"})
-    fixed: ClassVar[frozenset[str]] = frozenset({"epochs", "zero_head"})
+    derived: ClassVar[frozenset[str]] = frozenset({"mixup", "optimizer", "augmentation", "head"})
+    fixed: ClassVar[frozenset[str]] = frozenset({"epochs"})
     required: ClassVar[Mapping[str, str]] = {
         "data": "write understudy transfer photos/ --backbone timm:resnet50, say",
         "backbone": "write --backbone timm:resnetv2_50x1_bit.goog_in21k, say, or a run folder",
@@ -192,7 +192,7 @@ class SpecialistsConfig(SpecialistRecipe):
     }
     fixed: ClassVar[frozenset[str]] = frozenset(
         ("model", "group", "seeds", "class_bias", "class_priors", "only_classes", "omit_classes", "freeze",
-         "zero_head", "calibrate")
+         "head", "calibrate")
     )  # fmt: skip
 
     kind: str = "specialists"

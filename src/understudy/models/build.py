@@ -144,6 +144,7 @@ def _load_whole(network: Network, file: Path) -> None:
         )
     load_weights(network.module, state, str(file))
     network.init_from = f"initialized from {weights.origin}, head of {len(network.classes)} classes kept"
+    network.head_kept = True
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
@@ -205,6 +206,7 @@ def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Networ
     network = load_network(path)
     if network.classes == classes:
         network.init_from = f"initialized from {path}, head of {len(classes)} classes kept"
+        network.head_kept = True
         return network
     contract = replace(network.contract, classes=classes)
     fresh = build(_without_files(network.spec), contract, seed=seed)
@@ -282,7 +284,7 @@ def _official(spec: Spec, official: OfficialWeights, contract: InputContract, op
     official.load(module, head=keep_head)
     network = Network(module, contract, str(spec))
     kind = f"head of {known} classes kept" if keep_head else f"with a new head of {len(classes)} classes (was {known})"
-    network.init_from = f"initialized from {official.path}, {kind}"
+    network.init_from, network.head_kept = f"initialized from {official.path}, {kind}", keep_head
     return network
 
 

@@ -88,6 +88,7 @@ def from_timm(spec: Spec, contract: InputContract) -> Network:
         use_official_eps(module)
         if not pretrained or not kept:
             network.zero_heads()
+    network.head_kept = bool(pretrained) and kept
     return network
 
 

@@ -40,6 +40,7 @@ class Network(nn.Module):
         super().__init__()
         self.module, self.contract, self.spec = module, contract, spec
         self.init_from = ""  # describes where the initial weights come from
+        self.head_kept = False  # whether the classifier came with them
         self.frozen = False
         self.full_precision = False  # float32 under autocast too
         self.dropouts = replace_dropouts(module)

@@ -55,6 +55,19 @@ def synchronize_batch_norm(module: nn.Module) -> None:
             layer.__class__ = _synchronized(type(layer))
 
 
+def unsynchronize_batch_norm(module: nn.Module) -> None:
+    """Undo `synchronize_batch_norm`, so that one rank can run the module by itself.
+
+    >>> net = nn.BatchNorm1d(3)
+    >>> unsynchronize_batch_norm(net)
+    >>> type(net)
+    <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
+    """
+    for layer in module.modules():
+        if isinstance(layer, _Synchronized):
+            layer.__class__ = type(layer).__bases__[1]
+
+
 @torch.no_grad()
 def average_running_statistics(module: nn.Module) -> None:
     """Set the running statistics of every BatchNorm layer in `module` to their mean over the ranks."""

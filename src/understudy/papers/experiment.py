@@ -134,7 +134,8 @@ class Bench:
             self.opened(recipe.data, recipe.size)
             if unlabeled := getattr(recipe, "transfer_set", None):
                 self.opened(unlabeled, recipe.size)
-        return ensure(pipeline_of(recipe), self.place(name))
+        # the authors test with the statistics of training
+        return ensure(pipeline_of(recipe.model_copy(update={"precise_bn": False})), self.place(name))
 
     def opened(self, data: str, size: int | None = None) -> Splits:
         """Open a data set, downloading it if allowed."""

@@ -259,6 +259,9 @@ class Pipeline(ABC, Generic[R]):
 
     # --- results ------------------------------------------------------------------------------------------
 
+    def set_test_size(self, name: str, network: Network, run: Run, device: torch.device) -> None:
+        """Set the input size at which a trained network is used, if it is not that of the training."""
+
     def finish(self, name: str, network: Network, run: Run, device: torch.device) -> None:
         """What is done to a trained network before it is saved."""
         recipe = self.recipe

@@ -17,12 +17,15 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from understudy.config.recipe import Recipe
-from understudy.data import Source
+from understudy.data import Source, resize_square
 from understudy.data.cache import decoded
 from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError
 from understudy.evaluation import predict_logits
+from understudy.models import Network
+from understudy.objectives.batch_norm import unsynchronize_batch_norm
 from understudy.pipeline.base import Pipeline
+from understudy.pipeline.batch_norm import Reestimated, images_for, reestimate, summary
 from understudy.pipeline.device import accelerator_of, first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.loss import trains_head
@@ -235,7 +238,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         )
         if undecoded:
             terminal.say(describe_skipped("train, while decoding", undecoded), "yellow")
-        _save_models(pipeline, run, members, fabric.device)
+        _save_models(pipeline, run, members, fabric.device, loop.steps * recipe.batch_size)
 
 
 def _compiled(
@@ -284,12 +287,36 @@ def _validator(source: Source | None, device: torch.device, workers: int) -> Cal
     return validate
 
 
-def _save_models(pipeline: Pipeline[Any], run: Run, members: Sequence[Member], device: torch.device) -> None:
+def _save_models(
+    pipeline: Pipeline[Any], run: Run, members: Sequence[Member], device: torch.device, trained: int
+) -> None:
     """Write each member's result: the last epoch's weights, or the best on the validation part."""
+    changed: dict[str, Reestimated] = {}
     for member in members:
         network = member.network
+        unsynchronize_batch_norm(network)
         if member.best is not None:
             network.load_state_dict(member.best[1])
         network.watch(()).eval()
+        pipeline.set_test_size(member.name, network, run, device)
+        if found := _reestimated(pipeline, network, device, trained):
+            changed[member.name] = found
         pipeline.finish(member.name, network, run, device)
         network.save(run.path / "models" / f"{member.name}.safetensors")
+    if changed:
+        run.note(batch_norm={name: f"{name}: {found}" for name, found in changed.items()})
+        if not is_staged(run.path):
+            Terminal().say(summary(list(changed.values())))
+
+
+def _reestimated(
+    pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int
+) -> Reestimated | None:
+    """What `reestimate` does to a network that was trained on so many images."""
+    recipe, data = pipeline.recipe, pipeline.data
+    source = data.train if data.train.targets is not None else data.labeled
+    if not recipe.precise_bn or not trained or source.targets is None:
+        return None
+    if recipe.augmentation.crop_size:
+        source = resize_square(source, network.contract.shape[-1])
+    return reestimate(network, source, images_for(trained), recipe.seed, device, workers_of(recipe))

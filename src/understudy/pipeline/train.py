@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -9,11 +10,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from understudy.config.recipe import TrainRecipe
-from understudy.data import Source, fraction, stratified_split
+from understudy.data import Source, fraction, resize_square, stratified_split
 from understudy.errors import UnderstudyError
 from understudy.evaluation import accuracy_by_size, fit_scale, predict_logits
+from understudy.evaluation.frozen import fit_head
 from understudy.models import InputContract, Network
 from understudy.pipeline.base import Pipeline, for_crops
+from understudy.pipeline.device import device_of
 from understudy.pipeline.loss import Term
 from understudy.pipeline.run_data import RunData
 from understudy.runs.run import Run
@@ -61,21 +64,36 @@ class Train(Pipeline[T]):
         if recipe.test_size and not network.accepts_size(recipe.test_size):
             size = "x".join(map(str, network.contract.shape[1:]))
             raise UnderstudyError(f"{network.spec or 'the model'} takes images of {size} only; leave out --test-size")
-        if recipe.zero_head:
+        if recipe.head == "zero":
             network.zero_heads()
             network.init_from += ", set to zero" if network.init_from else ""
+        if recipe.head in ("probe", "best"):
+            self._fit_head(network)
         if recipe.calibrate:
             network.scale_logits(1.0)  # fails now, not after the training
         if recipe.freeze:
             network.freeze()
 
-    def finish(self, name: str, network: Network, run: Run, device: torch.device) -> None:
+    def _fit_head(self, network: Network) -> None:
+        train, device = self.data.train, device_of(self.recipe)
+        if self.recipe.augmentation.crop_size:
+            train = resize_square(train, network.contract.shape[-1])
+        started, own = time.monotonic(), self.recipe.head == "best" and network.head_kept
+        scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
+        network.cpu()
+        network.init_from += f"; {scores}" if network.init_from else str(scores)
+        Terminal().say(f"{network.name} {scores} in {time.monotonic() - started:.0f} s")
+
+    def set_test_size(self, name: str, network: Network, run: Run, device: torch.device) -> None:
         recipe, validation = self.recipe, self.data.validation
         if recipe.augmentation.crop_size and validation is not None:
             tried = accuracy_by_size(network, validation, recipe.augmentation.crop_size, device=device)
             run.note(sizes=run.record.get("sizes", {}) | {name: tried})
         if recipe.test_size:
             network.set_input_size(recipe.test_size)
+
+    def finish(self, name: str, network: Network, run: Run, device: torch.device) -> None:
+        recipe = self.recipe
         if recipe.calibrate:
             done = calibrate(name, network, self.data, recipe.seed, device)
             run.note(calibration=run.record.get("calibration", {}) | {name: done})

@@ -66,7 +66,7 @@ class Loop:
     @property
     def steps(self) -> int:
         """The total number of updates."""
-        return self.recipe.steps or self.recipe.epochs * self.batches.steps
+        return self.recipe.epochs * self.batches.steps if self.recipe.steps is None else self.recipe.steps
 
     def run(self) -> int:
         """Train to the end; returns the number of updates made, over all runs.

@@ -86,7 +86,7 @@ class Task:
             notes.append(f"BatchNorm's statistics are of the {micro} images of a forward pass, not of a whole batch")
         values = updated(rule.fields, {} if self.options.random_crop else {"augmentation": {"resize": rule.crop_size}})
         values = updated(updated(values, decay_of(self.options)), self.base)
-        values |= {"zero_head": True, "micro_batch": micro if micro < rule.batch_size else None}
+        values |= {"head": "zero", "micro_batch": micro if micro < rule.batch_size else None}
         recipe = checked(TrainRecipe, updated(values, fields), "transfer")
         return Plan({name: recipe}, self.overrides, tuple(notes))
 
