@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import count as counter
 from pathlib import Path
 
 import torch
@@ -35,35 +36,49 @@ def gallery(
     """
     for stale in (folder / "gallery").glob("*.png"):
         stale.unlink()
-    if len(source.shape) != 3 or source.shape[0] not in (1, 3) or "teacher" not in predictions:
+    if "teacher" not in predictions:
         return []
     ids = predictions["teacher"].ids
     for other in predictions.values():
         ids = ids[torch.isin(ids, other.ids)]
     ids = ids[torch.isin(ids, source.ids)]
     chosen = ids[_choose({role: one.select(ids) for role, one in predictions.items()}, count)]
-    if len(chosen) == 0:
-        return []
     shown = {role: (one.select(chosen).logits / temperature).softmax(1) for role, one in predictions.items()}
-    rows = torch.cat([(source.ids == i).nonzero().flatten() for i in chosen])
     pictures = []
-    images = replace(source.subset(rows), pairs={})  # of several modalities, the first
+    for at, image, row in written(source, chosen, folder, "gallery"):
+        target = None if source.targets is None else int(source.targets[row])
+        pictures.append(
+            Picture(
+                image=image,
+                label="" if target is None else source.classes[target],
+                temperature=temperature,
+                **{role: shown[role][at].tolist() for role in _ROLES if role in shown},
+            )
+        )
+    return pictures
+
+
+def written(source: Source, ids: Tensor, folder: Path, name: str) -> Iterator[tuple[int, str, int]]:
+    """Write some samples to `folder`/`name`/0.png, 1.png, ...; those that cannot be read are left out.
+
+    Args:
+        source: of several modalities, the first is written. If it has no images of 1 or 3 channels, there are none.
+        ids: (M,) of samples in the source.
+
+    Yields:
+        Position in `ids`, path in the folder, and row in the source.
+    """
+    if len(ids) == 0 or len(source.shape) != 3 or source.shape[0] not in (1, 3):
+        return
+    rows = torch.cat([(source.ids == i).nonzero().flatten() for i in ids])
+    images, number = replace(source.subset(rows), pairs={}), counter()
     for batch in in_order(images, len(rows), torch.device("cpu")):
         assert isinstance(batch.inputs, Tensor)
-        targets = [None] * len(batch) if batch.targets is None else batch.targets.tolist()
-        for i, image, target in zip(batch.ids, batch.inputs, targets, strict=True):
-            at = int((chosen == i).nonzero())
-            path = f"gallery/{len(pictures)}.png"
+        for i, image in zip(batch.ids, batch.inputs, strict=True):
+            path = f"{name}/{next(number)}.png"
             write_whole(folder / path, _png(image))
-            pictures.append(
-                Picture(
-                    image=path,
-                    label="" if target is None else source.classes[target],
-                    temperature=temperature,
-                    **{role: shown[role][at].tolist() for role in _ROLES if role in shown},
-                )
-            )
-    return pictures
+            at = int((ids == i).nonzero())
+            yield at, path, int(rows[at])
 
 
 def _choose(predictions: Mapping[str, Predictions], count: int) -> Tensor:

@@ -14,12 +14,15 @@ from torch import Tensor
 from understudy.data.source import Source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.cka import cka_from_covariances
+from understudy.evaluation.confidence import coverage_curve
 from understudy.evaluation.correlation import class_correlation, correlation_difference, correlation_maps, mean_logits
 from understudy.evaluation.cost import cost, ensemble_cost
 from understudy.evaluation.covariance import Covariance
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, default_batch_size, predict_logits
 from understudy.evaluation.metrics import confusion, scores
+from understudy.evaluation.mistakes import mistakes
+from understudy.evaluation.outcomes import packed
 from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
 
@@ -53,7 +56,7 @@ def score_models(
         temperature: Of the soft targets shown in the gallery; None for no gallery.
         train_ms: Training time per image, by the keys of `models` and "teacher".
         device: Of `teacher`, and where the models are run. Latency is measured on the CPU, where `models` are.
-        folder: Where the gallery's images are written; None for no gallery.
+        folder: Where images are written, of the gallery and of mistakes; None for neither.
         skipped: Record name -> reason, filled in for records that could not be decoded.
     """
     device = torch.device(device)
@@ -99,6 +102,9 @@ def score_models(
             first[role] = next(iter(members.values()))
             tables = [confusion(one.logits, one.targets) for one in members.values() if one.targets is not None]
             confusions[role] = torch.stack(tables).double().mean(0).tolist()
+    confidence, wrong = _confidence(rows, first, targets), []
+    if confidence is not None and folder is not None:
+        wrong = mistakes(test, first[confidence["role"]], targets, folder)
     first.pop("model", None)
     pictures = []
     if targets is not None and temperature is not None and folder is not None:
@@ -110,6 +116,8 @@ def score_models(
         "rows": rows,
         "confusions": {"classes": list(test.classes)} | confusions,
         "gallery": [picture.model_dump() for picture in pictures],
+        "confidence": confidence,
+        "mistakes": [mistake.model_dump() for mistake in wrong],
         "correlations": None if correlation is None else correlation_maps(correlation, correlations, test.classes),
     }
 
@@ -162,7 +170,23 @@ def _row(
     measured = []
     for seed, predictions, teacher_logits, train_ms in seeds:
         assert predictions.targets is not None
+        right = packed(predictions.logits.argmax(1) == predictions.targets)
         measured.append(
-            {"seed": seed, "train_ms": train_ms} | scores(predictions.logits, predictions.targets, teacher_logits)
+            {"seed": seed, "train_ms": train_ms, "right": right}
+            | scores(predictions.logits, predictions.targets, teacher_logits)
         )
     return {"name": name, "role": role, "model": spec or "module", "seeds": measured}
+
+
+def _confidence(
+    rows: Sequence[Mapping[str, Any]], first: Mapping[str, Predictions], teacher: Predictions | None
+) -> dict[str, Any] | None:
+    """The `Confidence` of the first seed of the distilled student, or else of the only model."""
+    role = next((role for role in ("distilled", "model", "alone") if role in first), None)
+    if role is None:
+        return None
+    row, shown = next(row for row in rows if row["role"] == role), first[role]
+    assert shown.targets is not None
+    other = teacher.logits if teacher is not None and torch.equal(teacher.ids, shown.ids) else None
+    about = {"name": row["name"], "role": role, "seed": row["seeds"][0]["seed"]}
+    return about | coverage_curve(shown.logits, shown.targets, other)

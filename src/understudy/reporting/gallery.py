@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.evaluation.facts import Picture, Role
+from understudy.evaluation.facts import Mistake, Picture, Role
 
 _TINY = 64  # pixels per side; smaller images are scaled up without smoothing
 _LARGEST = 160  # pixels per side; larger images are shrunk, to keep the page small enough for mail
@@ -53,6 +53,20 @@ def tile(picture: Picture, classes: Sequence[str], folder: Path) -> Tile:
     ]
     source, tiny = _embedded(folder, picture.image)
     return Tile(source, tiny, label, f"{picture.temperature:g}", predictions)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongTile:
+    """One misclassified image."""
+
+    source: str  # a data URI
+    tiny: bool
+    facts: Mistake
+
+
+def wrong_tile(mistake: Mistake, folder: Path) -> WrongTile:
+    """A mistake with its file embedded, which must be a PNG file in the folder."""
+    return WrongTile(*_embedded(folder, mistake.image), mistake)
 
 
 def _embedded(folder: Path, path: str) -> tuple[str, bool]:

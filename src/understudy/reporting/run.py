@@ -11,6 +11,7 @@ from understudy.evaluation.facts import RunFacts
 from understudy.reporting import comparison, comparison_figures, contrast, figures, heatmaps, speech, summary, wording
 from understudy.reporting.bars import bars
 from understudy.reporting.confusions import confusion_lists
+from understudy.reporting.details import details
 from understudy.reporting.gain import gain
 from understudy.reporting.gallery import tile
 from understudy.reporting.headline import evidence, headline, how_tested, table_note
@@ -50,7 +51,7 @@ def render(facts: RunFacts, folder: Path) -> str:
         largest_share=max((max(p.shares.values()) for tile in gallery for p in tile.predictions), default=1) or 1,
         role_names=summary.ROLE_NAMES,
         bar_names={} if several else {role: name for role, name in summary.ROLE_NAMES.items() if role != "model"},
-        definitions=_definitions(facts),
+        definitions=_definitions(facts), **details(facts, folder),
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ data.json.gz       what the data was made of
 metrics.jsonl      losses and accuracies of each member
 checkpoints/       what a resumed run continues from
 models/            one weights file for each member
-gallery/           the images shown on the page
+gallery/           the images shown on the page, with the teacher's answers
+mistakes/          those of the surest mistakes
 evaluation.json    the facts that the page is made from
 report.html        the page
 """
@@ -38,8 +39,8 @@ _NOTES, _RECIPE = "run.json", "recipe.yaml"
 _MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[0-9].safetensors")
 _WRITTEN = (
     "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", *(f"models/{name}" for name in _MODELS),
-    "gallery/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA, EVALUATION, REPORT, _NOTES,
-    _RECIPE,
+    "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA,
+    EVALUATION, REPORT, _NOTES, _RECIPE,
 )  # fmt: skip
 
 

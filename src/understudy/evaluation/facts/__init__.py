@@ -2,20 +2,24 @@
 
 from understudy.evaluation.facts.base import Facts, Matrix
 from understudy.evaluation.facts.compression import (
+    CandidateFacts,
     CompressionFacts,
     ExportFacts,
     FileFacts,
+    GivenFacts,
     OriginalFacts,
     ScalingForecast,
 )
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
 from understudy.evaluation.facts.run import (
     ClassPair,
+    Confidence,
     Confusions,
     CorrelationMap,
     Curve,
     Data,
     Metric,
+    Mistake,
     Picture,
     Role,
     Row,
@@ -31,8 +35,8 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 }  # fmt: skip
 
 __all__ = [
-    "COLLECTION_FACTS", "ClassPair", "CompressionFacts", "Confusions", "CorrelationMap", "Coverage", "Curve", "Data",
-    "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts", "Matrix", "Metric", "OriginalFacts", "PanelFacts",
-    "Picture", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow",
-    "SuiteFacts", "TaskResult",
+    "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
+    "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
+    "GivenFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
+    "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
 ]  # fmt: skip

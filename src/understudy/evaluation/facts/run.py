@@ -34,6 +34,7 @@ class Seed(Facts):
     cka: Share | None = None
     top5: Share | None = None
     train_ms: float | None = None  # per image in training: a student's update, the teacher's forward pass
+    right: str = ""  # which examples are classified correctly, in the order of the split, as `evaluation.outcomes`
 
 
 class Row(Facts):
@@ -172,6 +173,37 @@ class Picture(Facts):
         return self
 
 
+class Mistake(Facts):
+    """A misclassified image, and how sure the network is of it."""
+
+    image: str  # path of a PNG file, relative to the folder of evaluation.json
+    sample: str = ""  # the file's name in the data, where it has one
+    label: str
+    predicted: str
+    confidence: Share  # probability of the predicted class
+    of_label: Share  # probability of the true one
+    teacher: str | None = None  # the class that the teacher predicts
+
+
+class Confidence(Facts):
+    """What a threshold on the confidence buys, of one network, as `evaluation.confidence.coverage_curve`."""
+
+    name: str
+    role: Role
+    seed: int
+    threshold: Annotated[list[Share], Field(min_length=1)]  # falling
+    coverage: list[Share]  # rising
+    accuracy: list[Share]
+    routed: list[Share] = []  # if the teacher answers the other examples
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        for series in (self.coverage, self.accuracy, self.routed or self.threshold):
+            if len(series) != len(self.threshold):
+                raise ValueError("a series needs one value for each threshold")
+        return self
+
+
 class RunFacts(Facts):
     """All that is reported of a run.
 
@@ -195,6 +227,8 @@ class RunFacts(Facts):
     curves: list[Curve] = []
     confusions: Confusions | None = None
     gallery: list[Picture] = []
+    confidence: Confidence | None = None  # of the first seed of the distilled student, or of a single model
+    mistakes: list[Mistake] = []  # of the same network
     correlations: Correlations | None = None
     speech: SpeechFacts | None = None
 
