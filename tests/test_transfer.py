@@ -31,7 +31,7 @@ from understudy.runs.run import Run
 from understudy.training import Loop
 from understudy.verbs.arguments import configure
 from understudy.verbs.few_shots import few_shots
-from understudy.verbs.task import pretrained
+from understudy.pipeline.weights import pretrained
 from understudy.verbs.transfer import plan, transfer
 
 QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "batch_size": 16, "from_scratch": True, "workers": 0}

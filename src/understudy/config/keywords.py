@@ -281,24 +281,40 @@ class PretrainKeywords(ClassifierKeywords, total=False):
 class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """A backbone transferred to the data, distilled into a student, and exported."""
 
+    teacher: str | Path | Sequence[str | Path]
+    """Run folders or weights files that know the classes, in place of a backbone: they teach as they are."""
     format: str | Sequence[str]
     """Files to export: onnx, int8, torch."""
     from_scratch: bool
     """Accept a backbone without pre-trained weights."""
     budget: str | float | None
-    """Time for all stages, as in 30m or 1h30m; the numbers of steps are chosen by measured speed."""
+    """Time for the whole command, as in 30m or 1h30m; sizes, views and steps are chosen by measured speed."""
+    latency: str | float | None
+    """Time that one image may take on one thread, as in 5ms; measured here, in ONNX Runtime."""
+    max_size: str | float | None
+    """Largest file, as in 2MB."""
+    max_flops: str | float | None
+    """Most floating point operations per image, as in 300M."""
+    method: str | Sequence[str]
+    """Distillation methods to try, as in kd dist crd+kd; auto: those, and kd at another temperature."""
+    temperature: float
+    """Temperature of kd and dkd."""
+    hard_weight: float
+    """Weight of the labels' cross-entropy."""
+    seeds: int
+    """Number of initializations of the student, trained side by side."""
     steps: int | None
     """Updates of the student; default: 200 passes over the images."""
     teacher_steps: int | None
-    """Updates of the teacher; default: the rule's."""
+    """Updates of the fine-tuning; 0: the frozen backbone teaches."""
     crop_size: int | None
-    """Input size of the teacher in pixels; default: the rule's."""
+    """Input size of the teacher in pixels; default: the backbone's, at most 224 and twice the images'."""
     views: int
     """Augmented views of each image that the teachers answer, once for all students; fewer where fewer are shown."""
     student_size: int | None
-    """Input size of the student in pixels; default: that of the images, at most 224."""
+    """Input size of the student in pixels; default: that of the images and the teacher, and what time allows."""
     micro_batch: int | None
-    """Images per forward pass of the teacher; default: as many as are likely to fit."""
+    """Images per forward pass of the fine-tuning; gradients are accumulated to a batch exactly."""
     flip: bool | None
     """Random horizontal flip; default: color images only."""
     seed: int

@@ -18,7 +18,17 @@ from understudy.config.options import (
 )
 from understudy.config.recipe import RECIPES, SpecialistRecipe
 from understudy.config.upstream import Scale
-from understudy.config.values import Amount, Count, PathText, Pixels, Positive, Seed, Several, Views
+from understudy.config.values import (
+    Amount,
+    Count,
+    PathText,
+    Pixels,
+    Positive,
+    Seed,
+    Several,
+    Temperature,
+    Views,
+)
 from understudy.errors import UnderstudyError
 
 
@@ -133,18 +143,20 @@ class CompressConfig(DataOptions, MachineOptions):
 
     heading: ClassVar[str] = "Compression"
     required: ClassVar[Mapping[str, str]] = {
-        "data": "write understudy compress photos/ --backbone ... --student ..., say",
+        "data": "write understudy compress photos/ --backbone ..., say",
         "backbone": "write --backbone timm:resnetv2_50x1_bit.goog_in21k, say, or a run folder",
-        "student": "write --student timm:mobilenetv3_small_100, say, or cnn:16-32-64",
     }
+    instead: ClassVar[Mapping[str, str]] = {"backbone": "teacher"}
 
     kind: str = "compress"
     data: str = ""
     """Training data: a name, a folder, a zip, a CSV, a parquet file or tar shards."""
     backbone: tuple[str, ...] = ()
     """Pre-trained model: timm: or torchvision:, a run folder or a weights file; several make an ensemble."""
-    student: str = ""
-    """Small model to train, as in timm:mobilenetv3_small_100 or cnn:16-32-64."""
+    teacher: tuple[str, ...] = ()
+    """Run folders or weights files that know the classes, in place of a backbone: they teach as they are."""
+    student: tuple[str, ...] = ()
+    """Small models to try, as in timm:mobilenetv3_small_100 cnn:16-32-64; default: a ladder for the image size."""
     transfer_set: PathText | None = None
     """Images to distill on in addition to the training data; labels are not needed."""
     format: tuple[str, ...] = ("onnx", "int8")
@@ -152,33 +164,60 @@ class CompressConfig(DataOptions, MachineOptions):
     from_scratch: bool = False
     """Accept a backbone without pre-trained weights."""
     budget: str | float | None = None
-    """Time for all stages, as in 30m or 1h30m; the numbers of steps are chosen by measured speed."""
+    """Time for the whole command, as in 30m or 1h30m; sizes, views and steps are chosen by measured speed."""
+    latency: str | float | None = None
+    """Time that one image may take on one thread, as in 5ms; measured here, in ONNX Runtime."""
+    max_size: str | float | None = None
+    """Largest file, as in 2MB."""
+    max_flops: str | float | None = None
+    """Most floating point operations per image, as in 300M."""
+    method: tuple[str, ...] = ("kd",)
+    """Distillation methods to try, as in kd dist crd+kd; auto: those, and kd at another temperature."""
+    temperature: Temperature = 2.0
+    """Temperature of kd and dkd."""
+    hard_weight: Amount = 0.1
+    """Weight of the labels' cross-entropy."""
+    seeds: Several = 1
+    """Number of initializations of the student, trained side by side."""
     steps: Positive | None = None
     """Updates of the student; default: 200 passes over the images."""
-    teacher_steps: Positive | None = None
-    """Updates of the teacher; default: the rule's."""
+    teacher_steps: Count | None = None
+    """Updates of the fine-tuning; 0: the frozen backbone teaches."""
     crop_size: Pixels | None = None
-    """Input size of the teacher in pixels; default: the rule's."""
+    """Input size of the teacher in pixels; default: the backbone's, at most 224 and twice the images'."""
     views: Views = 32
     """Augmented views of each image that the teachers answer, once for all students; fewer where fewer are shown."""
     student_size: Pixels | None = None
-    """Input size of the student in pixels; default: that of the images, at most 224."""
+    """Input size of the student in pixels; default: that of the images and the teacher, and what time allows."""
     micro_batch: Positive | None = None
-    """Images per forward pass of the teacher; default: as many as are likely to fit."""
+    """Images per forward pass of the fine-tuning; gradients are accumulated to a batch exactly."""
     flip: bool | None = None
     """Random horizontal flip; default: color images only."""
     seed: Seed = 0
     """Seed for shuffling, augmentation and initialization."""
 
-    @field_validator("backbone", "format", mode="before")
+    @field_validator("backbone", "teacher", "student", "format", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _methods(cls, value: object) -> object:
+        """`"kd,crd"`, one name, or a list of them."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            return value
+        return tuple(dict.fromkeys(name for names in names for name in names.split(",") if name))
+
     @model_validator(mode="after")
-    def _check_budget(self) -> Self:
+    def _check_compression(self) -> Self:
         if self.budget is not None and (self.steps or self.teacher_steps):
             raise ValueError("a budget chooses the steps; leave it out, or steps and teacher_steps")
+        if self.teacher and self.backbone:
+            raise ValueError("a teacher takes the place of a backbone; give one of them")
+        if not self.method:
+            raise ValueError("method is empty; understudy methods lists what there is")
         return self
 
 

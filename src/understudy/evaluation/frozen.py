@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ BATCH = 32
 MOST = 20_000
 """Samples that a head is fitted to; the decay is chosen on a fifth of them."""
 _NEIGHBORS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers"
+_FLOOR = 0.1  # of the median deviation
 _STRONG = 1e-2  # the decay where there are too few samples to choose one
 
 
@@ -33,6 +35,7 @@ class FrozenScores:
         probe: of a logistic regression on its embeddings.
         neighbors: of the 20 nearest neighbors, weighted as in DINO.
         decay: of the logistic regression, the best by its cross-entropy.
+        right: id -> whether the logistic regression of the other folds classifies this sample right.
     """
 
     samples: int
@@ -40,6 +43,7 @@ class FrozenScores:
     probe: float | None
     neighbors: float | None
     decay: float
+    right: Mapping[int, bool]
 
     @property
     def keeps_own(self) -> bool:
@@ -77,10 +81,9 @@ def fit_head(network: Network, source: Source, *, own: bool = False, seed: int =
     if x.shape[1] != weight.shape[1]:
         raise UnderstudyError(f"the logits of {network.name} are not those of a linear classifier; pass --head zero")
     given = float(((x @ weight.T + bias).argmax(1) == y).mean()) if own else None
-    scores = cross_validated(x, y, seed)
-    scores = FrozenScores(len(y), given, scores.probe, scores.neighbors, scores.decay)
+    scores = replace(cross_validated(x, y, embedded.source.ids.tolist(), seed), samples=len(y), given=given)
     if not scores.keeps_own:
-        set_head(network, *linear_map(fit_logistic(x, y, scores.decay), outputs_of(head)))
+        set_head(network, *linear_map(fit_logistic(x, y, scores.decay, floor=_FLOOR), outputs_of(head)))
     return scores
 
 
@@ -96,28 +99,29 @@ def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
             network.class_bias = None
 
 
-def cross_validated(x: np.ndarray, y: np.ndarray, seed: int) -> FrozenScores:
+def cross_validated(x: np.ndarray, y: np.ndarray, ids: Sequence[int], seed: int) -> FrozenScores:
     """Scores of embeddings (N, D) for labels (N,), by stratified folds; of few samples a class, fewer folds."""
     from sklearn.model_selection import StratifiedKFold
 
     rows = np.random.default_rng(seed).permutation(len(y))[: max(MOST // 5, 1)]
-    x, y = x[rows], y[rows]
+    x, y, ids = x[rows], y[rows], [ids[row] for row in rows]
     folds = min(FOLDS, int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
-        return FrozenScores(len(y), None, None, None, _STRONG)
+        return FrozenScores(len(y), None, None, None, _STRONG, {})
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y))
-    best, probe, decay, models = np.inf, 0.0, _STRONG, [None] * folds
+    best, decay, best_right, models = np.inf, _STRONG, np.zeros(len(y), bool), [None] * folds
     for tried in DECAYS:  # strongest first, each from the last; the loss falls, then rises
         losses, right = np.empty(len(y)), np.empty(len(y), bool)
         for number, (kept, held) in enumerate(parts):
-            models[number] = model = fit_logistic(x[kept], y[kept], tried, start=models[number])
+            models[number] = model = fit_logistic(x[kept], y[kept], tried, start=models[number], floor=_FLOOR)
             found = model.predict_log_proba(x[held])
             losses[held] = -found[np.arange(len(held)), np.searchsorted(model.classes_, y[held])]
             right[held] = model.classes_[found.argmax(1)] == y[held]
         if losses.mean() >= best:
             break
-        best, probe, decay = float(losses.mean()), float(right.mean()), tried
-    return FrozenScores(len(y), None, probe, _neighbors(x, y, parts), decay)
+        best, decay, best_right = float(losses.mean()), tried, right
+    probe, right = float(best_right.mean()), dict(zip(ids, best_right.tolist(), strict=True))
+    return FrozenScores(len(y), None, probe, _neighbors(x, y, parts), decay, right)
 
 
 def _neighbors(x: np.ndarray, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> float:

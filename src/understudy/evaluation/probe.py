@@ -160,19 +160,26 @@ def hold_out(source: Source) -> tuple[Tensor, Tensor]:
     return kept, held
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, decay: float, *, start: Any = None) -> Any:
+def fit_logistic(x: np.ndarray, y: np.ndarray, decay: float, *, start: Any = None, floor: float = 0.0) -> Any:
     """Multinomial logistic regression of y, (N,), on x, (N, D), which is standardized: a scikit-learn pipeline.
 
     L-BFGS minimizes the mean cross-entropy plus `decay / 2 ||W||^2`; the intercept is not regularized. Because of the
     mean, the strength of a decay does not depend on the number of samples. `start` is a fit of the same data with
-    another decay, as a warm start.
+    another decay, as a warm start. With a `floor`, features are divided by no less than this part of the median
+    deviation, so that one which hardly varies here does not decide where it varies more, as in augmented views.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = start or make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS, warm_start=True))
+    class Floored(StandardScaler):
+        def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+            super().fit(X, y, sample_weight)
+            self.scale_ = np.maximum(self.scale_, floor * np.median(self.scale_))
+            return self
+
+    model = start or make_pipeline(Floored(), LogisticRegression(max_iter=_ITERATIONS, warm_start=True))
     model.set_params(logisticregression__C=1 / (decay * len(x)))
     with warnings.catch_warnings():
         # with separable classes and weak decays L-BFGS hardly converges; the accuracy does

@@ -93,7 +93,8 @@ def reestimate(
 
         predict_logits(passed, whole, device=device, batch_size=batch)
     after = predict_logits(network, some, device=device)
-    assert before.targets is not None and after.targets is not None
+    assert before.targets is not None
+    assert after.targets is not None
     found = Reestimated(
         len(some),
         (accuracy(before.logits, before.targets), accuracy(after.logits, after.targets)),
@@ -134,4 +135,3 @@ def averaging(layers: list[_BatchNorm]) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-

@@ -34,6 +34,7 @@ def evaluate_run(pipeline: Pipeline[Any], run: Run) -> RunFacts:
     notes = [
         *record.get("notes", ()),
         *record.get("init_from", ()),
+        *(one["sentence"] for one in record.get("frozen", {}).values()),
         *record.get("batch_norm", {}).values(),
         *record.get("calibration", {}).values(),
         *_preferred_sizes(record.get("sizes", {}), recipe.augmentation.crop_size),

@@ -309,9 +309,7 @@ def _save_models(
             Terminal().say(summary(list(changed.values())))
 
 
-def _reestimated(
-    pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int
-) -> Reestimated | None:
+def _reestimated(pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int) -> Reestimated | None:
     """What `reestimate` does to a network that was trained on so many images."""
     recipe, data = pipeline.recipe, pipeline.data
     source = data.train if data.train.targets is not None else data.labeled

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -29,6 +31,11 @@ _FEWEST, _MOST, _SHARE = 10, 1_000, 0.1  # held out from the training samples, w
 
 class Train(Pipeline[T]):
     """Trains `model` on the labels of the data."""
+
+    @cached_property
+    def _frozen(self) -> dict[Network, dict[str, Any]]:
+        """What the networks were worth before their training."""
+        return {}
 
     def open_data(self) -> tuple[Source, Source | None]:
         train, test = super().open_data()
@@ -81,7 +88,7 @@ class Train(Pipeline[T]):
         started, own = time.monotonic(), self.recipe.head == "best" and network.head_kept
         scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
         network.cpu()
-        network.init_from += f"; {scores}" if network.init_from else str(scores)
+        self._frozen[network] = asdict(scores) | {"own": scores.keeps_own, "sentence": f"{network.name} {scores}"}
         Terminal().say(f"{network.name} {scores} in {time.monotonic() - started:.0f} s")
 
     def set_test_size(self, name: str, network: Network, run: Run, device: torch.device) -> None:
@@ -94,6 +101,8 @@ class Train(Pipeline[T]):
 
     def finish(self, name: str, network: Network, run: Run, device: torch.device) -> None:
         recipe = self.recipe
+        if (scores := self._frozen.get(network)) is not None:
+            run.note(frozen=run.record.get("frozen", {}) | {name: scores})
         if recipe.calibrate:
             done = calibrate(name, network, self.data, recipe.seed, device)
             run.note(calibration=run.record.get("calibration", {}) | {name: done})

@@ -89,3 +89,30 @@ def load_teacher(file: Path) -> Network:
 def files_of(file: Path) -> list[Path]:
     """The files that `load_teacher` reads."""
     return panel_files(file.parent) if file.name == MANIFEST else [file]
+
+
+def pretrained(backbone: str, from_scratch: bool = False) -> str:
+    """The name of a model with the option that loads its weights, where its library has them by name.
+
+    Raises:
+        UnderstudyError: it would start without pre-trained weights, and `from_scratch` is not set.
+
+    >>> pretrained("timm:resnet50"), pretrained("torchvision:resnet50")
+    ('timm:resnet50?pretrained=true', 'torchvision:resnet50?weights=DEFAULT')
+    """
+    if backbone.endswith(".npz") and ":" not in backbone:
+        return f"bit:{backbone}"
+    if path_of(backbone, "the backbone").exists() or from_scratch:
+        return backbone
+    spec = parse_spec(backbone)
+    if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz"):
+        return backbone
+    join = "&" if "?" in backbone else "?"
+    if spec.family == "torchvision":
+        return f"{backbone}{join}weights=DEFAULT"
+    if spec.family == "timm":
+        return f"{backbone}{join}pretrained=true"
+    raise UnderstudyError(
+        f"{backbone} has no pre-trained weights by that name; give a run folder, a weights file or a timm: or "
+        "torchvision: model that has them, or pass --from-scratch"
+    )

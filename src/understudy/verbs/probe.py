@@ -14,8 +14,7 @@ from understudy.files import path_of
 from understudy.models import InputContract, Network, build, names_model, parse_spec
 from understudy.pipeline.device import device_of
 from understudy.pipeline.modality import contract_of
-from understudy.pipeline.weights import load_teacher, networks_of, weights_of
-from understudy.verbs.task import pretrained
+from understudy.pipeline.weights import load_teacher, networks_of, pretrained, weights_of
 
 
 def probe(

@@ -28,6 +28,7 @@ from understudy.pipeline.resumption import threads_of
 from understudy.pipeline.run import train_and_evaluate
 from understudy.pipeline.run_data import Overrides, require
 from understudy.pipeline.train import Train
+from understudy.pipeline.weights import pretrained
 from understudy.reporting import render
 from understudy.runs.collection import RunCollection, as_set, named_when_stopped
 from understudy.runs.folder import EVALUATION
@@ -35,7 +36,7 @@ from understudy.runs.replace import held, replace_results
 from understudy.runs.run import Run, new_run_path
 from understudy.verbs import few_shots
 from understudy.verbs.arguments import Place, Plan, configure, given, place
-from understudy.verbs.task import Task, pretrained
+from understudy.verbs.task import Task
 
 
 def suite(

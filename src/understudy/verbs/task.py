@@ -18,10 +18,10 @@ from understudy.config.yaml import checked, updated
 from understudy.data import Source, open_source, typical_size
 from understudy.errors import UnderstudyError
 from understudy.files import path_of
-from understudy.models import parse_spec
 from understudy.pipeline.base import new_network
 from understudy.pipeline.run_data import Overrides, RunData
 from understudy.pipeline.train import Train
+from understudy.pipeline.weights import pretrained
 from understudy.verbs.arguments import Plan
 
 DECAY = 1e-4
@@ -131,33 +131,6 @@ def decay_of(options: TransferOptions) -> dict[str, Any]:
     """The weight decay where its target is set and it is not."""
     asked = options.optimizer.model_fields_set
     return {"optimizer": {"weight_decay": DECAY}} if "decay_to" in asked and "weight_decay" not in asked else {}
-
-
-def pretrained(backbone: str, from_scratch: bool = False) -> str:
-    """The name of a model with the option that loads its weights, where its library has them by name.
-
-    Raises:
-        UnderstudyError: it would start without pre-trained weights, and `from_scratch` is not set.
-
-    >>> pretrained("timm:resnet50"), pretrained("torchvision:resnet50")
-    ('timm:resnet50?pretrained=true', 'torchvision:resnet50?weights=DEFAULT')
-    """
-    if backbone.endswith(".npz") and ":" not in backbone:
-        return f"bit:{backbone}"
-    if path_of(backbone, "the backbone").exists() or from_scratch:
-        return backbone
-    spec = parse_spec(backbone)
-    if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz"):
-        return backbone
-    join = "&" if "?" in backbone else "?"
-    if spec.family == "torchvision":
-        return f"{backbone}{join}weights=DEFAULT"
-    if spec.family == "timm":
-        return f"{backbone}{join}pretrained=true"
-    raise UnderstudyError(
-        f"{backbone} has no pre-trained weights by that name; give a run folder, a weights file or a timm: or "
-        "torchvision: model that has them, or pass --from-scratch"
-    )
 
 
 def has_batch_norm(network: nn.Module) -> bool:

@@ -1,0 +1,277 @@
+"""The stages of a compression, each a run in its folder that is begun, continued or left as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from understudy.compression.budget import Spent
+from understudy.compression.candidates import measure
+from understudy.compression.outline import RACE, Outline
+from understudy.compression.race import Entrant, field_of, rounds, steps_of_round, survivors
+from understudy.compression.recipes import (
+    METHODS,
+    TARGETS,
+    alone_recipe,
+    backbone_recipe,
+    default_steps,
+    label_config,
+    student_recipe,
+    tuned_recipe,
+)
+from understudy.compression.teacher import judge, right_of
+from understudy.config.recipe import DistillRecipe, Recipe, TrainRecipe
+from understudy.config.verbs import CompressConfig
+from understudy.evaluation.facts import CandidateFacts
+from understudy.models import load_network
+from understudy.pipeline.base import Pipeline
+from understudy.pipeline.distill import Distill
+from understudy.pipeline.kinds import pipeline_of
+from understudy.pipeline.label import Labeling
+from understudy.pipeline.label import label as write_targets
+from understudy.pipeline.loss import methods_of
+from understudy.pipeline.resumption import threads_of
+from understudy.pipeline.run import train_and_evaluate
+from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.train import Train
+from understudy.pipeline.weights import pretrained
+from understudy.runs.collection import RunCollection, named_when_stopped
+from understudy.runs.run import Run
+from understudy.runs.targets import TargetsFolder
+from understudy.terminal import Terminal
+
+PILOT = 8
+"""The student's schedule is about so many times as long as the pilot's."""
+_FEWEST = 3  # passes of each entrant in the first round
+
+
+@dataclass
+class Stages:
+    """A compression on its way.
+
+    Attributes:
+        outline: what was decided at its start.
+        overrides: with the data opened.
+    """
+
+    found: RunCollection
+    config: CompressConfig
+    outline: Outline
+    overrides: Overrides
+    spent: Spent
+
+    def ensure(self, name: str, recipe: Callable[[], Recipe]) -> Run:
+        """The finished run of a stage; its recipe is made when it begins, and kept."""
+        run, names = Run(self.found.path / name), self.found.record["runs"]
+        if name not in names:
+            run.prepare(recipe(), ())
+            self.found.note(runs=[*names, name])
+        if not run.finished:
+            Terminal().say(name, "bold")
+            with named_when_stopped(self.found.path), self.spent.during(name):
+                pipeline = pipeline_of(run.located_recipe(required=True), self.overrides)
+                train_and_evaluate(pipeline, run, self.found.command, within=self.found, threads=self.threads)
+        return run
+
+    @property
+    def threads(self) -> int | None:
+        return threads_of(self.found)
+
+    # --- the teacher --------------------------------------------------------------------------------------
+
+    def _named(self, backbone: str) -> str:
+        return pretrained(backbone, self.config.from_scratch)
+
+    def backbones(self) -> list[Run]:
+        """Each backbone as it is given, under the better of its own head and a linear probe."""
+        names = _numbered("backbone", len(self.config.backbone))
+        return [
+            self.ensure(name, lambda spec=spec: backbone_recipe(self.config, self._named(spec), self.outline))
+            for name, spec in zip(names, self.config.backbone, strict=True)
+        ]
+
+    def teachers(self) -> list[str]:
+        """The networks that teach: those given, else of each backbone the better of frozen and fine-tuned."""
+        if self.config.teacher:
+            return list(self.config.teacher)
+        chosen, sentences = [], []
+        names = _numbered("teacher", len(self.config.backbone))
+        for name, frozen in zip(names, self.backbones(), strict=True):
+            verdict = self._tuned(name, frozen)
+            chosen.append(str(self.found.path / name if verdict and verdict["tuned"] else frozen.path))
+            sentences += [verdict["sentence"]] if verdict else []
+        if sentences and "teacher_kept" not in self.found.record:
+            self.found.note(teacher_kept=" ".join(sentences))
+            for sentence in sentences:
+                Terminal().say(sentence)
+        return chosen
+
+    def _tuned(self, name: str, frozen: Run) -> dict[str, Any] | None:
+        """Fine-tune a backbone if that was planned; whether it is better, and a sentence."""
+        if not self.outline.tuned_epochs:
+            return None
+        known = self.found.record.get("judged", {})
+        if name not in known:
+            run = self.ensure(name, lambda: tuned_recipe(self.config, str(frozen.path), self.outline))
+            recipe = run.located_recipe(required=True)
+            assert isinstance(recipe, TrainRecipe)
+            with self.spent.during(name):
+                verdict = judge(frozen, run, Train(recipe, self.overrides))
+            known |= {name: {"tuned": verdict.is_tuned, "sentence": str(verdict)}}
+            self.found.note(judged=known)
+        return known[name]
+
+    # --- their answers ------------------------------------------------------------------------------------
+
+    def label(self, recipe: DistillRecipe) -> TargetsFolder:
+        """Have the teachers answer the views of a student, unless they did."""
+        targets = TargetsFolder(self.found.path / TARGETS)
+        if targets.finished:
+            return targets
+        Terminal().say(TARGETS, "bold")
+        terms = [term for method in self.methods for term in _terms(recipe, method)]
+        plain = recipe.model_copy(update={"targets": None, "validation": 0.0, "method": ("kd",), "objective": ()})
+        pipeline = Distill(plain, self.overrides)
+        views = self.outline.views
+        if self.outline.budget is None:
+            views = min(views, math.ceil((recipe.steps or 1) * recipe.batch_size / self.outline.examples))
+        embedding = not all(term.reads_logits_alone for term in terms)
+        config = label_config(plain, views, embedding, self.threads)
+        with named_when_stopped(self.found.path), self.spent.during(TARGETS):
+            write_targets(Labeling(pipeline, config, targets))
+        return targets
+
+    # --- students -----------------------------------------------------------------------------------------
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return METHODS if self.config.method == ("auto",) else self.config.method
+
+    def recipe(self, teachers: Sequence[str], student: str, method: str, steps: int) -> DistillRecipe:
+        targets = str(self.found.path / TARGETS)
+        return student_recipe(self.config, self.outline, teachers, targets, student, method, steps)
+
+    def race(self, teachers: Sequence[str], students: Sequence[tuple[str, float]]) -> Entrant:
+        """The student and the method to go on with.
+
+        Args:
+            students: names, with seconds per image of an update.
+        """
+        budget, n = self.outline.budget, self.outline.examples
+        total = RACE * budget if budget else default_steps(n) * 64 * students[0][1] * len(students) / PILOT
+        entrants = field_of(students, self.methods, total, n, _FEWEST)
+        number, count = 0, rounds(len(entrants))
+        while len(entrants) > 1:
+            accuracy = [self._heat(number, i, entrants, teachers, total / count) for i in range(len(entrants))]
+            for one, right in zip(entrants, accuracy, strict=True):
+                Terminal().say(f"{one.label()}: {right:.1%} on the validation part")
+            entrants, number = survivors(entrants, accuracy), number + 1
+        return entrants[0]
+
+    def _heat(
+        self, number: int, place: int, field: Sequence[Entrant], teachers: Sequence[str], seconds: float
+    ) -> float:
+        """The validation accuracy of an entrant in a round of so many seconds."""
+        one = field[place]
+        name, known = f"round-{number + 1}-{place + 1}", self.found.record.get("race", {})
+        if name not in known:
+
+            def begin() -> DistillRecipe:
+                recipe = self.recipe(teachers, one.student, one.method, 1)
+                steps = steps_of_round(seconds, field, recipe.batch_size)
+                return recipe.model_copy(update={"steps": steps, "baseline": False, "validation": 0.15, "seeds": 1})
+
+            run = self.ensure(name, begin)
+            pipeline = pipeline_of(run.located_recipe(required=True), self.overrides)
+            with self.spent.during(name):
+                accuracy = self._validation_accuracy(run, pipeline)
+            known |= {name: {"student": one.student, "method": one.method, "accuracy": accuracy}}
+            self.found.note(race=known)
+        return known[name]["accuracy"]
+
+    def _validation_accuracy(self, run: Run, pipeline: Pipeline[Any]) -> float:
+        held = pipeline.data.validation
+        assert held is not None
+        return float(right_of(run, pipeline, held).float().mean())
+
+    def pilot(self, teachers: Sequence[str], winner: Entrant) -> Run | None:
+        """With a budget, the student on a part of its schedule, which tells how fast and how well it learns."""
+        budget = self.outline.budget
+        if budget is None:
+            return None
+
+        def begin() -> DistillRecipe:
+            recipe, left = self.recipe(teachers, winner.student, winner.method, 1), budget - self.spent.seconds
+            members = PILOT * self.config.seeds * 2 + 1
+            steps = int((left - self.outline.tail) / (members * winner.seconds * recipe.batch_size))
+            return recipe.model_copy(update={"steps": max(steps, 2), "baseline": False, "seeds": 1})
+
+        return self.ensure("pilot", begin)
+
+    def student(self, teachers: Sequence[str], winner: Entrant, pilot: Run | None) -> Run:
+        """The student distilled beside the same one alone, for as long as there is time."""
+
+        def begin() -> DistillRecipe:
+            recipe = self.recipe(teachers, winner.student, winner.method, 1)
+            steps = self.config.steps or default_steps(self.outline.examples, recipe.batch_size)
+            if pilot is not None and self.outline.budget is not None:
+                left = self.outline.budget - self.spent.seconds - self.outline.tail
+                step = pilot.duration / max(pilot.recipe.steps or 1, 1)
+                steps = max(2, int(left / (2 * self.config.seeds * step)))
+            beside = self.config.transfer_set is None
+            return recipe.model_copy(update={"steps": steps, "baseline": beside, "seeds": self.config.seeds})
+
+        if self.config.transfer_set is None:
+            return self.ensure("student", begin)
+        self.ensure("alone", lambda: alone_recipe(begin()))
+        return self.ensure("student", begin)
+
+    # --- files --------------------------------------------------------------------------------------------
+
+    def rivals(self, frozen: Sequence[Run]) -> list[CandidateFacts]:
+        """The backbone with its head as files: as large as it teaches, and at a lower resolution."""
+        if len(frozen) != 1:
+            return []
+        if "rivals" not in self.found.record:
+            Terminal().say("rivals", "bold")
+            runs, smaller = list(frozen), _smaller(self.outline.teacher_size)
+            if smaller:
+                outline = replace(self.outline, teacher_size=smaller)
+                spec = self._named(self.config.backbone[0])
+                spec = self._named(self.config.backbone[0])
+                runs.append(self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline)))
+            with self.spent.during("rivals"):
+                measured = [one for run in runs for one in self._measured(run)]
+            self.found.note(rivals=[one.model_dump(mode="json") for one in measured])
+        return [CandidateFacts.model_validate(one) for one in self.found.record["rivals"]]
+
+    def _measured(self, run: Run) -> list[CandidateFacts]:
+        data = pipeline_of(run.located_recipe(required=True), self.overrides).data
+        formats = [name for name in self.config.format if name in ("onnx", "int8")]
+        if data.test is None or not formats:
+            return []
+        (file,) = run.models.values()
+        network = load_network(file, trust_code=self.overrides.trust_code)
+        validation = run.record["frozen"]["model-0"]
+        scores = validation["given"] if validation["own"] else validation["probe"]
+        found = measure(network, self.config.backbone[0], "backbone", data.test, data.train, formats)
+        return [one.model_copy(update={"validation": scores}) for one in found]
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """["teacher"], or ["teacher-0", "teacher-1", ...]."""
+    return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
+
+
+def _smaller(size: int) -> int | None:
+    """About 0.7 of a size, which halves the arithmetic; None where that is no size for a network."""
+    smaller = 32 * round(0.7 * size / 32)
+    return smaller if 32 <= smaller < size else None
+
+
+def _terms(recipe: DistillRecipe, method: str) -> list[Any]:
+    name, _, options = method.partition(":")
+    update = {"method": (name,), "objective": ()} if not options else {"method": ("kd",), "objective": (method,)}
+    return [term for terms in methods_of(recipe.model_copy(update=update)).values() for term in terms]
