@@ -213,7 +213,8 @@ def test_a_pretrained_model_is_probed_by_its_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), file)
     name, digits = f"timm:test_resnet?weights={file}", open_source("digits").train
-    assert isinstance(digits, ArraySource) and digits.targets is not None
+    assert isinstance(digits, ArraySource)
+    assert digits.targets is not None
     (found,) = understudy.probe(name, (digits.inputs[:150], digits.targets[:150]), teacher=[name])
     assert found.classes == 10
     assert set(found.probes) == {"teacher-0", "model-0"}

@@ -26,12 +26,12 @@ from understudy.models import load_network
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import start
 from understudy.pipeline.run_data import Overrides
+from understudy.pipeline.weights import pretrained
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
 from understudy.training import Loop
 from understudy.verbs.arguments import configure
 from understudy.verbs.few_shots import few_shots
-from understudy.pipeline.weights import pretrained
 from understudy.verbs.transfer import plan, transfer
 
 QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "batch_size": 16, "from_scratch": True, "workers": 0}

@@ -12,7 +12,6 @@ import torch
 from understudy.compression.budget import START_UP
 from understudy.config.verbs import CompressConfig
 from understudy.data import Source, typical_size
-from understudy.data.source import RecordSource
 from understudy.errors import UnderstudyError
 from understudy.models import Network
 from understudy.pipeline.threads import blank_batch
@@ -84,18 +83,18 @@ class Outline:
         return cls(**values | {"notes": tuple(values["notes"])})
 
 
-def draft(config: CompressConfig, train: Source, native: int) -> Outline:
+def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool) -> Outline:
     """The outline where time is no matter: images as large as they are and the backbone takes.
 
     Args:
         native: pixels of the images that the backbone was made for.
+        resizable: whether the images can be decoded at another size than theirs.
     """
     image = min(typical_size(train))
-    records = isinstance(train, RecordSource)
-    largest = min(native, SIZES[0]) if records else native
-    teacher = config.crop_size or min(largest, 2 * image)
-    student = config.student_size or min(teacher, image, SIZES[0])
-    view = config.size or (min(image, max(teacher, student)) if records else None)
+    teacher = config.crop_size or min(native, SIZES[0], 2 * image)
+    student = config.student_size or min(teacher, image)
+    large = resizable and image > SIZES[-1]
+    view = config.size or (min(image, max(teacher, student)) if large else None)
     tuned = 0 if config.teacher_steps == 0 else TUNED_EPOCHS[1]
     return Outline(view, teacher, student, config.views, tuned, len(train))
 

@@ -137,7 +137,7 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     input_size: int | None
     """Input size of the trained network in pixels; default: the size of the samples."""
     precise_bn: bool
-    """After training, take BatchNorm's statistics from images as they are at test, if that lowers the loss."""
+    """After training, take BatchNorm's statistics from images as they are at test, if that is better."""
     seed: int
     """Seed for shuffling, augmentation and initialization."""
     seeds: int

@@ -215,7 +215,7 @@ class TrainingOptions(SampleOptions, MachineOptions):
     input_size: Pixels | None = None
     """Input size of the trained network in pixels; default: the size of the samples."""
     precise_bn: bool = True
-    """After training, take BatchNorm's statistics from images as they are at test, if that lowers the loss."""
+    """After training, take BatchNorm's statistics from images as they are at test, if that is better."""
     seed: Seed = 0
     """Seed for shuffling, augmentation and initialization."""
     seeds: Several = 1

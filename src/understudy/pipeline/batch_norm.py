@@ -31,7 +31,11 @@ _SHARE = 20  # one image in so many that the network was trained on
 
 @dataclass(frozen=True)
 class Reestimated:
-    """Accuracy and mean cross-entropy on some images before and after; the statistics stay if the loss falls."""
+    """Accuracy and mean cross-entropy on some images before and after.
+
+    The new statistics stay if they are more accurate, or as accurate at a lower loss. The loss alone would not do: they
+    change the scale of the logits, which a temperature makes good.
+    """
 
     images: int
     accuracy: tuple[float, float]
@@ -39,15 +43,15 @@ class Reestimated:
 
     @property
     def kept(self) -> bool:
-        return self.loss[1] < self.loss[0]
+        return (self.accuracy[1], -self.loss[1]) > (self.accuracy[0], -self.loss[0])
 
     def __str__(self) -> str:
         images = f"{self.images:,} images as at test"
         if not self.kept:
-            return f"BatchNorm's statistics kept, as those of {images} do not lower the loss"
+            return f"BatchNorm's statistics kept, as those of {images} are not better"
         return (
-            f"BatchNorm's statistics taken from {images}: loss on them {self.loss[0]:.3f} -> {self.loss[1]:.3f}, "
-            f"accuracy {self.accuracy[0]:.1%} -> {self.accuracy[1]:.1%}"
+            f"BatchNorm's statistics taken from {images}: accuracy on them {self.accuracy[0]:.1%} -> "
+            f"{self.accuracy[1]:.1%}, loss {self.loss[0]:.3f} -> {self.loss[1]:.3f}"
         )
 
 
@@ -65,7 +69,7 @@ def reestimate(
 ) -> Reestimated | None:
     """Take the running statistics of a trained network's BatchNorm layers from images without augmentation.
 
-    The network keeps its own statistics if the new ones do not lower the cross-entropy on these images.
+    The network keeps its own statistics if the new ones are not better on these images.
 
     Args:
         source: labeled training samples.

@@ -211,7 +211,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     callbacks: list[Callback] = []
     if first:
         callbacks += [MetricsFile(run.path / "metrics.jsonl", recipe.tracker)]
-        callbacks += [] if staged else [ConsoleLogger(pipeline.title(run), terminal)]
+        callbacks += [] if staged or recipe.steps == 0 else [ConsoleLogger(pipeline.title(run), terminal)]
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device, workers_of(recipe)),
         run.path / "checkpoints", callbacks, str(run.path), pause=staged,

@@ -124,7 +124,8 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
         teachers = [load_network(file) for name in config.teacher for file in weights_of(name)]
     else:
         teachers = [network(pretrained(spec, config.from_scratch), None) for spec in config.backbone]
-    outline = draft(config, train, max(one.contract.shape[-1] for one in teachers))
+    native = max(one.contract.shape[-1] for one in teachers)
+    outline = draft(config, train, native, resizable=overrides.data is None)
     names = names_for(config, min(typical_size(train)))
     small = min(outline.student_size, _TIMED)
     with using_threads(config.threads):
