@@ -66,8 +66,8 @@ class Duel:
 
     @property
     def points(self) -> float:
-        """The difference in percentage points, rounded as it is shown."""
-        return round(100 * (self.accuracy[0] - self.accuracy[1]), 1) + 0.0
+        """The difference in percentage points."""
+        return 100 * (self.accuracy[0] - self.accuracy[1])
 
     @property
     def text(self) -> str:
@@ -110,7 +110,7 @@ def duel(first: Network, second: Network) -> Duel:
 
 
 def duels(facts: CompressionFacts) -> list[Duel]:
-    """The distilled student against the student alone, the teacher, and what the backbones were worth before training."""
+    """The distilled student against the student alone, the teacher, and the backbones before any training."""
     row = facts.row("distilled")
     return [] if row is None else [duel(Network.of(row, "distilled"), rival) for rival in _rivals(facts)]
 

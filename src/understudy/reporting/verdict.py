@@ -50,12 +50,14 @@ def handed_over(facts: CompressionFacts) -> str:
         )
         name = {"backbone": "the backbone ", "alone": "the student trained alone, "}.get(first.role, "")
         return f"Handed over: {name}{first.model} at {first.size} px ({each})."
-    files = facts.export.files
-    smallest, teacher, row = min(files, key=lambda file: file.bytes), facts.row("teacher"), facts.row("distilled")
-    size = f", {ratio(smallest.bytes, teacher.bytes)} of the teacher's weights" if teacher and teacher.bytes else ""
-    flops = f", with {ratio(row.flops, teacher.flops)} of its FLOPs" if row and teacher and row.flops and teacher.flops else ""  # fmt: skip  # noqa: E501
-    name = f"{row.model}: " if row else ""
-    return f"Handed over: {name}the smallest file has {compact(smallest.bytes, 'B')}{size}{flops}."
+    smallest = min(facts.export.files, key=lambda file: file.bytes)
+    teacher, row = facts.row("teacher"), facts.row("distilled")
+    said = f"Handed over: {f'{row.model}; ' if row else ''}the smallest file has {compact(smallest.bytes, 'B')}"
+    if teacher and teacher.bytes:
+        said += f", {ratio(smallest.bytes, teacher.bytes)} of the teacher's weights"
+    if teacher and teacher.flops and row and row.flops:
+        said += f", with {ratio(row.flops, teacher.flops)} of its FLOPs"
+    return f"{said}."
 
 
 def warnings(facts: CompressionFacts) -> list[Caveat]:
