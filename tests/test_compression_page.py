@@ -378,7 +378,7 @@ def test_the_verdict_comes_first_and_the_files_last() -> None:
     for shown in ("The probe teaches.", "a linear probe on the frozen backbone", "the same student trained alone"):
         assert shown in text
         assert shown in html
-    assert re.search(r"linear probe on the frozen backbone</th><td>93.0</td><td>−8.0</td><td>0</td><td>16</td>", html)
+    assert re.search(r"linear probe on the frozen backbone</th><td>93.0</td><td>−8.0</td><td>&lt;0.001</td><td>0</td><td>16</td>", html)
 
 
 def test_a_compression_without_a_distilled_student_has_a_page() -> None:
