@@ -101,9 +101,7 @@ def _of_distillation(facts: CompressionFacts) -> Iterator[Caveat]:
             bad=failed,
         )
     elif failed:
-        yield Caveat(
-            "Distillation did not help. Try more --budget or other --methods; the student alone costs no teacher."
-        )
+        yield Caveat("Use the student alone, or try more --budget, other --methods or another --teacher.")
 
 
 def _of_backbone(facts: CompressionFacts) -> Iterator[Caveat]:
