@@ -375,6 +375,7 @@ def test_the_verdict_comes_first_and_the_files_last() -> None:
     assert text.startswith("Distillation helped: 85.0% against 75.0% trained alone (+10 points, p < 0.001, McNemar's")
     assert text.endswith("files: export/model.onnx")
     assert html.index("Distillation helped") < html.index("<section")
+    assert "For comparison: the teacher 95.0%, a linear probe on the frozen backbone 93.0%." in text
     for shown in ("The probe teaches.", "a linear probe on the frozen backbone", "the same student trained alone"):
         assert shown in text
         assert shown in html

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from understudy.evaluation.facts import CandidateFacts, CompressionFacts
-from understudy.reporting.rivals import Duel, Network, duel, duels, named, of_given
+from understudy.reporting.rivals import ALONE, TEACHER, Duel, Network, duel, duels, named, of_given
 from understudy.reporting.significance import LEVEL
 from understudy.reporting.wording import Headline, compact, moment, percent, ratio
 
@@ -29,15 +29,25 @@ def verdict(facts: CompressionFacts) -> Headline:
         evidence = "The same student was not trained alone, so the effect of distillation is unknown."
         return Headline("open", "No baseline", f"The distilled student reaches {accuracy}.", evidence)
     mine, theirs = (percent(share, 1) for share in found.accuracy)
+    beside = _beside(facts)
     sentence = f"{mine} against {theirs} trained alone ({found.text})."
     if found.points <= 0:
-        return Headline("bad", "Distillation did not help", sentence)
+        return Headline("bad", "Distillation did not help", sentence, beside)
     if found.p is None:
-        return Headline("open", "Not tested", sentence)
+        return Headline("open", "Not tested", sentence, beside)
     if found.p > LEVEL:
         more = "More --seeds or more test images would show a difference of this size, if there is one."
-        return Headline("open", "No gain could be shown", sentence, more)
-    return Headline("good", "Distillation helped", sentence)
+        return Headline("open", "No gain could be shown", sentence, f"{beside} {more}".strip())
+    return Headline("good", "Distillation helped", sentence, beside)
+
+
+def _beside(facts: CompressionFacts) -> str:
+    """The teacher, and the best that its backbones were worth before."""
+    others = [one.second for one in duels(facts) if one.second.name != ALONE]
+    given = [one for one in others if one.name != TEACHER]
+    best = [max(given, key=lambda one: one.mean)] if given else []
+    shown = [f"{one.name} {percent(one.mean, 1)}" for one in others if one.name == TEACHER or one in best]
+    return f"For comparison: {', '.join(shown)}." if shown else ""
 
 
 def handed_over(facts: CompressionFacts) -> str:
@@ -101,7 +111,9 @@ def _of_distillation(facts: CompressionFacts) -> Iterator[Caveat]:
             bad=failed,
         )
     elif failed:
-        yield Caveat("Use the student alone, or try more --budget, other --methods or another --teacher.")
+        handed = any(one.role == "student" for one in facts.chosen) or not facts.chosen
+        start = "Use the student alone, or try" if handed else "Try"
+        yield Caveat(f"{start} more --budget, other --methods or another --teacher.")
 
 
 def _of_backbone(facts: CompressionFacts) -> Iterator[Caveat]:
