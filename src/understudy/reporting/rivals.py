@@ -112,7 +112,7 @@ def duel(first: Network, second: Network) -> Duel:
 
 
 def duels(facts: CompressionFacts) -> list[Duel]:
-    """The distilled student against the student alone, the teacher, and the backbones before any training."""
+    """The distilled student against the student alone, the teacher, and the backbones as they were given."""
     row = facts.row("distilled")
     return [] if row is None else [duel(Network.of(row, "distilled"), rival) for rival in _rivals(facts)]
 
