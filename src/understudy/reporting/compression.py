@@ -68,9 +68,10 @@ def console(facts: CompressionFacts) -> Renderables:
     caption = "latency: one image on one thread; percentages beside values are of the teacher's, in the same runtime"
     made = table(left(), *map(right, _HEADS[1:]), caption=caption)
     for line in _lines(facts):
-        name = f"{facts.export.folder}/{line.name}" if line.role == "file" else line.name
         made.add_row(
-            Text(name), *map(aside, line.cells, line.ratios), style="cyan" if line.role in ("distilled", "file") else ""
+            Text(line.name),
+            *map(aside, line.cells, line.ratios),
+            style="cyan" if line.role in ("distilled", "file") else "",
         )
     forecast = forecast_sentence(facts.forecast) if facts.forecast else ""
     return [

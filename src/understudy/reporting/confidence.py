@@ -9,8 +9,8 @@ from understudy.reporting.figures import COLORS, Panel, few_ticks, panel
 from understudy.reporting.wording import percent
 
 _COVERAGES = (0.8, 0.9, 0.95, 1.0)
-_TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_LEAST = 0.1  # coverage that is worth a sentence
+_TARGETS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+_LEAST = 0.2  # coverage that is worth a sentence
 
 
 @dataclass(frozen=True, slots=True)

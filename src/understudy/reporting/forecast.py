@@ -15,7 +15,7 @@ def forecast_sentence(forecast: ScalingForecast) -> str:
     >>> print(forecast_sentence(known))
     The student reaches 60.0% after 100 steps and 80.0% after 800. By a power law through both, twice the steps would \
 bring 84.1% (83.6 to 84.7%), and four times 85.0% at most, the teacher's accuracy.
-    >>> forecast_sentence(known.model_copy(update={"examples": 50}))
+    >>> forecast_sentence(known.model_copy(update={"examples": 20}))
     ''
     """
     if not forecast.known or forecast.teacher_error is None:

@@ -11,6 +11,8 @@ from understudy.evaluation.facts import CompressionFacts, GivenFacts, Row
 from understudy.reporting.significance import MIN_SEEDS, mcnemar, paired_t
 from understudy.reporting.wording import p_value, percent, signed, spelled
 
+ALONE = "the same student trained alone"
+TEACHER = "the teacher"
 ROUTES = {
     "as given": "the backbone as given",
     "linear probe": "a linear probe on the frozen backbone",
@@ -66,8 +68,8 @@ class Duel:
 
     @property
     def points(self) -> float:
-        """The difference in percentage points, rounded as it is shown."""
-        return round(100 * (self.accuracy[0] - self.accuracy[1]), 1) + 0.0
+        """The difference in percentage points."""
+        return 100 * (self.accuracy[0] - self.accuracy[1])
 
     @property
     def text(self) -> str:
@@ -116,7 +118,7 @@ def duels(facts: CompressionFacts) -> list[Duel]:
 
 
 def _rivals(facts: CompressionFacts) -> Iterator[Network]:
-    for role, name in (("alone", "the same student trained alone"), ("teacher", "the teacher")):
+    for role, name in (("alone", ALONE), ("teacher", TEACHER)):
         if row := next((row for row in facts.rows if row.role == role), None):
             yield Network.of(row, name, fixed=role == "teacher" and len(row.seeds) == 1)
     for given in facts.given:

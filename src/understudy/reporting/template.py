@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from understudy.reporting import wording
 from understudy.version import __version__
@@ -50,7 +52,21 @@ def _environment() -> Environment:
     )  # fmt: skip
     for show in (wording.count, wording.percent, wording.duration, wording.signed):
         environment.filters[show.__name__] = show
+    environment.filters["unbroken"] = unbroken
     return environment
+
+
+def unbroken(text: str) -> Markup:
+    """A sentence whose flags and p values are not broken between lines.
+
+    >>> print(unbroken("<b> p < 0.001: try --seeds 3"))
+    &lt;b&gt; <span class="unbroken">p &lt; 0.001</span>: try <span class="unbroken">--seeds</span> 3
+    """
+    parts = re.split(r"(--[a-z-]+|\bp [=<] [\d.]+\d)", text)
+    return Markup("").join(
+        Markup('<span class="unbroken">{}</span>').format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from understudy.evaluation.facts import CandidateFacts, CompressionFacts
-from understudy.reporting.rivals import Duel, Network, duel, duels, named, of_given
+from understudy.reporting.rivals import ALONE, TEACHER, Duel, Network, duel, duels, named, of_given
 from understudy.reporting.significance import LEVEL
 from understudy.reporting.wording import Headline, compact, moment, percent, ratio
 
@@ -29,15 +29,25 @@ def verdict(facts: CompressionFacts) -> Headline:
         evidence = "The same student was not trained alone, so the effect of distillation is unknown."
         return Headline("open", "No baseline", f"The distilled student reaches {accuracy}.", evidence)
     mine, theirs = (percent(share, 1) for share in found.accuracy)
+    beside = _beside(facts)
     sentence = f"{mine} against {theirs} trained alone ({found.text})."
     if found.points <= 0:
-        return Headline("bad", "Distillation did not help", sentence)
+        return Headline("bad", "Distillation did not help", sentence, beside)
     if found.p is None:
-        return Headline("open", "Not tested", sentence)
+        return Headline("open", "Not tested", sentence, beside)
     if found.p > LEVEL:
         more = "More --seeds or more test images would show a difference of this size, if there is one."
-        return Headline("open", "No gain could be shown", sentence, more)
-    return Headline("good", "Distillation helped", sentence)
+        return Headline("open", "No gain could be shown", sentence, f"{beside} {more}".strip())
+    return Headline("good", "Distillation helped", sentence, beside)
+
+
+def _beside(facts: CompressionFacts) -> str:
+    """The teacher, and the best that its backbones were worth before."""
+    others = [one.second for one in duels(facts) if one.second.name != ALONE]
+    given = [one for one in others if one.name != TEACHER]
+    best = [max(given, key=lambda one: one.mean)] if given else []
+    shown = [f"{one.name} {percent(one.mean, 1)}" for one in others if one.name == TEACHER or one in best]
+    return f"For comparison: {', '.join(shown)}." if shown else ""
 
 
 def handed_over(facts: CompressionFacts) -> str:
@@ -50,12 +60,14 @@ def handed_over(facts: CompressionFacts) -> str:
         )
         name = {"backbone": "the backbone ", "alone": "the student trained alone, "}.get(first.role, "")
         return f"Handed over: {name}{first.model} at {first.size} px ({each})."
-    files = facts.export.files
-    smallest, teacher, row = min(files, key=lambda file: file.bytes), facts.row("teacher"), facts.row("distilled")
-    size = f", {ratio(smallest.bytes, teacher.bytes)} of the teacher's weights" if teacher and teacher.bytes else ""
-    flops = f", with {ratio(row.flops, teacher.flops)} of its FLOPs" if row and teacher and row.flops and teacher.flops else ""  # fmt: skip  # noqa: E501
-    name = f"{row.model}: " if row else ""
-    return f"Handed over: {name}the smallest file has {compact(smallest.bytes, 'B')}{size}{flops}."
+    smallest = min(facts.export.files, key=lambda file: file.bytes)
+    teacher, row = facts.row("teacher"), facts.row("distilled")
+    said = f"Handed over: {f'{row.model}; ' if row else ''}the smallest file has {compact(smallest.bytes, 'B')}"
+    if teacher and teacher.bytes:
+        said += f", {ratio(smallest.bytes, teacher.bytes)} of the teacher's weights"
+    if teacher and teacher.flops and row and row.flops:
+        said += f", with {ratio(row.flops, teacher.flops)} of its FLOPs"
+    return f"{said}."
 
 
 def warnings(facts: CompressionFacts) -> list[Caveat]:
@@ -99,9 +111,9 @@ def _of_distillation(facts: CompressionFacts) -> Iterator[Caveat]:
             bad=failed,
         )
     elif failed:
-        yield Caveat(
-            "Distillation did not help. Try more --budget or other --methods; the student alone costs no teacher."
-        )
+        handed = any(one.role == "student" for one in facts.chosen) or not facts.chosen
+        start = "Use the student alone, or try" if handed else "Try"
+        yield Caveat(f"{start} more --budget, other --methods or another --teacher.")
 
 
 def _of_backbone(facts: CompressionFacts) -> Iterator[Caveat]:
