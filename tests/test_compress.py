@@ -35,6 +35,7 @@ from understudy.evaluation.facts import CompressionFacts
 from understudy.models import load_network
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
+from understudy.runs.run import Run
 from understudy.verbs.compress import plan
 
 SHORT: dict[str, Any] = {"teacher_steps": 12, "steps": 40, "workers": 0, "precision": "32", "threads": 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.compression.candidates import PRECISIONS, Limits
@@ -13,7 +13,7 @@ from understudy.runs.run import Run
 _ROUTES = {"given": "as given", "probe": "linear probe", "neighbors": "k-NN"}
 
 
-def facts_of(found: RunCollection, rivals: Sequence[CandidateFacts]) -> CompressionFacts:
+def facts_of(found: RunCollection, rivals: Mapping[str, Sequence[CandidateFacts]]) -> CompressionFacts:
     """The student's run with its teacher, its rivals and its files."""
     record, stages = found.record, found.runs
     student = stages["student"]
@@ -27,13 +27,19 @@ def facts_of(found: RunCollection, rivals: Sequence[CandidateFacts]) -> Compress
             "rows": [row.model_dump() for row in (*facts.of("teacher"), *renamed, *facts.of("distilled"))],
             "given": [_given(run).model_dump() for name, run in stages.items() if _is_backbone(name)],
             "teacher_kept": record.get("teacher_kept", ""),
-            "candidates": [one.model_dump() for one in (*_students(found, student), *rivals)],
+            "candidates": [one.model_dump() for one in (*_students(found, student), *_backbones(found, rivals))],
             "limits": Limits.of(found.config).to_json(),
             "latency_ms": record["latency_ms"], "export": record["export"], "seconds": seconds,
             "answer_seconds": 0.0, "forecast": _forecast(found),
             "notes": found.notes, "command": found.command,
         }
     )  # fmt: skip
+
+
+def _backbones(found: RunCollection, rivals: Mapping[str, Sequence[CandidateFacts]]) -> Iterator[CandidateFacts]:
+    handed = found.record.get("handed", "student")
+    for name, files in rivals.items():
+        yield from (one.model_copy(update={"chosen": name == handed}) for one in files)
 
 
 def _is_backbone(name: str) -> bool:
@@ -64,13 +70,15 @@ def _students(found: RunCollection, student: Run) -> list[CandidateFacts]:
     laps: dict[str, int] = {}
     for one in raced:
         laps[one["student"]] = laps.get(one["student"], 0) + 1
+    score = record.get("scores", {}).get("student", validation.get(name))
+    files = record["export"]["files"] if record.get("handed", "student") == "student" else []
     handed = [
         CandidateFacts(
             model=name, role="student", size=size, precision=PRECISIONS[file["format"]], latency_ms=file["latency_ms"],
-            bytes=file["bytes"], accuracy=file["accuracy"], validation=validation.get(name), rounds=laps.get(name, 0),
-            chosen=True,
+            bytes=file["bytes"], accuracy=file["accuracy"], validation=score,
+            rounds=laps.get(name, 0), chosen=True,
         )
-        for file in record["export"]["files"]
+        for file in files
         if file["format"] in PRECISIONS
     ]  # fmt: skip
     timed = [CandidateFacts.model_validate(one) for one in record.get("candidates", [])]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.compression.budget import Spent
-from understudy.compression.candidates import measure
+from understudy.compression.candidates import PRECISIONS, Limits, measure
 from understudy.compression.outline import RACE, Outline
 from understudy.compression.race import Entrant, field_of, rounds, steps_of_round, survivors
 from understudy.compression.recipes import (
     METHODS,
     TARGETS,
+    VALIDATION,
     alone_recipe,
     backbone_recipe,
     default_steps,
@@ -119,7 +120,7 @@ class Stages:
             assert isinstance(recipe, TrainRecipe)
             with self.spent.during(name):
                 verdict = judge(frozen, run, Train(recipe, self.overrides))
-            known |= {name: {"tuned": verdict.is_tuned, "sentence": str(verdict)}}
+            known |= {name: {"tuned": verdict.is_tuned, "sentence": str(verdict), "accuracy": verdict.tuned}}
             self.found.note(judged=known)
         return known[name]
 
@@ -181,20 +182,23 @@ class Stages:
             def begin() -> DistillRecipe:
                 recipe = self.recipe(teachers, one.student, one.method, 1)
                 steps = steps_of_round(seconds, field, recipe.batch_size)
-                return recipe.model_copy(update={"steps": steps, "baseline": False, "validation": 0.15, "seeds": 1})
+                return recipe.model_copy(
+                    update={"steps": steps, "baseline": False, "validation": VALIDATION, "seeds": 1}
+                )
 
             run = self.ensure(name, begin)
             pipeline = pipeline_of(run.located_recipe(required=True), self.overrides)
             with self.spent.during(name):
-                accuracy = self._validation_accuracy(run, pipeline)
+                accuracy = self.validation_accuracy(run, pipeline)
             known |= {name: {"student": one.student, "method": one.method, "accuracy": accuracy}}
             self.found.note(race=known)
         return known[name]["accuracy"]
 
-    def _validation_accuracy(self, run: Run, pipeline: Pipeline[Any]) -> float:
+    def validation_accuracy(self, run: Run, pipeline: Pipeline[Any]) -> float:
+        """Of the distilled network of a run that has a validation part."""
         held = pipeline.data.validation
         assert held is not None
-        return float(right_of(run, pipeline, held).float().mean())
+        return float(right_of(run.models["distilled-0"], pipeline, held).float().mean())
 
     def pilot(self, teachers: Sequence[str], winner: Entrant) -> Run | None:
         """With a budget, the student on a part of its schedule, which tells how fast and how well it learns."""
@@ -221,7 +225,9 @@ class Stages:
                 step = pilot.duration / max(pilot.recipe.steps or 1, 1)
                 steps = max(2, int(left / (2 * self.config.seeds * step)))
             beside = self.config.transfer_set is None
-            return recipe.model_copy(update={"steps": steps, "baseline": beside, "seeds": self.config.seeds})
+            update = {"steps": steps, "baseline": beside, "seeds": self.config.seeds}
+            # where the backbone may be handed over in its place, both are judged by the validation part
+            return recipe.model_copy(update=update | ({} if self.config.student else {"validation": VALIDATION}))
 
         if self.config.transfer_set is None:
             return self.ensure("student", begin)
@@ -230,34 +236,61 @@ class Stages:
 
     # --- files --------------------------------------------------------------------------------------------
 
-    def rivals(self, frozen: Sequence[Run]) -> list[CandidateFacts]:
-        """The backbone with its head as files: as large as it teaches, and at a lower resolution."""
-        if len(frozen) != 1:
-            return []
-        if "rivals" not in self.found.record:
+    def rivals(self) -> dict[str, list[CandidateFacts]]:
+        """The one backbone as files, by run: as it teaches, frozen, and frozen at a lower resolution."""
+        if len(self.config.backbone) != 1:
+            return {}
+        if not self.found.record.get("rivals_measured"):
             Terminal().say("rivals", "bold")
-            runs, smaller = list(frozen), _smaller(self.outline.teacher_size)
-            if smaller:
-                outline = replace(self.outline, teacher_size=smaller)
-                spec = self._named(self.config.backbone[0])
-                spec = self._named(self.config.backbone[0])
-                runs.append(self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline)))
+            names = [name for name in ("teacher", "backbone") if name in self.found.record["runs"]]
+            if smaller := _smaller(self.outline.teacher_size):
+                outline, spec = replace(self.outline, teacher_size=smaller), self._named(self.config.backbone[0])
+                names.append(
+                    self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline)).path.name
+                )
             with self.spent.during("rivals"):
-                measured = [one for run in runs for one in self._measured(run)]
-            self.found.note(rivals=[one.model_dump(mode="json") for one in measured])
-        return [CandidateFacts.model_validate(one) for one in self.found.record["rivals"]]
+                for name in names:
+                    self._note_files(Run(self.found.path / name))
+            self.found.note(rivals_measured=True)
+        known: dict[str, list[Any]] = self.found.record["rivals"]
+        return {name: [CandidateFacts.model_validate(one) for one in files] for name, files in known.items()}
+
+    def _note_files(self, run: Run) -> None:
+        score = self._score(run) if run.path.name != "student" else self.found.record["scores"]["student"]
+        files = [one.model_copy(update={"validation": score}).model_dump(mode="json") for one in self._measured(run)]
+        self.found.note(rivals=self.found.record.get("rivals", {}) | {run.path.name: files})
 
     def _measured(self, run: Run) -> list[CandidateFacts]:
         data = pipeline_of(run.located_recipe(required=True), self.overrides).data
-        formats = [name for name in self.config.format if name in ("onnx", "int8")]
+        formats = [name for name in self.config.format if name in PRECISIONS]
         if data.test is None or not formats:
             return []
-        (file,) = run.models.values()
-        network = load_network(file, trust_code=self.overrides.trust_code)
-        validation = run.record["frozen"]["model-0"]
-        scores = validation["given"] if validation["own"] else validation["probe"]
-        found = measure(network, self.config.backbone[0], "backbone", data.test, data.train, formats)
-        return [one.model_copy(update={"validation": scores}) for one in found]
+        network = load_network(next(iter(run.models.values())), trust_code=self.overrides.trust_code)
+        name = getattr(run.recipe, "student", self.config.backbone[0])
+        role = "student" if run.path.name == "student" else "backbone"
+        return measure(network, name, role, data.test, data.train, formats)
+
+    def _score(self, run: Run) -> float | None:
+        """The accuracy of a backbone on images that it was not fitted to."""
+        if run.path.name == "teacher":
+            return self.found.record["judged"]["teacher"]["accuracy"]
+        scores = run.record["frozen"]["model-0"]
+        return scores["given"] if scores["own"] else scores["probe"]
+
+    def handed_over(self, student: Run) -> Run:
+        """What becomes a file: the student that was asked for, else the most accurate of all within the limits."""
+        if self.config.student or "handed" in self.found.record:
+            return Run(self.found.path / self.found.record.get("handed", student.path.name))
+        pipeline, limits = pipeline_of(student.located_recipe(required=True), self.overrides), Limits.of(self.config)
+        scores = {student.path.name: self.validation_accuracy(student, pipeline)}
+        for name, files in self.rivals().items():
+            if any(limits.admit(one) for one in files) and limits.flops is None:
+                scores[name] = files[0].validation or 0.0
+        best = max(scores, key=lambda name: scores[name])
+        self.found.note(handed=best, scores=scores)
+        if best != student.path.name:  # else its files are measured when they are exported
+            self._note_files(student)
+        return Run(self.found.path / best)
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from understudy.data import Source
 from understudy.data.cache import decoded
 from understudy.evaluation import predict_logits
+from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import device_of, workers_of
 from understudy.pipeline.train import Train
 from understudy.runs.run import Run
@@ -50,21 +53,25 @@ def judge(frozen: Run, tuned: Run, pipeline: Train) -> Verdict:
     """
     held = pipeline.data.validation
     assert held is not None
-    right = right_of(tuned, pipeline, held)
+    right = right_of(_only(tuned), pipeline, held)
     own = frozen.record["frozen"]["model-0"]
     if own["own"]:  # its head was given, and fitted to none of these images
-        known = right_of(frozen, pipeline, held)
+        known = right_of(_only(frozen), pipeline, held)
         return Verdict(float(known.float().mean()), float(right.float().mean()), len(held))
     known = torch.tensor([own["right"].get(str(number), -1) for number in held.ids.tolist()])
     both = known >= 0  # of many samples some take part in the cross-validation
     return Verdict(float(known[both].float().mean()), float(right[both].float().mean()), int(both.sum()))
 
 
-def right_of(run: Run, pipeline: Train, held: Source) -> torch.Tensor:
-    """(N,) bool: which samples the network of a run classifies right."""
-    (file,) = run.models.values()
+def right_of(file: Path, pipeline: Pipeline[Any], held: Source) -> torch.Tensor:
+    """(N,) bool: which samples a network of a run classifies right."""
     device = device_of(pipeline.recipe)
     source = decoded(held, workers_of(pipeline.recipe))
     predictions = predict_logits(pipeline.load(file).to(device), source, device=device)
     assert predictions.targets is not None
     return predictions.logits.argmax(1) == predictions.targets
+
+
+def _only(run: Run) -> Path:
+    (file,) = run.models.values()
+    return file

@@ -197,25 +197,26 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     if config.devices * config.nodes == 1:  # else each process opens it
         overrides = replace(overrides, data=opened(config, overrides, outline.view_size))
     stages = Stages(found, config, outline, overrides, Spent.of(found))
-    frozen, teachers = stages.backbones(), stages.teachers()
+    teachers = stages.teachers()
     students = [(name, seconds) for name, seconds in record["students"]]
     steps = config.steps or default_steps(outline.examples)
     stages.label(stages.recipe(teachers, students[0][0], stages.methods[0], steps))
     winner = stages.race(teachers, students)
-    rivals = stages.rivals(frozen)
+    stages.rivals()
     pilot = stages.pilot(teachers, winner)
     student = stages.student(teachers, winner, pilot)
     if "export" not in found.record:
         terminal.say("export", "bold")
+        handed = stages.handed_over(student)
         with stages.spent.during("export"):
             done = export(
-                student.path, format=config.format, network="distilled-0", data=overrides.data,
+                handed.path, format=config.format, network=next(iter(handed.models)), data=overrides.data,
                 out=found.path / "export", trust_code=overrides.trust_code,
             )  # fmt: skip
         found.note(export=done.facts.model_dump(mode="json"))
     if "latency_ms" not in found.record:
         found.note(latency_ms=_latencies(teachers, student, overrides.trust_code))
-    facts = facts_of(found, rivals)
+    facts = facts_of(found, stages.rivals())
     found.write_page(facts, render(facts, found.path, config))
     stages.spent.note()
     found.finish()
