@@ -245,7 +245,8 @@ def _describe(done: Export, info: ModelCardInfo, interface: Interface, options: 
     else:
         (folder / "predict.py").unlink(missing_ok=True)
     # before the card, as a card without it is not an export's
-    write_whole(folder / "export.json", json.dumps(export_summary(info, interface, done.files, options), indent=2) + "\n")
+    summary = export_summary(info, interface, done.files, options)
+    write_whole(folder / "export.json", json.dumps(summary, indent=2) + "\n")
     write_whole(folder / "README.md", model_card(info, interface, done.files, script, page))
     for one in earlier.get("files", []):
         if one["file"] not in own:

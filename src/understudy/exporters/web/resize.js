@@ -43,13 +43,20 @@ function filtered(from, to, kernels, lines, lineStep, step, newLineStep, newStep
   }
 }
 
-/* The part of a picture within `box`, at width x height pixels: across first, then down. */
-function resized(picture, channels, width, height, [left, top, right, bottom]) {
+/* The part of a picture within `box`, at width x height pixels. Both ways are rounded, so that their order matters. */
+function resized(picture, channels, width, height, [left, top, right, bottom], downFirst) {
   const [row, newRow] = [picture.width * channels, width * channels];
-  const across = new Uint8Array(newRow * picture.height), data = new Uint8Array(newRow * height);
+  const data = new Uint8Array(newRow * height);
   const columns = weights(picture.width, left, right, width), rows = weights(picture.height, top, bottom, height);
-  filtered(picture.data, across, columns, picture.height, row, channels, newRow, channels, channels);
-  filtered(across, data, rows, width, channels, newRow, channels, newRow, channels);
+  if (downFirst) {
+    const down = new Uint8Array(row * height);
+    filtered(picture.data, down, rows, picture.width, channels, row, channels, row, channels);
+    filtered(down, data, columns, height, row, channels, newRow, channels, channels);
+  } else {
+    const across = new Uint8Array(newRow * picture.height);
+    filtered(picture.data, across, columns, picture.height, row, channels, newRow, channels, channels);
+    filtered(across, data, rows, width, channels, newRow, channels, newRow, channels);
+  }
   return { width, height, data };
 }
 
@@ -123,6 +130,8 @@ function fitted(image, read, { width, height, channels, whole }) {
   }
   box = box.map((edge, i) => edge - origin[i % 2]);
 
+  let of = [allWidth, allHeight];
+
   // then reduced in whole steps to no less than three times the size
   const [acrossBy, downBy] = scales.map((scale) => Math.max(Math.trunc(scale / 3), 1));
   if (acrossBy > 1 || downBy > 1) {
@@ -132,8 +141,11 @@ function fitted(image, read, { width, height, channels, whole }) {
       Math.min(Math.ceil(box[3] + margin[1]), picture.height)];
     picture = reduced(cropped(picture, channels, ...inner, ...outer), channels, acrossBy, downBy);
     box = box.map((edge, i) => (edge - inner[i % 2]) / (i % 2 ? downBy : acrossBy));
+    of = [picture.width, picture.height];
   }
-  return resized(picture, channels, width, height, box).data;
+  const [lessAcross, lessDown] = [of[0] - width, of[1] - height];
+  const downFirst = lessDown > 0 && lessDown > 2 * lessAcross; // as in Pillow 13; older ones never do
+  return resized(picture, channels, width, height, box, downFirst).data;
 }
 
 function cropped(picture, channels, left, top, right, bottom) {
