@@ -115,6 +115,7 @@ def classify(browser: Chromium, page: str, files: list[Path]) -> list[dict[str, 
 def assert_equal_to_predict(cards: list[dict[str, Any]], wanted: list[Any], atol: float) -> None:
     for card, one in zip(cards, wanted, strict=True):
         assert card["classes"][0][0] == one.classes[0], one.path
+        assert sum(value for _, value in card["classes"]) <= 1 + 1e-5
         shown, known = dict(card["classes"]), dict(zip(one.classes, one.probabilities, strict=True))
         for name in shown.keys() & known.keys():
             assert shown[name] == pytest.approx(known[name], abs=atol), one.path
@@ -368,6 +369,16 @@ def test_exports_without_a_page_remove_it_and_foreign_pages_stay(runtime: Runtim
     assert (out / "index.html").read_text() == "mine"
 
 
+def test_the_report_of_a_compression_links_to_its_page(runtime: Runtime, tmp_path: Path) -> None:
+    made = understudy.compress(
+        "digits", "cnn:4", "cnn:4", run=tmp_path / "run", from_scratch=True, steps=4, teacher_steps=4, crop_size=8,
+        views=1, format="web",
+    )  # fmt: skip
+    assert (made.path / "export" / "index.html").exists()
+    assert (made.path / "export" / "model.onnx").exists()
+    assert '<a href="export/index.html">' in made.report.read_text()
+
+
 def test_what_is_not_an_image_has_no_page(runtime: Runtime, tmp_path: Path) -> None:
     x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
     rows = torch.arange(30)
@@ -457,9 +468,10 @@ def test_offline_says_where_to_put_the_package(
         assert main(words) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error == (
-            f"error: the page needs the npm package onnxruntime-web {version}, which is not on this machine and could not "
-            f"be downloaded from https://mirror.example.org/npm/onnxruntime-web/-/{ARCHIVE} ({type(fault).__name__}); put "
-            f"{ARCHIVE}, which npm pack onnxruntime-web@{version} downloads, in {cache}, or leave out --format web"
+            f"error: the page needs the npm package onnxruntime-web {version}, which is not on this machine and could "
+            f"not be downloaded from https://mirror.example.org/npm/onnxruntime-web/-/{ARCHIVE} "
+            f"({type(fault).__name__}); put {ARCHIVE}, which npm pack onnxruntime-web@{version} downloads, in {cache}, "
+            "or leave out --format web"
         )
     assert not (tmp_path / "run").exists()
 

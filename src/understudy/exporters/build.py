@@ -23,7 +23,7 @@ from understudy.evaluation import file_size
 from understudy.exporters import int8, onnx, torch_export
 from understudy.exporters.interface import CoreModel, Interface, Preprocessor, exported_module, interface_of
 from understudy.exporters.verify import Runner, benchmark, compute_outputs, verify_float, verify_int8
-from understudy.exporters.web.runtime import open_runtime
+from understudy.exporters.web.runtime import archive
 from understudy.files import write_whole
 from understudy.models import Network, eval_mode, fold
 from understudy.randomness import name_key, permutation
@@ -140,7 +140,7 @@ def check_formats(formats: Sequence[str], known: Sequence[str] = (*FORMATS, WEB)
     if any(name == WEB or FORMATS[name].needs_onnx for name in formats):
         onnx.check_installed()
     if WEB in formats:
-        open_runtime()
+        archive()
 
 
 def file_formats(formats: Sequence[str]) -> tuple[str, ...]:

@@ -58,8 +58,8 @@ def model_card(
     if page is not None:
         name, held = page
         parts.append(
-            f"`{name}` classifies images in a browser with `{held.file.name}`, which it holds: open it, and drop images "
-            "on it. It works without a network, and sends nothing."
+            f"`{name}` classifies images in a browser with `{held.file.name}`, which it holds: open it, and drop "
+            "images on it. It works without a network, and sends nothing."
         )
     parts += ["## Inputs and outputs", _inputs_and_outputs(interface)]
     if info.facts is not None and info.facts.rows:

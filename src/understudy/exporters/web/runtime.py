@@ -40,7 +40,12 @@ class Runtime:
 
 
 def open_runtime() -> Runtime:
-    """ONNX Runtime Web, from the cache or else from the npm registry that the user has configured.
+    """ONNX Runtime Web; raises whatever `archive` raises."""
+    return _unpacked(archive())
+
+
+def archive() -> bytes:
+    """The npm package, from the cache or else from the npm registry that the user has configured.
 
     Raises:
         UnderstudyError: It is not on this machine and cannot be downloaded, or what was found is not the package.
@@ -50,7 +55,7 @@ def open_runtime() -> Runtime:
     if kept is not None and kept.exists():
         data = _read(kept)
         check_integrity(data, INTEGRITY, str(kept), "delete it, and export again")
-        return _unpacked(data)
+        return data
     url = archive_url(registry())
     Terminal(stderr=True).say(f"downloading ONNX Runtime Web {VERSION} (33 MB), once", "dim")
     try:
@@ -68,7 +73,7 @@ def open_runtime() -> Runtime:
     check_integrity(data, INTEGRITY, url, "set npm's registry to one that has the package as it was published")
     if kept is not None:
         write_whole(kept, data)
-    return _unpacked(data)
+    return data
 
 
 def registry() -> str:
@@ -122,7 +127,7 @@ def _read(path: Path) -> bytes:
 
 
 def _unpacked(data: bytes) -> Runtime:
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        files = [archive.extractfile(name) for name in (_SCRIPT, _BINARY)]
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as packed:
+        files = [packed.extractfile(name) for name in (_SCRIPT, _BINARY)]
         script, binary = (b"" if file is None else file.read() for file in files)
     return Runtime(script, binary)
