@@ -131,16 +131,16 @@ def test_the_page_classifies_photographs_as_predict_does(
     run = tmp_path / "run"
     understudy.train(flowers, "cnn:8-16-32", run=run, epochs=12, size=64, batch_size=32, precision="32", lr=0.005)
     done = understudy.export(run, format=("onnx", "web"))
-    assert done.page == run / "export" / "index.html"
+    page = run / "export" / "index.html"
+    assert done.page == page
     files = sorted((flowers / "test").glob("*/*.jpg"))[::4][:20]
     assert len(files) == 20
     wanted = understudy.predict(run, files, top=12)
     assert len({one.classes[0] for one in wanted}) > 3, "the network tells flowers apart"
-    cards = classify(browser, done.page.as_uri(), files)
+    cards = classify(browser, page.as_uri(), files)
     assert_equal_to_predict(cards, wanted, 1e-3)
     assert all(len(card["classes"]) == 5 for card in cards)
-    own = [done.page.as_uri()]
-    assert [url for url in browser.requests if not url.startswith("blob:")] == own
+    assert [url for url in browser.requests if not url.startswith("blob:")] == [page.as_uri()]
 
     handler = partial(SimpleHTTPRequestHandler, directory=str(done.path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -452,6 +452,14 @@ def test_another_package_is_refused_and_not_kept(cache: Path, monkeypatch: pytes
         open_runtime()
     with pytest.raises(UnderstudyError, match="x is not"):
         check_integrity(b"b", "sha512-" + base64.b64encode(hashlib.sha512(b"a").digest()).decode(), "x", "y")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.parent.write_text("a file")
+    data = package(b"module", b"\0asm")
+    monkeypatch.setattr("urllib.request.urlopen", Answers(data))
+    monkeypatch.setattr(web_runtime, "INTEGRITY", f"sha512-{base64.b64encode(hashlib.sha512(data).digest()).decode()}")
+    assert open_runtime().script == b"module"
 
 
 @pytest.mark.parametrize("fault", [

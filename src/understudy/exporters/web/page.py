@@ -23,12 +23,12 @@ _TOP = 5  # classes shown
 
 
 def check_page(interface: Interface) -> None:
-    """Raise UnderstudyError if a file's inputs cannot come from images, or a page would be of no use."""
+    """Raise UnderstudyError if the inputs of the files cannot come from image files."""
     if interface.image_mode is None:
-        what = interface.contract.modality if interface.layout != "ND" else "vectors"
-        what = f"{interface.shape[-3]}-channel {what or 'images'}" if interface.layout != "ND" else what
+        plain = "vectors" if interface.layout == "ND" else f"images of {interface.shape[0]} channels"
         raise UnderstudyError(
-            f"the page of --format web classifies image files, and this network takes {what}; leave out web"
+            "the page of --format web classifies image files, and this network takes "
+            f"{interface.contract.modality or plain}; leave out web"
         )
 
 

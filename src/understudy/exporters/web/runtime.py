@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def archive() -> bytes:
         ) from None
     check_integrity(data, INTEGRITY, url, "set npm's registry to one that has the package as it was published")
     if kept is not None:
-        write_whole(kept, data)
+        with suppress(UnderstudyError):  # a cache that cannot be written costs another download
+            write_whole(kept, data)
     return data
 
 
