@@ -280,7 +280,7 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """A backbone transferred to the data, distilled into a student, and exported."""
 
     format: str | Sequence[str]
-    """Files to export: onnx, int8, torch."""
+    """Files to export: onnx, int8, torch, web (a page that classifies images in the browser)."""
     from_scratch: bool
     """Accept a backbone without pre-trained weights."""
     budget: str | float | None
