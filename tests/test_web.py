@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -422,7 +423,7 @@ def package(script: bytes, binary: bytes) -> bytes:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("npm_config_registry", "https://mirror.example.org/npm/")
+    monkeypatch.setenv("npm_config_registry", "https://me:secret@mirror.example.org/npm/")
     return tmp_path / "cache" / "npm"
 
 
@@ -435,7 +436,7 @@ def test_the_package_is_downloaded_once_from_the_configured_registry(
     monkeypatch.setattr("urllib.request.urlopen", network)
     monkeypatch.setattr(web_runtime, "INTEGRITY", f"sha512-{digest}")
     assert open_runtime() == open_runtime() == Runtime(b"module", b"\0asm")
-    assert network.asked == [f"https://mirror.example.org/npm/onnxruntime-web/-/{ARCHIVE}"]
+    assert network.asked == [f"https://me:secret@mirror.example.org/npm/onnxruntime-web/-/{ARCHIVE}"]
     assert [file.name for file in cache.iterdir()] == [ARCHIVE]
 
 
@@ -463,7 +464,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, monkeypatch
 
 
 @pytest.mark.parametrize("fault", [
-    urllib.error.URLError("no route"), TimeoutError(),
+    urllib.error.URLError("no route"), TimeoutError(), http.client.IncompleteRead(b""),
     urllib.error.HTTPError("https://mirror.example.org", 401, "who", {}, None),  # type: ignore[arg-type]
 ])  # fmt: skip
 def test_offline_says_where_to_put_the_package(

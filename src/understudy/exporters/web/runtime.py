@@ -6,12 +6,14 @@ import base64
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from understudy.data.formats.decoded import cache_folder
@@ -61,17 +63,16 @@ def archive() -> bytes:
     Terminal(stderr=True).say(f"downloading ONNX Runtime Web {VERSION} (33 MB), once", "dim")
     try:
         data = _download(url)
-    except (OSError, ValueError) as error:
-        place = (
-            ""
-            if kept is None
-            else f"put {ARCHIVE}, which npm pack onnxruntime-web@{VERSION} downloads, in {folder}, or "
-        )
+    except (OSError, ValueError, HTTPException) as error:
+        put = f"put {ARCHIVE}, which npm pack onnxruntime-web@{VERSION} downloads, in {folder}, or "
         raise UnderstudyError(
             f"the page needs the npm package onnxruntime-web {VERSION}, which is not on this machine and could not be "
-            f"downloaded from {url} ({type(error).__name__}); {place}leave out --format web"
+            f"downloaded from {without_password(url)} ({type(error).__name__}); {'' if kept is None else put}leave out "
+            "--format web"
         ) from None
-    check_integrity(data, INTEGRITY, url, "set npm's registry to one that has the package as it was published")
+    check_integrity(
+        data, INTEGRITY, without_password(url), "set npm's registry to one that has the package as it was published"
+    )
     if kept is not None:
         with suppress(UnderstudyError):  # a cache that cannot be written costs another download
             write_whole(kept, data)
@@ -98,6 +99,15 @@ def archive_url(registry: str) -> str:
     'https://npm.example.org/all/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz'
     """
     return f"{registry.rstrip('/')}/onnxruntime-web/-/{ARCHIVE}"
+
+
+def without_password(url: str) -> str:
+    """An address without the name and password that one of a registry may have.
+
+    >>> without_password("https://me:secret@npm.example.org/all")
+    'https://npm.example.org/all'
+    """
+    return re.sub(r"(?<=://)[^/]*@", "", url)
 
 
 def check_integrity(data: bytes, integrity: str, origin: str, remedy: str) -> None:
