@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,17 @@ def spoken_digits() -> Path:
     if root is None:
         pytest.skip("UNDERSTUDY_DATA is not set")
     return Path(root) / "spoken_digits" / "spoken_digits.zip"
+
+
+@pytest.fixture(scope="session")
+def cached_operators() -> Iterator[None]:
+    """Build the operator registry once: torch parses the source of every ONNX operator at each export."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # private, so other versions of torch may lack it
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

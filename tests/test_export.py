@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,9 @@ from understudy.runs.run import Run
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("cached_operators")
 
 ALL = ("onnx", "torch", "int8")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached_operators() -> Iterator[None]:
-    """Build the operator registry once: torch parses the source of every ONNX operator at each export."""
-    with pytest.MonkeyPatch.context() as patch:
-        with suppress(ImportError):  # private, so other versions of torch may lack it
-            from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-        yield
 
 
 @pytest.fixture(scope="module")

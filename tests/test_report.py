@@ -420,7 +420,8 @@ def compression() -> CompressionFacts:
     original = {"bytes": 4000, "accuracy": 0.99, "latency_ms": 0.1}
     return CompressionFacts.from_json(
         {"name": EVIL, "run": whole(), "rows": rows, "latency_ms": {"teacher": 0.4, "student": 0.1}, "notes": [EVIL],
-         "export": {"folder": "export", "original": original, "files": [file]}, "seconds": {"teacher": 60, EVIL: 1},
+         "export": {"folder": "export", "original": original, "files": [file], "page": EVIL},
+         "seconds": {"teacher": 60, EVIL: 1},
          "forecast": {"pilot_steps": 10, "steps": 80, "pilot_error": 0.2, "error": 0.1}, "command": ["a", EVIL]}
     )  # fmt: skip
 

@@ -33,7 +33,8 @@ def export(
     target
         A run folder or a weights file.
     format
-        onnx, torch (a torch.export program), int8 (quantized ONNX), or several of them.
+        onnx, torch (a torch.export program), int8 (quantized ONNX), web (a page that classifies images in the
+        browser), or several of them.
     preprocessing
         embedded: the file takes images as they are stored. external: it takes them resized and normalized.
     network
@@ -64,3 +65,5 @@ def export(
     terminal = Terminal()
     terminal.print(export_table(done.name, done.facts))
     terminal.say(f"model card: {done.path / 'README.md'}")
+    if done.page is not None:
+        terminal.say(f"page: {done.page}")

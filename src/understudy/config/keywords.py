@@ -284,7 +284,7 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     teacher: str | Path | Sequence[str | Path]
     """Run folders or weights files that know the classes, in place of a backbone: they teach as they are."""
     format: str | Sequence[str]
-    """Files to export: onnx, int8, torch."""
+    """Files to export: onnx, int8, torch, web (a page that classifies images in the browser)."""
     from_scratch: bool
     """Accept a backbone without pre-trained weights."""
     budget: str | float | None

@@ -160,7 +160,7 @@ class CompressConfig(DataOptions, MachineOptions):
     transfer_set: PathText | None = None
     """Images to distill on in addition to the training data; labels are not needed."""
     format: tuple[str, ...] = ("onnx", "int8")
-    """Files to export: onnx, int8, torch."""
+    """Files to export: onnx, int8, torch, web (a page that classifies images in the browser)."""
     from_scratch: bool = False
     """Accept a backbone without pre-trained weights."""
     budget: str | float | None = None

@@ -23,6 +23,7 @@ from understudy.evaluation import file_size
 from understudy.exporters import int8, onnx, torch_export
 from understudy.exporters.interface import CoreModel, Interface, Preprocessor, exported_module, interface_of
 from understudy.exporters.verify import Runner, benchmark, compute_outputs, verify_float, verify_int8
+from understudy.exporters.web.runtime import archive
 from understudy.files import write_whole
 from understudy.models import Network, eval_mode, fold
 from understudy.randomness import name_key, permutation
@@ -121,10 +122,12 @@ FORMATS = {
     "torch": Format("model.pt2", Job.to_torch, torch_export.load_program, needs_onnx=False),
     "int8": Format("model-int8.onnx", Job.to_int8, onnx.load_onnx, exact=False),
 }
+WEB = "web"
+"""The format of a page that holds one of the ONNX files, and is written after them."""
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise UnderstudyError for an unknown format, or one whose packages are not installed.
+def check_formats(formats: Sequence[str], known: Sequence[str] = (*FORMATS, WEB)) -> None:
+    """Raise UnderstudyError for an unknown format, or one whose packages are not installed and cannot be downloaded.
 
     >>> check_formats(["onxx"])
     Traceback (most recent call last):
@@ -132,10 +135,23 @@ def check_formats(formats: Sequence[str]) -> None:
     understudy.errors.UnderstudyError: unknown format 'onxx'; did you mean 'onnx'?
     """
     for name in formats:
-        if name not in FORMATS:
-            raise UnderstudyError(f"unknown format {name!r}{nearest(str(name), FORMATS)}")
-    if any(FORMATS[name].needs_onnx for name in formats):
+        if name not in known:
+            raise UnderstudyError(f"unknown format {name!r}{nearest(str(name), known)}")
+    if any(name == WEB or FORMATS[name].needs_onnx for name in formats):
         onnx.check_installed()
+    if WEB in formats:
+        archive()
+
+
+def file_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats of files among those that were asked for, with an ONNX file for the page.
+
+    >>> file_formats(["web"]), file_formats(["torch", "web"]), file_formats(["int8", "web"])
+    (('onnx',), ('torch', 'onnx'), ('int8',))
+    """
+    files = tuple(name for name in formats if name != WEB)
+    lacks = WEB in formats and not any(FORMATS[name].needs_onnx for name in files)
+    return (*files, "onnx") if lacks else files
 
 
 def export_network(
@@ -157,6 +173,7 @@ def export_network(
         network: On the CPU.
         test: Source to verify and measure the files on; nothing is tuned on it.
         calibration: Source of the calibration samples for int8, usually the training split.
+        formats: Of `FORMATS`.
         preprocessing: "embedded" or "external"; see `Interface`.
         calibrate: Number of calibration samples.
         tolerance: Points of accuracy on `test` that int8 may lose.
@@ -165,7 +182,7 @@ def export_network(
         UnderstudyError: A file that does not match the network, an unsupported operator, no calibration samples, or a
             missing package.
     """
-    check_formats(formats)
+    check_formats(formats, tuple(FORMATS))
     interface = interface_of(network, test, preprocessing)
     batches = _calibration_batches(network, calibration, calibrate) if "int8" in formats else []
     job = Job(fold(network), interface, batches)

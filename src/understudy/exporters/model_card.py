@@ -33,8 +33,19 @@ class ModelCardInfo:
     distilled: bool = False  # whether a teacher trained it
 
 
-def model_card(info: ModelCardInfo, interface: Interface, files: Sequence[ExportedFile], script: str | None) -> str:
-    """The README.md of a folder of exported files; `script` is the name of its predict.py, if any."""
+def model_card(
+    info: ModelCardInfo,
+    interface: Interface,
+    files: Sequence[ExportedFile],
+    script: str | None,
+    page: tuple[str, ExportedFile] | None = None,
+) -> str:
+    """The README.md of a folder of exported files.
+
+    Args:
+        script: the name of its predict.py, if any.
+        page: the name of its index.html and the file that this holds, if any.
+    """
     parts = [
         _header(info, interface, files),
         f"# {markdown(info.name)}",
@@ -44,6 +55,12 @@ def model_card(info: ModelCardInfo, interface: Interface, files: Sequence[Export
     ]
     if script is not None:
         parts += ["## Usage", _usage(interface, script)]
+    if page is not None:
+        name, held = page
+        parts.append(
+            f"`{name}` classifies images in a browser with `{held.file.name}`, which it holds: open it, and drop "
+            "images on it. It works without a network, and sends nothing."
+        )
     parts += ["## Inputs and outputs", _inputs_and_outputs(interface)]
     if info.facts is not None and info.facts.rows:
         parts += ["## Evaluation", _evaluation(info.facts)]

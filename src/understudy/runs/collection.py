@@ -30,6 +30,7 @@ from understudy.runs.run import Run
 
 _WRITTEN = (
     "subsets/*.json", "errors/*.txt", "export/model*", "export/README.md", "export/predict.py",
+    "export/index.html",
     "targets/*.bin", "targets/shards/*.bin", "targets/ids.npy", "targets/sampled.npz", "targets/data.json.gz",
     "targets/targets.json", "export/export.json", "specialists.json", "covariance.safetensors", DATA, EVALUATION,
     REPORT, RECORD,

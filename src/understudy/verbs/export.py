@@ -6,23 +6,30 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from understudy.data import NAMED, Source, open_source, resize_square
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation.facts import ExportFacts, RunFacts
 from understudy.exporters import (
     CALIBRATE,
+    PAGE,
     TOLERANCE,
+    WEB,
     ExportedFile,
     Interface,
     ModelCardInfo,
     check_formats,
+    check_page,
     export_network,
     export_summary,
+    file_formats,
     interface_of,
     model_card,
     predict_script,
+    web_page,
 )
+from understudy.exporters.web.runtime import open_runtime
 from understudy.files import new_folder, path_of, read_json, sha256, write_whole
 from understudy.models import Network, load_network
 from understudy.pipeline.evaluate import scorable
@@ -44,11 +51,13 @@ class Export:
             file.
         name: the model's, as in "demo-distilled-0".
         files: each with its measurements; all with the same `original`.
+        page: index.html, or None if it was not asked for.
     """
 
     path: Path
     name: str
     files: tuple[ExportedFile, ...]
+    page: Path | None = None
 
     @property
     def facts(self) -> ExportFacts:
@@ -62,6 +71,7 @@ class Export:
                     "bytes": original.bytes, "accuracy": original.accuracy,
                 },
                 "files": [one.to_json() for one in self.files],
+                "page": None if self.page is None else self.page.name,
             }
         )  # fmt: skip
 
@@ -87,7 +97,8 @@ def export(
 
     Args:
         target: a run folder, or a weights file.
-        format: "onnx", "torch" (a `torch.export` program) or "int8" (quantized ONNX), or several of them.
+        format: "onnx", "torch" (a `torch.export` program), "int8" (quantized ONNX) or "web" (a page that classifies
+            images in the browser with the smallest of the ONNX files), or several of them.
         preprocessing: "embedded": the file takes samples as the data stores them; "external": resized and normalized.
         network: which of the run's, as "distilled-crd-1"; default: the one that `predict` uses.
         data: whatever `open_source` opens, to verify and calibrate on; default: the run's own.
@@ -107,7 +118,7 @@ def export(
         raise UnderstudyError(f"tolerance must be from 0 to 100 points of accuracy, not {tolerance}")
     formats = tuple(dict.fromkeys([format] if isinstance(format, str) else format))
     if not formats:
-        raise UnderstudyError("no format to export to; pass --format onnx, torch or int8")
+        raise UnderstudyError("no format to export to; pass --format onnx, torch, int8 or web")
     check_formats(formats)
     target = path_of(target, "the run folder or weights file")
     file = _weights(target, network)
@@ -117,7 +128,7 @@ def export(
         if out is not None
         else (file.parent if run is None else run.path) / "export"
     )
-    _check_folder(folder)
+    _check_folder(folder, WEB in formats)
     net = _trained(file, run, trust_code)
     if data is not None:
         root = None if data_root is None else path_of(data_root, "the data root")
@@ -132,18 +143,22 @@ def export(
         raise UnderstudyError(f"{calibration.name} has no test split to verify the files on; pass --data with one")
     if test.targets is not None:
         check_classes(net, file.stem, test.classes)
+    interface = interface_of(net, test, preprocessing)
+    if WEB in formats:
+        check_page(interface)
     files = export_network(
-        net, test, calibration, formats, folder,
+        net, test, calibration, file_formats(formats), folder,
         preprocessing=preprocessing, calibrate=calibrate, tolerance=tolerance,
     )  # fmt: skip
-    done = Export(folder, file.stem if run is None else f"{run.path.resolve().name}-{file.stem}", tuple(files))
+    name = file.stem if run is None else f"{run.path.resolve().name}-{file.stem}"
+    done = Export(folder, name, tuple(files), folder / PAGE if WEB in formats else None)
     samples = min(calibrate, len(calibration)) if "int8" in formats else 0
     info = ModelCardInfo(
         done.name, net.spec, test.name, _hub_name(test.name), len(test), samples, _facts(run), license,
         distilled=file.stem.startswith("distilled"),
     )  # fmt: skip
     options = {"weights": sha256(file), "tolerance": tolerance, "calibrated_on": samples, "versions": versions()}
-    _describe(done, info, interface_of(net, test, preprocessing), options)
+    _describe(done, info, interface, options)
     return done
 
 
@@ -164,9 +179,18 @@ def _weights(target: Path, network: str | None) -> Path:
     return models[network]
 
 
-def _check_folder(folder: Path) -> None:
-    if (folder / "README.md").exists() and not (folder / "export.json").exists():
+def _check_folder(folder: Path, page: bool) -> None:
+    ours = _earlier(folder)
+    if (folder / "README.md").exists() and ours is None:
         raise UnderstudyError(f"{folder} has a README.md that is not an export's; choose another --out folder")
+    if page and (folder / PAGE).exists() and (ours or {}).get("page") != PAGE:
+        raise UnderstudyError(f"{folder} has an {PAGE} that is not an export's; choose another --out folder")
+
+
+def _earlier(folder: Path) -> dict[str, Any] | None:
+    """What an earlier export to a folder wrote of itself, if there was one."""
+    described = folder / "export.json"
+    return read_json(described, "delete it, and export again") if described.exists() else None
 
 
 def _trained(file: Path, run: Run | None, trust_code: bool) -> Network:
@@ -204,19 +228,26 @@ def _facts(run: Run | None) -> RunFacts | None:
 
 
 def _describe(done: Export, info: ModelCardInfo, interface: Interface, options: dict[str, object]) -> None:
-    """Write the model card and the script, and remove files of an earlier export that this one did not write."""
+    """Write the model card, the script and the page, and remove files of an earlier export that this one did not."""
     folder, own = done.path, [one.file.name for one in done.files]
-    described = folder / "export.json"
-    earlier = read_json(described, "delete it, and export again") if described.exists() else {}
+    earlier = _earlier(folder) or {}
     runnable = next((one.file.name for one in done.files if one.format != "torch"), None)
+    page = None
+    if done.page is not None:
+        smallest = min((one for one in done.files if one.format != "torch"), key=lambda one: one.bytes)
+        write_whole(done.page, web_page(info, interface, smallest, open_runtime()))
+        page, options = (PAGE, smallest), options | {"page": PAGE}
+    elif earlier.get("page") == PAGE:
+        (folder / PAGE).unlink(missing_ok=True)
     script = None if runnable is None else "predict.py"
     if runnable is not None:
         write_whole(folder / "predict.py", predict_script(interface, runnable))
     else:
         (folder / "predict.py").unlink(missing_ok=True)
     # before the card, as a card without it is not an export's
-    write_whole(described, json.dumps(export_summary(info, interface, done.files, options), indent=2) + "\n")
-    write_whole(folder / "README.md", model_card(info, interface, done.files, script))
+    summary = export_summary(info, interface, done.files, options)
+    write_whole(folder / "export.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "README.md", model_card(info, interface, done.files, script, page))
     for one in earlier.get("files", []):
         if one["file"] not in own:
             (folder / Path(one["file"]).name).unlink(missing_ok=True)

@@ -35,6 +35,7 @@ class ExportFacts(Facts):
     folder: str
     original: OriginalFacts
     files: list[FileFacts]
+    page: str | None = None  # the page that classifies images in the browser
 
 
 class GivenFacts(Facts):
