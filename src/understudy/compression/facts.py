@@ -25,12 +25,14 @@ def facts_of(found: RunCollection, rivals: Mapping[str, Sequence[CandidateFacts]
         {
             "name": found.path.resolve().name, "run": facts.model_dump(),
             "rows": [row.model_dump() for row in (*facts.of("teacher"), *renamed, *facts.of("distilled"))],
-            "given": [_given(run).model_dump() for name, run in stages.items() if _is_backbone(name)],
+            "given": [
+                _given(run, seconds.get(name, 0.0)).model_dump() for name, run in stages.items() if _is_backbone(name)
+            ],
             "teacher_kept": record.get("teacher_kept", ""),
             "candidates": [one.model_dump() for one in (*_students(found, student), *_backbones(found, rivals))],
             "limits": Limits.of(found.config).to_json(),
             "latency_ms": record["latency_ms"], "export": record["export"], "seconds": seconds,
-            "answer_seconds": 0.0, "forecast": _forecast(found),
+            "forecast": _forecast(found),
             "notes": found.notes, "command": found.command,
         }
     )  # fmt: skip
@@ -46,7 +48,7 @@ def _is_backbone(name: str) -> bool:
     return name.partition("-")[0] == "backbone" and name != "backbone-small"
 
 
-def _given(run: Run) -> GivenFacts:
+def _given(run: Run, seconds: float) -> GivenFacts:
     """What a backbone was worth: its kept head on the test part, and all routes by cross-validation."""
     scores: dict[str, Any] = run.record["frozen"]["model-0"]
     kept = "as given" if scores["own"] else "linear probe"
@@ -57,7 +59,7 @@ def _given(run: Run) -> GivenFacts:
         accuracy={route: one.accuracy for route, one in scored.items()},
         validation={name: scores[key] for key, name in _ROUTES.items() if scores[key] is not None},
         right={route: one.right for route, one in scored.items()},
-        seconds=run.duration,
+        seconds=seconds,
     )
 
 

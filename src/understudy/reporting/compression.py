@@ -43,12 +43,13 @@ def render(facts: CompressionFacts, folder: Path) -> str:
     run = facts.run
     return fill(
         "compression", facts.name, "compression", facts.command, [run.data.name] if run.data else [],
-        created=run.created, seconds=sum(facts.seconds.values()) + facts.answer_seconds, hardware=run.hardware,
+        created=run.created, seconds=sum(facts.seconds.values()), hardware=run.hardware,
         facts=facts, headline=verdict(facts), handed_over=handed_over(facts), warnings=warnings(facts),
         cautions=run.cautions, forecast=facts.forecast and forecast_sentence(facts.forecast),
         heads=_HEADS, lines=_lines(facts), bars=bars_of(facts.rows), names=_NAMES, duels=duels(facts),
         candidates=grouped(candidates(facts)), candidate_heads=columns(facts), pictures=pictures(facts),
-        limits=limits_note(facts), candidate_roles=ROLES, p_value=p_value,
+        limits=limits_note(facts), pages={name for name in facts.seconds if (folder / name / "report.html").exists()},
+        candidate_roles=ROLES, p_value=p_value,
         **details(run, folder / facts.student),
     )  # fmt: skip
 

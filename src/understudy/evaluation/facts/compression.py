@@ -134,8 +134,7 @@ class CompressionFacts(Facts):
     limits: dict[str, float] = {}  # asked for: "latency_ms", "bytes", "flops"
     latency_ms: dict[str, float]  # of "teacher" and "student" in PyTorch, for one image on one thread
     export: ExportFacts
-    seconds: dict[str, float]  # training time by stage
-    answer_seconds: float = 0.0  # of the teachers, to all views
+    seconds: dict[str, float]  # by stage
     forecast: ScalingForecast | None = None
     notes: list[str] = []  # how the stages were planned
     command: list[str] = []
