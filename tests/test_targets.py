@@ -137,8 +137,8 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Tensor, Ten
     return data, understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=where, **SERIAL).path
 
 
-@pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "float16", 200), ("compact", "compact", 32)])
-def test_all_logits_are_kept_up_to_256_classes(
+@pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "compact", 32), ("all", "float16", 200)])
+def test_logits_of_a_hundred_classes_are_compact_unless_all_are_asked_for(
     hundred: Any, tmp_path: Path, logits: Any, encoding: str, width: int
 ) -> None:
     data, teacher = hundred

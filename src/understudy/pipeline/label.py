@@ -42,7 +42,7 @@ from understudy.training.logging import ConsoleLogger
 
 SHARD = 16
 """Batches of a shard."""
-_FULL = 256  # classes of which all logits are kept
+_FULL = 64  # classes of which all logits are kept
 
 
 @dataclass(frozen=True)
