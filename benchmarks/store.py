@@ -35,7 +35,8 @@ from understudy.pipeline.run import signals_read
 from understudy.pipeline.targets import with_targets
 from understudy.pipeline.train import Train
 from understudy.signals import Batch
-from understudy.teachers.store import Stored, read_manifest
+from understudy.teachers.encoding import Compact
+from understudy.teachers.store import read_manifest
 from understudy.training import Loop
 
 BATCH, STEPS, WARM, ROUNDS, VIEWS = 64, 12, 2, 6, 4
@@ -149,7 +150,7 @@ def cifar(home: Path) -> None:
     teacher = saved(data, "cifar:wrn_16_2", home / "teacher.safetensors", options)
     print("CIFAR-100, WRN-16-2 -> ResNet-8")
     found = labeled(data, teacher, home, options)
-    each = Stored(file="", member=None, name="logits", encoding="top10", shape=(100,)).coding().row_bytes
+    each = Compact.row_bytes((100,))
     for name, images in (("CIFAR-100", CIFAR_IMAGES), ("ImageNet", IMAGENET_IMAGES)):
         print(f"  50 views of all of {name}: {50 * images * each / 1e6:,.0f} MB")
     compare(data, teacher, found, "cifar:resnet8", options, keep=False)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from understudy.cli import main
 from understudy.data.loader import BatchLoader
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.runs.targets import TargetsFolder
-from understudy.signals import Batch
-from understudy.teachers.store import Store, read_manifest
+from understudy.signals import Batch, Signals
+from understudy.teachers.encoding import Compact
+from understudy.teachers.store import Store, read_manifest, shards_of
 from understudy.verbs.label import LabelConfig, Overrides, _job
 
 CPU = torch.device("cpu")
@@ -114,25 +116,85 @@ def test_a_panel_of_specialists_is_one_teacher(home: Path, tmp_path: Path) -> No
         torch.testing.assert_close(found.logits.softmax(1), expected.logits.softmax(1), rtol=0, atol=2e-3)
 
 
-def test_a_top10_store_of_many_classes() -> None:
-    manifest = {"encoding": "top10", "shape": (100,), "file": "f", "member": None, "name": "logits"}
-    from understudy.teachers.store import Stored
-
-    each = Stored(**manifest).coding().row_bytes
+def test_the_size_of_compact_logits() -> None:
+    each = Compact.row_bytes((1000,))
     assert 50_000 * 50 * each <= 80e6, "CIFAR-100, 50 views"
     assert 1_281_167 * 50 * each <= 2.06e9, "ImageNet, 50 views"
 
 
-@pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "float16", 200), ("top10", "top10", 32)])
-def test_all_logits_are_kept_up_to_256_classes(tmp_path: Path, logits: Any, encoding: str, width: int) -> None:
-    classes = torch.arange(300) % 100
-    data = torch.randint(0, 255, (300, 1, 4, 4), dtype=torch.uint8), classes
-    teacher = understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=tmp_path / "teacher", **SERIAL).path
+def distance(found: Signals, expected: Signals, temperature: float = 4.0) -> float:
+    """Total variation of the soft targets, on average."""
+    one, other = ((x.logits / temperature).softmax(1) for x in (found, expected))
+    return float((one - other).abs().sum(1).mean()) / 2
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Tensor, Tensor], Path]:
+    """Data of a hundred classes, and a teacher of them, hardly trained."""
+    random, classes = torch.Generator().manual_seed(0), torch.arange(300) % 100
+    data = torch.randint(0, 255, (300, 1, 4, 4), dtype=torch.uint8, generator=random), classes
+    where = tmp_path_factory.mktemp("hundred") / "teacher"
+    return data, understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=where, **SERIAL).path
+
+
+@pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "compact", 32), ("all", "float16", 200)])
+def test_logits_of_a_hundred_classes_are_compact_unless_all_are_asked_for(
+    hundred: Any, tmp_path: Path, logits: Any, encoding: str, width: int
+) -> None:
+    data, teacher = hundred
     folder = understudy.label(data, teacher, out=tmp_path / "targets", logits=logits, **SMALL)
     (signal,) = folder.manifest.signals
     assert (signal.encoding, folder.manifest.view_bytes) == (encoding, width)
-    store = Store.open(folder.path, 4.0)
-    assert store.tables["logits.bin"].shape == (3, folder.manifest.samples, width)
+    assert Store.open(folder.path).tables["logits.bin"].shape == (3, folder.manifest.samples, width)
+    for _, found, expected in answers(folder, data, 40):
+        assert distance(found, expected) < 0.02
+
+
+def test_compact_logits_of_few_classes_are_all_kept(home: Path, tmp_path: Path) -> None:
+    folder = understudy.label("digits", home / "digits-0", out=tmp_path / "t", logits="compact", **SMALL)
+    assert folder.manifest.signals[0].encoding == "float16", "20 bytes, not 32"
+
+
+def test_compact_logits_are_the_same_whoever_labels(hundred: Any, tmp_path: Path) -> None:
+    """In parts, on machines whose bases differ too, and they are checked as all others."""
+    data, teacher = hundred
+    options: dict[str, Any] = {"logits": "compact", **SMALL}
+    whole = files(understudy.label(data, teacher, out=tmp_path / "whole", **options).path)
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for k, part in enumerate(parts, 1):
+        understudy.label(data, teacher, out=part, part=f"{k}/2", **options)
+    merged = understudy.label(data, teacher, out=tmp_path / "all", merge=parts, **options)
+    assert files(merged.path) == whole
+    basis = Compact.read(parts[1] / "logits-basis.npz")
+    other = replace(basis, directions=-basis.directions.flip(0))  # the same axes, as another machine may find them
+    for file in parts[1].glob("shards/*.bin"):
+        number, folder = int(file.stem), TargetsFolder(parts[1])
+        _, first, last = shards_of(folder.manifest)[number]
+        rows, found = folder.read_shard(number, last - first, folder.manifest.signals)
+        recoded = other.encode(basis.decode(torch.from_numpy(rows["logits.bin"].copy()))).numpy()
+        folder.write_shard(number, {"logits.bin": recoded}, found)
+    (parts[1] / "logits-basis.npz").write_bytes(other.to_bytes())
+    recoded = understudy.label(data, teacher, out=tmp_path / "recoded", merge=parts, **options)
+    for _, found, expected in answers(recoded, data, 40):
+        assert distance(found, expected) < 0.02
+    student = understudy.distill(data, teacher, "mlp:4", targets=merged.path, epochs=1, run=tmp_path / "s", **SERIAL)
+    assert student.finished, "the teacher is known by its answers"
+    understudy.train(data, "mlp:8", epochs=9, lr=0.05, batch_size=50, seed=5, run=tmp_path / "other", **SERIAL)
+    with pytest.raises(UnderstudyError, match="the teacher does not give the answers of"):
+        understudy.distill(data, tmp_path / "other", "mlp:4", targets=merged.path, run=tmp_path / "t", **SERIAL)
+
+
+def test_compact_logits_of_teachers_apart(hundred: Any, tmp_path: Path) -> None:
+    data, teacher = hundred
+    second = understudy.train(data, "mlp:8", epochs=1, batch_size=50, seed=1, run=tmp_path / "second", **SERIAL).path
+    folder = understudy.label(data, [teacher, second], out=tmp_path / "t", members=True, logits="compact", **SMALL)
+    assert sorted(path.name for path in folder.path.glob("*.npz")) == [
+        "0-logits-basis.npz", "1-logits-basis.npz", "sampled.npz",
+    ]  # fmt: skip
+    for _, found, expected in answers(folder, data, 40, teacher=(str(teacher), str(second))):
+        assert distance(found, expected) < 0.02
+        for one, other in zip(found.members, expected.members, strict=True):
+            assert distance(one, other) < 0.02
 
 
 # --- whoever labels, and whatever stops it ----------------------------------------------------------------
@@ -315,6 +377,24 @@ def test_changed_data_stops_the_labeling(home: Path, tmp_path: Path) -> None:
 def test_a_part_that_is_none(home: Path, tmp_path: Path, part: str) -> None:
     with pytest.raises(UnderstudyError, match="write NUMBER/PARTS, as in 3/16"):
         understudy.label("digits", home / "digits-0", out=tmp_path / "t", part=part)
+
+
+def test_members_of_a_single_teacher_are_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="keeps the answers of several teachers apart, and there is one"):
+        understudy.label("digits", home / "digits-0", out=tmp_path / "t", members=True, **SMALL)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_folder_of_targets_is_no_place_for_a_run(
+    home: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "digits", "--model", "mlp:8", "--epochs", "1", "--run", str(home / "whole")]
+    for more in ([], ["--overwrite"]):
+        assert main([*command, *more]) == 2
+        assert "whole holds targets; choose another --run folder" in capsys.readouterr().err
+    with pytest.raises(UnderstudyError, match="holds targets; choose another --run folder"):
+        understudy.compare("digits", home / "digits-0", "mlp:8", run=home / "whole", **SERIAL)
+    assert files(home / "whole") == whole
 
 
 def test_the_size_is_said_before_anything_is_labeled(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

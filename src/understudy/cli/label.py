@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,15 +21,13 @@ _PLACE = {
 def _carry_out(config: Options, place: Mapping[str, Any], *, trust_code: bool) -> int:
     from understudy.config.verbs import LabelConfig
     from understudy.pipeline.run_data import Overrides
-    from understudy.verbs.arguments import place as place_of
-    from understudy.verbs.label import OUT, plan, start
+    from understudy.verbs.label import plan, start
 
     assert isinstance(config, LabelConfig)
     overrides = Overrides(trust_code=trust_code)
     if place["dry_run"]:
         return print_plan(plan(config, overrides))
-    where = place_of(place["out"], False, ("understudy", *sys.argv[1:]), OUT)
-    return show(start(config, overrides, where, place["part"], place["merge"]))
+    return show(start(config, overrides, place["out"], place["part"], place["merge"]))
 
 
 label = training_command("label", _PLACE, _carry_out)

@@ -217,8 +217,8 @@ class LabelKeywords(SampleKeywords, MachineKeywords, AugmentationKeywords, total
     """Keep these layers' outputs too."""
     int8: bool
     """Keep embeddings and features as int8 with a scale; default: float16."""
-    logits: Literal["auto", "all", "top10"]
-    """All as float16, or of the 10 most probable classes in 32 bytes; auto: all, up to 256 classes."""
+    logits: Literal["auto", "all", "compact"]
+    """All as float16, or compact: nearly as good in 32 bytes; auto: all, up to 64 classes."""
     members: bool
     """Keep the answers of several teachers apart, as methods on embeddings need them."""
     mean: Literal["arithmetic", "geometric"]

@@ -276,8 +276,8 @@ class LabelConfig(SampleOptions, MachineOptions):
     """Keep these layers' outputs too."""
     int8: bool = False
     """Keep embeddings and features as int8 with a scale; default: float16."""
-    logits: Literal["auto", "all", "top10"] = "auto"
-    """All as float16, or of the 10 most probable classes in 32 bytes; auto: all, up to 256 classes."""
+    logits: Literal["auto", "all", "compact"] = "auto"
+    """All as float16, or compact: nearly as good in 32 bytes; auto: all, up to 64 classes."""
     members: bool = False
     """Keep the answers of several teachers apart, as methods on embeddings need them."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"

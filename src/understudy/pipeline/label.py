@@ -23,6 +23,7 @@ from understudy.data.loader import BatchLoader
 from understudy.data.views import Views
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_whole
+from understudy.pipeline.basis import fit_bases
 from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.resumption import read_fingerprints, same_machine, write_fingerprints
@@ -32,8 +33,7 @@ from understudy.pipeline.threads import blank_batch, threads_by_trial
 from understudy.runs.folder import DATA
 from understudy.runs.places import noted_places
 from understudy.runs.targets import Rows, TargetsFolder, check_same
-from understudy.signals import Signals
-from understudy.teachers.encoding import TOP
+from understudy.teachers.encoding import Compact, Float16
 from understudy.teachers.store import IDS, SAMPLED, Manifest, Shard, Stored, shards_of
 from understudy.terminal import Terminal
 from understudy.training import launch
@@ -42,7 +42,7 @@ from understudy.training.logging import ConsoleLogger
 
 SHARD = 16
 """Batches of a shard."""
-_FULL = 256  # classes of which all logits are kept
+_FULL = 64  # classes of which all logits are kept
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,12 @@ class Labeling:
     def _signals(self, classes: int) -> Iterator[Stored]:
         config, teachers = self.config, list(self.pipeline.teachers.values())
         layers = "int8" if config.int8 else "float16"
-        auto = "all" if classes <= _FULL else "top10"
+        auto = "all" if classes <= _FULL else "compact"
         asked = auto if config.logits == "auto" else config.logits
-        logits = "top10" if asked == "top10" and classes > TOP else "float16"
+        smaller = Compact.row_bytes((classes,)) < Float16.row_bytes((classes,))
+        logits = "compact" if asked == "compact" and smaller else "float16"
+        if config.members and len(teachers) == 1:
+            raise UnderstudyError("members keeps the answers of several teachers apart, and there is one; leave it out")
         apart = len(teachers) > 1 and (config.members or config.embedding or bool(config.features))
         for member, network in enumerate(teachers if apart else teachers[:1]):
             number, prefix = (member, f"{member}-") if apart else (None, "")
@@ -204,6 +207,9 @@ def _label(fabric: Fabric, job: Labeling) -> None:
     done = len(share) - len(missing)
     progress = ConsoleLogger("label", unit="view") if fabric.global_rank == 0 else None
     with same_machine(fabric, folder, lambda: _threads(fabric, job)), stop_flag() as flag:
+        if fabric.global_rank == 0:
+            fit_bases(fabric, job.pipeline, folder, job.views)
+        fabric.barrier()
         if progress is not None:
             progress.on_train_start(done, len(share))
         for number, rows, found in _answered(fabric, job, manifest, missing):
@@ -239,6 +245,7 @@ def _answered(
     assert teacher is not None, "targets have a teacher"
     teacher.watch({one.name for one in manifest.signals} - {"logits"})
     batches, shards = job.batches(fabric), shards_of(manifest)
+    codings = {one.file: one.coding(job.folder.path).to(fabric.device) for one in manifest.signals}
     if fabric.world_size == 1:  # else each process would keep all
         batches.keep_decoded(len(numbers) * SHARD, Terminal().say)
     for together in _consecutive(numbers):
@@ -246,7 +253,7 @@ def _answered(
         stream = batches.stream(steps[0].start, steps[-1].stop)
         for number, own in zip(together, steps, strict=True):
             _, first, last = shards[number]
-            rows = {one.file: np.zeros((last - first, one.coding().row_bytes), np.uint8) for one in manifest.signals}
+            rows = {one.file: np.zeros((last - first, one.row_bytes), np.uint8) for one in manifest.signals}
             found = np.zeros(last - first, np.uint8)
             for _ in own:
                 batch = next(stream)
@@ -257,20 +264,13 @@ def _answered(
                 with fabric.autocast():
                     signals = teacher(batch)
                 for one in manifest.signals:
-                    values = _signal(signals if one.member is None else signals.members[one.member], one.name)
-                    rows[one.file][places] = one.coding().encode(values).cpu().numpy()
+                    rows[one.file][places] = codings[one.file].encode(one.of(signals)).cpu().numpy()
             yield number, rows, found
 
 
 def _places(ids: Tensor, answered: Tensor) -> Rows:
     """Where in a shard of these ids those are that have answers, in the same order."""
     return torch.isin(ids, answered).nonzero().flatten().numpy()
-
-
-def _signal(signals: Signals, name: str) -> Tensor:
-    found = {"logits": signals.logits, "embedding": signals.embedding}.get(name, signals.features.get(name))
-    assert found is not None, f"the teacher was watched for {name}"
-    return found
 
 
 def _share(shards: int, part: tuple[int, int], rank: int, ranks: int) -> range:

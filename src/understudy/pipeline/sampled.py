@@ -76,7 +76,7 @@ def look(source: Source, views: Views) -> Looks:
     numbers = sorted({count * k // _VIEWS for k in range(_VIEWS)})
     ids, values = [], []
     for number in numbers:
-        rows = mix(name_key("sampled"), number, source.ids).argsort()[:_EACH].sort().values
+        rows = sampled_rows(source, number, _EACH)
         batch = view_of(source, views, number, rows)
         small = _reduced(batch)
         found = torch.full((len(rows), small.shape[1]), torch.nan)  # of what cannot be decoded
@@ -84,6 +84,11 @@ def look(source: Source, views: Views) -> Looks:
         ids.append(source.ids[rows])
         values.append(found)
     return Looks(np.array(numbers), torch.stack(ids).numpy(), torch.stack(values).numpy())
+
+
+def sampled_rows(source: Source, number: int, count: int) -> Tensor:
+    """At most so many rows of a source, by a function of a number and the ids."""
+    return mix(name_key("sampled"), number, source.ids).argsort()[:count].sort().values
 
 
 def view_of(source: Source, views: Views, number: int, rows: Tensor) -> Batch:
@@ -116,8 +121,7 @@ def check_looks(store: Store, source: Source, teacher: Any = None) -> None:
         scale = max(float(before.abs().mean()), 1.0)
         differences.append(float((now - before).abs().mean()) / scale)
         if teacher is not None:
-            logits = store.manifest.signals[0].coding()
-            fresh = logits.decode(logits.encode(teacher(batch).logits)).softmax(1)
+            fresh = store.as_kept(teacher(batch)).logits.softmax(1)
             apart.append(float((fresh - store(batch).logits.softmax(1)).abs().sum(1).mean()) / 2)
     if differences and max(differences) > _TOLERANCE:
         raise UnderstudyError(

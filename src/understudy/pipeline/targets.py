@@ -37,7 +37,7 @@ class Taught(Pipeline[R]):
     def store(self) -> Store | None:
         """The teachers' answers, if they are on the disk."""
         targets = self.recipe.targets
-        return None if targets is None else Store.open(path_of(targets, "the targets"), self.recipe.temperature)
+        return None if targets is None else Store.open(path_of(targets, "the targets"))
 
     @property
     def views(self) -> Views:

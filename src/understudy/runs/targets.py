@@ -7,23 +7,26 @@ shards/00000.bin    the rows of each signal in turn, a byte for each sample that
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from understudy.config.options import Options
 from understudy.errors import UnderstudyError
 from understudy.files import remove_files, write_whole
 from understudy.runs.collection import RunCollection
-from understudy.runs.folder import EvaluatedFolder, read_record
+from understudy.runs.folder import EvaluatedFolder
 from understudy.runs.places import located
 from understudy.runs.run import Run
-from understudy.teachers.store import MANIFEST, Manifest, Stored, digest, shards_of
+from understudy.teachers.encoding import Encoding
+from understudy.teachers.store import MANIFEST, Manifest, Stored, digest, read_manifest, shards_of
 
 _DIGEST = 16  # bytes
 Rows = NDArray[np.uint8]
@@ -40,15 +43,14 @@ class TargetsFolder(EvaluatedFolder):
 
     @property
     def record(self) -> dict[str, Any]:
-        path = self.path / MANIFEST
-        return read_record(path, Manifest, "delete the folder and label again") if self.exists else {}
+        return read_manifest(self.path).model_dump(exclude_unset=True) if self.exists else {}
 
     def note(self, **facts: Any) -> None:
         write_whole(self.path / MANIFEST, json.dumps(self.record | facts, indent=1) + "\n")
 
     @property
     def manifest(self) -> Manifest:
-        return Manifest.model_validate(self.record)
+        return read_manifest(self.path)
 
     @property
     def without_page(self) -> list[str]:
@@ -86,7 +88,7 @@ class TargetsFolder(EvaluatedFolder):
         Raises:
             UnderstudyError: it is damaged.
         """
-        data, widths = self.shard(number).read_bytes(), [one.coding().row_bytes for one in signals]
+        data, widths = self.shard(number).read_bytes(), [one.row_bytes for one in signals]
         if len(data) != size * (sum(widths) + 1) + _DIGEST or digest(data[:-_DIGEST]) != data[-_DIGEST:].hex():
             raise UnderstudyError(f"{self.shard(number)} is damaged; delete it and continue")
         rows, place = dict[str, Rows](), 0
@@ -112,11 +114,28 @@ class TargetsFolder(EvaluatedFolder):
             UnderstudyError: a shard of it is damaged.
         """
         manifest = self.manifest
-        shards = shards_of(manifest)
+        shards, recode = shards_of(manifest), self._recoding(other)
         for number in self.missing(len(shards)):
             if other.shard(number).exists():
                 _, first, last = shards[number]
-                self.write_shard(number, *other.read_shard(number, last - first, manifest.signals))
+                rows, found = other.read_shard(number, last - first, manifest.signals)
+                self.write_shard(number, {file: recode.get(file, _same)(x) for file, x in rows.items()}, found)
+
+    def _recoding(self, other: TargetsFolder) -> dict[str, Callable[[Rows], Rows]]:
+        """What brings rows of another folder to the basis of this one, by file, where machines fitted different ones.
+
+        The first folder that is merged gives its basis to one that has none.
+        """
+        found = dict[str, Callable[[Rows], Rows]]()
+        for one in self.manifest.signals:
+            ours, theirs = self.path / one.basis, other.path / one.basis
+            if one.encoding != "compact" or not theirs.exists():
+                continue
+            if not ours.exists():
+                write_whole(ours, theirs.read_bytes())
+            if ours.read_bytes() != theirs.read_bytes():
+                found[one.file] = partial(_recoded, one.coding(other.path), one.coding(self.path))
+        return found
 
     def join(self) -> None:
         """Make the files of the store from its shards, all of which must be there."""
@@ -125,7 +144,7 @@ class TargetsFolder(EvaluatedFolder):
         whole = {
             one.file: np.memmap(
                 self.path / f".{one.file}.partial", np.uint8, "w+",
-                shape=(manifest.view_count, manifest.samples, one.coding().row_bytes),
+                shape=(manifest.view_count, manifest.samples, one.row_bytes),
             )
             for one in manifest.signals
         }  # fmt: skip
@@ -143,6 +162,14 @@ class TargetsFolder(EvaluatedFolder):
         signals = [one.model_copy(update={"digests": tuple(digests[one.file])}) for one in manifest.signals]
         self.note(signals=[one.model_dump() for one in signals], unreadable=unreadable, finished=True)
         remove_files([self.shard(number) for number in range(len(shards))], self.path)
+
+
+def _same(rows: Rows) -> Rows:
+    return rows
+
+
+def _recoded(theirs: Encoding, ours: Encoding, rows: Rows) -> Rows:
+    return ours.encode(theirs.decode(torch.from_numpy(rows.copy()))).numpy()
 
 
 def check_same(known: Manifest, other: Manifest, where: Path) -> None:

@@ -5,6 +5,7 @@ A view is a pure function of (seed, view, id), so a store holds nothing but answ
 targets.json        what it holds, of which teachers and data, in which views
 ids.npy             (N,) int64, the ids of the samples in the order of the rows
 logits.bin, ...     (views, N, row bytes) uint8 for each signal, as `teachers.encoding` says
+logits-basis.npz    of compact rows
 sampled.npz         what some of the views look like, to tell later whether they still do
 data.json.gz        what the data was made of
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -29,7 +30,7 @@ from understudy.data.views import Views
 from understudy.errors import UnderstudyError
 from understudy.objectives import ensemble_log_probs
 from understudy.signals import Batch, Shapes, Signals
-from understudy.teachers.encoding import ENCODINGS, Encoding, TopTen
+from understudy.teachers.encoding import ENCODINGS, Compact, Encoding, Float16, Int8
 
 MANIFEST, IDS, SAMPLED = "targets.json", "ids.npy", "sampled.npz"
 _SHARE = 0.25  # of a GPU's free memory that a store may take
@@ -49,14 +50,35 @@ class Stored(BaseModel):
     file: str
     member: int | None
     name: str
-    encoding: Literal["float16", "int8", "top10"]
+    encoding: Literal["float16", "int8", "compact"]
     shape: tuple[int, ...]
     digests: tuple[str, ...] = ()
 
-    def coding(self, temperature: float = 1.0) -> Encoding:
-        """How its rows are to be read, top10 for soft targets of this temperature."""
-        kind = ENCODINGS[self.encoding]
-        return kind(self.shape, temperature) if kind is TopTen else kind(self.shape)
+    @property
+    def row_bytes(self) -> int:
+        return ENCODINGS[self.encoding].row_bytes(self.shape)
+
+    @property
+    def basis(self) -> str:
+        """The file with the basis of compact rows."""
+        return f"{self.file.removesuffix('.bin')}-basis.npz"
+
+    def of(self, signals: Signals) -> Tensor:
+        """The values of the signal, which the teachers were watched for."""
+        own = signals if self.member is None else signals.members[self.member]
+        found = {"logits": own.logits, "embedding": own.embedding}.get(self.name, own.features.get(self.name))
+        assert found is not None, f"the teacher was watched for {self.name}"
+        return found
+
+    def coding(self, folder: Path) -> Encoding:
+        """How its rows in a folder are to be read.
+
+        Raises:
+            UnderstudyError: their basis is damaged.
+        """
+        if self.encoding == "compact":
+            return Compact.read(folder / self.basis)
+        return Float16(self.shape) if self.encoding == "float16" else Int8(self.shape)
 
 
 class Manifest(BaseModel):
@@ -102,7 +124,7 @@ class Manifest(BaseModel):
     @property
     def view_bytes(self) -> int:
         """Bytes of a view of one sample."""
-        return sum(one.coding().row_bytes for one in self.signals)
+        return sum(one.row_bytes for one in self.signals)
 
 
 @dataclass
@@ -114,14 +136,14 @@ class Store:
         manifest: what it holds.
         ids: (N,) int64.
         tables: file -> (views, N, row bytes) uint8, on the disk or on a GPU.
-        temperature: of the soft targets that are made of the logits, see `TopTen`.
+        codings: file -> how its rows are to be read.
     """
 
     path: Path
     manifest: Manifest
     ids: Tensor
     tables: Mapping[str, Tensor]
-    temperature: float = 1.0
+    codings: Mapping[str, Encoding]
 
     def __post_init__(self) -> None:
         self._order = self.ids.argsort()
@@ -129,7 +151,7 @@ class Store:
         self._watched: set[str] = {"logits"}
 
     @classmethod
-    def open(cls, path: Path, temperature: float = 1.0) -> Self:
+    def open(cls, path: Path) -> Self:
         """Open a finished store; its bytes are checked.
 
         Raises:
@@ -144,7 +166,7 @@ class Store:
         except (OSError, ValueError) as fault:
             raise UnderstudyError(f"{path} is damaged ({fault}); restore it, or label the data again") from None
         _check_digests(path, manifest, tables)
-        return cls(path, manifest, ids, tables, temperature)
+        return cls(path, manifest, ids, tables, {one.file: one.coding(path) for one in manifest.signals})
 
     @property
     def views(self) -> Views:
@@ -167,7 +189,8 @@ class Store:
         free, _ = torch.cuda.mem_get_info(device)
         fits = sum(table.numel() for table in self.tables.values()) <= _SHARE * free
         tables = {name: table.to(device) for name, table in self.tables.items()} if fits else self.tables
-        return Store(self.path, self.manifest, self.ids.to(device) if fits else self.ids, tables, self.temperature)
+        codings = {name: coding.to(device) for name, coding in self.codings.items()}
+        return replace(self, ids=self.ids.to(device) if fits else self.ids, tables=tables, codings=codings)
 
     def watch(self, signals: Iterable[str]) -> None:
         """Set which signals to return besides the logits.
@@ -196,10 +219,22 @@ class Store:
         for one in self.manifest.signals:
             if one.name in self._watched:
                 found = self.tables[one.file][index, rows].to(batch.ids.device)
-                members.setdefault(one.member, {})[one.name] = one.coding(self.temperature).decode(found)
+                members.setdefault(one.member, {})[one.name] = self.codings[one.file].decode(found)
+        return self._together({member: _signals(values) for member, values in members.items()})
+
+    def as_kept(self, answers: Signals) -> Signals:
+        """Logits of the teachers themselves as they are read after they were kept."""
+        members: dict[int | None, Signals] = {}
+        for one in self.manifest.signals:
+            if one.name == "logits":
+                coding = self.codings[one.file]
+                members[one.member] = Signals(coding.decode(coding.encode(one.of(answers))))
+        return self._together(members)
+
+    def _together(self, members: Mapping[int | None, Signals]) -> Signals:
         if None in members:
-            return _signals(members[None])
-        each = tuple(_signals(values) for values in members.values())
+            return members[None]
+        each = tuple(members.values())
         logits = torch.stack([member.logits for member in each])
         return Signals(ensemble_log_probs(logits, 1.0, self.manifest.mean), members=each)
 
@@ -242,7 +277,7 @@ def shards_of(manifest: Manifest) -> list[Shard]:
 
 
 def _mapped(path: Path, one: Stored, manifest: Manifest, samples: int) -> Tensor:
-    shape = (manifest.view_count, samples, one.coding().row_bytes)
+    shape = (manifest.view_count, samples, one.row_bytes)
     if samples != manifest.samples:
         raise ValueError(f"{IDS} has {samples:,} ids, not {manifest.samples:,}")
     return torch.from_numpy(np.memmap(path / one.file, np.uint8, "c", shape=shape))  # "c": never written

@@ -16,6 +16,7 @@ from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.files import new_folder
 from understudy.pipeline.run_data import Overrides
+from understudy.runs.targets import TargetsFolder
 
 C = TypeVar("C", bound=Options)
 Data = object
@@ -60,15 +61,16 @@ class Place:
         return Place(folder, False, self.command)
 
 
-def place(
-    run: str | Path | None, overwrite: bool, command: tuple[str, ...] = (), what: str = "the --run folder"
-) -> Place:
+def place(run: str | Path | None, overwrite: bool, command: tuple[str, ...] = ()) -> Place:
     """Where results go: `Place` of a folder as a user wrote it.
 
     Raises:
-        UnderstudyError: no folder can be made there.
+        UnderstudyError: no folder can be made there, or it holds targets.
     """
-    return Place(None if run is None else new_folder(run, what), overwrite, command)
+    folder = None if run is None else new_folder(run, "the --run folder")
+    if folder is not None and TargetsFolder(folder).exists:
+        raise UnderstudyError(f"{folder} holds targets; choose another --run folder")
+    return Place(folder, overwrite, command)
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int = 10**9) -> None:

@@ -12,7 +12,7 @@ from understudy.config.recipe import DistillRecipe
 from understudy.config.verbs import LabelConfig
 from understudy.config.yaml import checked
 from understudy.errors import UnderstudyError
-from understudy.files import path_of
+from understudy.files import new_folder, path_of
 from understudy.pipeline.device import first_process
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.label import Labeling, describe
@@ -22,10 +22,9 @@ from understudy.runs.collection import RunCollection
 from understudy.runs.lock import locked
 from understudy.runs.run import Run, new_run_path
 from understudy.runs.targets import TargetsFolder
-from understudy.verbs.arguments import Data, Model, Place, Plan, configure, listed, place
+from understudy.verbs.arguments import Data, Model, Plan, configure, listed
 from understudy.verbs.distill import objects
 
-OUT = "the --out folder"
 _NOT_OF_DISTILL = {"kind", "views", "embedding", "features", "int8", "logits", "members"}
 
 
@@ -68,7 +67,7 @@ def label(
     ['alone-0', 'distilled-0']
     """
     config = configure(LabelConfig, options, data=data, teacher=listed(teacher))
-    return start(config, objects(data, teacher, "", None), place(out, False, what=OUT), part, merge)
+    return start(config, objects(data, teacher, "", None), out, part, merge)
 
 
 def plan(config: LabelConfig, overrides: Overrides) -> Plan:
@@ -78,12 +77,10 @@ def plan(config: LabelConfig, overrides: Overrides) -> Plan:
 
 
 def start(
-    config: LabelConfig, overrides: Overrides, place: Place, part: str = "", merge: Sequence[str | Path] = ()
+    config: LabelConfig, overrides: Overrides, out: str | Path | None, part: str = "", merge: Sequence[str | Path] = ()
 ) -> TargetsFolder:
     """Label in a folder, or continue there."""
-    if place.overwrite:
-        raise UnderstudyError("targets are never overwritten; delete the folder, or choose another")
-    folder = place.run or new_run_path("label", config.data)
+    folder = new_run_path("label", config.data) if out is None else new_folder(out, "the --out folder")
     if Run(folder).exists or RunCollection(folder).exists:
         raise UnderstudyError(f"{folder} holds a run; choose another --out folder")
     return _run(_job(config, overrides, folder, parse_part(part), merge))
