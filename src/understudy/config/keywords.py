@@ -140,6 +140,8 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     """Seed for shuffling, augmentation and initialization."""
     seeds: int
     """Number of initializations, trained side by side on the same batches."""
+    qat: bool
+    """Quantization-aware training: from trained weights, with the rounding of an int8 file, exported with its ranges."""
     patience: int | None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
     class_bias: Sequence[str]

@@ -218,6 +218,8 @@ class TrainingOptions(SampleOptions, MachineOptions):
     """Seed for shuffling, augmentation and initialization."""
     seeds: Several = 1
     """Number of initializations, trained side by side on the same batches."""
+    qat: bool = False
+    """Quantization-aware training: from trained weights, with the rounding of an int8 file, exported with its ranges."""
     patience: Positive | None = None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
     class_bias: tuple[str, ...] = ()
