@@ -141,7 +141,7 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     seeds: int
     """Number of initializations, trained side by side on the same batches."""
     qat: bool
-    """Quantization-aware training: from trained weights, with the rounding of an int8 file, exported with its ranges."""
+    """Quantization-aware training: go on from trained weights, rounded as in an int8 file; export uses the ranges."""
     patience: int | None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
     class_bias: Sequence[str]

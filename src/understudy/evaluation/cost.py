@@ -48,8 +48,8 @@ def flops(network: Network) -> int:
 def latency(network: Network, repeats: int = 200, threads: int | None = None) -> tuple[float, float]:
     """(median, interquartile range) of the time per image in milliseconds, of the folded network on its device.
 
-    At least three and at most `repeats` runs are timed, for about half a second. Of a quantized network, which is slower
-    than its int8 file, it is the time without rounding.
+    At least three and at most `repeats` runs are timed, for about half a second. Of a quantized network
+    it is the time without rounding, as an int8 file does not round in steps of its own.
     """
     folded = fold(as_float(network))
     folded.watch(())

@@ -81,9 +81,8 @@ def _overrides(model: ModelProto, ranges: Mapping[str, Ranges]) -> dict[str, lis
     layers = [
         (node, ranges[node.input[1]]) for node in model.graph.node if len(node.input) > 1 and node.input[1] in ranges
     ]
-    around = [(node.output[0], one.output) for node, one in layers] + [
-        (node.input[0], one.input) for node, one in layers
-    ]
+    around = [(_clipped(model, node.output[0]), one.output) for node, one in layers]
+    around += [(node.input[0], one.input) for node, one in layers]
     for tensor, ends in around:
         while tensor in by_output and by_output[tensor].op_type in _MOVING:
             tensor = by_output[tensor].input[0]
@@ -91,6 +90,12 @@ def _overrides(model: ModelProto, ranges: Mapping[str, Ranges]) -> dict[str, lis
             scale, zero = scale_and_zero(torch.tensor(ends))
             found[tensor] = [{"scale": scale.numpy(), "zero_point": np.array(int(zero), np.uint8)}]
     return found
+
+
+def _clipped(model: ModelProto, tensor: str) -> str:
+    """What becomes of a layer's output in the ReLU or Clip that alone reads it, which is computed within the layer."""
+    readers = [node for node in model.graph.node if tensor in node.input]
+    return readers[0].output[0] if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") else tensor
 
 
 def _with_float_outputs(model: ModelProto) -> ModelProto:

@@ -10,7 +10,7 @@ from understudy.models.stages import is_depthwise, stages
 from understudy.models.weights import read_weights
 
 __all__ = [
-    "FAMILIES", "InputContract", "Network", "Ranges", "activation_ranges", "as_float", "build", "calibrate", "eval_mode",
-    "find_heads", "fold", "is_code", "is_depthwise", "load_network", "names_model", "parse_spec", "quantize",
-    "read_weights", "restore", "select_modality", "stages", "start_from", "to_channels_last",
+    "FAMILIES", "InputContract", "Network", "Ranges", "activation_ranges", "as_float", "build", "calibrate",
+    "eval_mode", "find_heads", "fold", "is_code", "is_depthwise", "load_network", "names_model", "parse_spec",
+    "quantize", "read_weights", "restore", "select_modality", "stages", "start_from", "to_channels_last",
 ]  # fmt: skip

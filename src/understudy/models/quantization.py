@@ -6,7 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -26,16 +26,18 @@ _MOMENTUM = 0.01  # of the moving averages of activations' smallest and largest 
 _SMALLEST = 1e-12  # scale, of a tensor of zeros
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _PRODUCTS = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+# of what is rounded, these output the same values
+_MOVING = {"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "flatten", "reshape", "view", "permute"}
 # ONNX Runtime computes these within the layer before, which then outputs what they do
 _CLIPPING = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_"}
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """The (smallest, largest) values of what a layer reads and outputs; None where another layer has the range.
+    """The (smallest, largest) values of what a layer reads, and of what it outputs, after a ReLU that follows.
 
-    That is the layer before for the input, if it is rounded already, and the next one for the output of a layer that is
-    followed by ReLU or the like.
+    None where another layer has the range: the one before for the input, the next one for the output; or where nothing
+    but zeros was seen. Logits are not rounded.
     """
 
     input: tuple[float, float] | None
@@ -76,6 +78,7 @@ def quantize(network: Network) -> Network:
         for name, rounded in (("input_range", place.rounds_input), ("output_range", place.rounds_output)):
             layer.register_buffer(name, torch.zeros(2, device=device) if rounded else None)
         layer.norms = () if place.norm is None else (place.norm,)  # a tuple, as it is no child of the layer
+        layer.clip = place.clip
         if place.norm is not None:
             place.norm.__class__ = _folded(type(place.norm))
             place.norm.eval()
@@ -115,7 +118,7 @@ def as_float(network: Network) -> Network:
     network.watch(signals)
     for layer in plain.modules():
         if isinstance(layer, _Quantized):
-            del layer.input_range, layer.output_range, layer.norms
+            del layer.input_range, layer.output_range, layer.norms, layer.clip
         if isinstance(layer, (_Quantized, _FoldedNorm)):
             layer.__class__ = layer.plain
     plain.int8 = False
@@ -178,6 +181,7 @@ class _Quantized(nn.Module):
     input_range: Tensor | None
     output_range: Tensor | None
     norms: tuple[_BatchNorm, ...]
+    clip: Callable[[Tensor], Tensor] | None
     seen: list[tuple[str, Tensor]] | None = None  # while the network is calibrated
 
     def forward(self, input: Tensor) -> Tensor:
@@ -191,6 +195,8 @@ class _Quantized(nn.Module):
             return x
         if self.training or self.seen is not None:
             ends = torch.stack(torch.aminmax(x.detach())).to(values)
+            if name == "output_range" and self.clip is not None:
+                ends = self.clip(ends)  # so that rounding clips, and what follows changes nothing
             if self.seen is not None:
                 self.seen.append((name, ends))
                 return x
@@ -268,14 +274,15 @@ class _Place:
     norm: nn.Module | None  # that is folded into it
     rounds_input: bool
     rounds_output: bool
+    clip: Callable[[Tensor], Tensor] | None  # the ReLU or the like that follows
 
 
 class _Readers(TorchFunctionMode):
-    """Which functions read each tensor, by its id, and what they returned."""
+    """Which functions read each tensor, by its id, with the other arguments, and what they returned."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of: defaultdict[int, list[tuple[Callable[..., Any], Any]]] = defaultdict(list)
+        self.of: defaultdict[int, list[tuple[Callable[[Any], Any], str, Any]]] = defaultdict(list)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -283,13 +290,28 @@ class _Readers(TorchFunctionMode):
             flat = [y for x in [*args, *(kwargs or {}).values()] for y in (x if isinstance(x, tuple | list) else [x])]
             for x in flat:
                 if isinstance(x, Tensor):
-                    self.of[id(x)].append((func, result))  # which keeps it, so that its id is not reused
+                    again = partial(_again, func, args[1:], kwargs or {})
+                    self.of[id(x)].append(
+                        (again, func.__name__, result)
+                    )  # which keeps it, so that its id is not reused
         return result
+
+    def unchanged(self, x: Tensor) -> set[int]:
+        """The ids of a tensor and of those that hold none but its values."""
+        found = {id(x)}
+        for _, name, result in self.of[id(x)]:
+            if name in _MOVING and isinstance(result, Tensor) and id(result) not in found:
+                found |= self.unchanged(result)
+        return found
+
+
+def _again(func: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, Any], x: Any) -> Any:
+    return func(x, *rest, **kwargs)
 
 
 def _places(network: Network, inputs: Tensor) -> Iterator[_Place]:
     """The layers of a network in the order in which they first run, each with what is to be rounded around it."""
-    norms = {layer: norm for layer, norm in foldable_pairs(network, inputs, frozenset())}
+    norms = dict(foldable_pairs(network, inputs, frozenset()))
     runs: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def after(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -306,16 +328,17 @@ def _places(network: Network, inputs: Tensor) -> Iterator[_Place]:
     rounded: set[int] = set()
     seen: set[nn.Module] = set()
     heads = set(network.heads.values()) if network.head_paths else set()
+    read = {id(x) for _, x, _ in runs}
     for layer, x, y in runs:
         if layer in seen:
             continue
         seen.add(layer)
         if layer in norms:
-            y = next(result for func, result in readers.of[id(y)] if func is F.batch_norm)
-        reads = readers.of[id(y)]
-        in_place = bool(reads) and reads[0][1] is y
-        clipped = bool(reads) and reads[0][0].__name__ in _CLIPPING and (in_place or len(reads) == 1)
-        rounds_output = not clipped and layer not in heads
+            y = next(result for _, name, result in readers.of[id(y)] if name == "batch_norm")
+        (again, name, result), *others = readers.of[id(y)] or [(None, "", None)]
+        clip = again if name in _CLIPPING and (result is y or not others) else None
+        y = y if clip is None else result
+        rounds_output = layer not in heads and (clip is None or id(y) not in read)
         if rounds_output:
-            rounded.add(id(y))
-        yield _Place(layer, norms.get(layer), id(x) not in rounded, rounds_output)
+            rounded |= readers.unchanged(y)
+        yield _Place(layer, norms.get(layer), id(x) not in rounded, rounds_output, clip)

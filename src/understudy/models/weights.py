@@ -63,7 +63,7 @@ class _Metadata(BaseModel):
 
     spec: str
     contract: InputContract
-    int8: bool
+    int8: bool = False
 
 
 def read_weights(path: Path) -> Weights:
