@@ -169,6 +169,27 @@ def test_every_parameter_of_a_layer_has_a_gradient_and_statistics_stay() -> None
     assert torch.allclose(after[first], 0.99 * before[first] + 0.01 * seen)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_an_activation_changes_is_rounded_again(inplace: bool) -> None:
+    """Also where the activation works in place, so that the next layer reads the tensor that the first one output."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.act, self.relu, self.head = nn.Hardswish(inplace), nn.ReLU(inplace), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.second(self.act(self.first(x)))
+            y = y.add_(x) if inplace else y + x
+            return self.head(self.relu(y))
+
+    network = Network(Residual(), InputContract((4,), (0.0,) * 4, (1.0,) * 4, ("cat", "dog")))
+    calibrate(quantize(network), [torch.randn(8, 4)])
+    found = {path: (one.input is not None, one.output is not None) for path, one in activation_ranges(network).items()}
+    assert found == {"first": (True, True), "second": (True, True), "head": (True, False)}
+
+
 def test_a_quantized_network_is_saved_and_loaded(tmp_path: Path) -> None:
     network, x = network_of(), images()
     calibrate(quantize(network), [x])

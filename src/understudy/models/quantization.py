@@ -300,6 +300,8 @@ class _Readers(TorchFunctionMode):
         """The ids of a tensor and of those that hold none but its values."""
         found = {id(x)}
         for _, name, result in self.of[id(x)]:
+            if result is x and name not in _CLIPPING:  # another layer or a sum works in place from here on
+                return found - {id(x)}
             if name in _MOVING and isinstance(result, Tensor) and id(result) not in found:
                 found |= self.unchanged(result)
         return found
