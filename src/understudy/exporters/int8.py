@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPERATORS = [
-    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "Concat", "Reshape", "Transpose"),
+    *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat", "Reshape", "Transpose"),
     *("MaxPool", "AveragePool", "GlobalAveragePool"),
 ]
 """Convolutions and matrix products, and the operators that may stand between them. Normalization layers, which
