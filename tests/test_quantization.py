@@ -97,7 +97,8 @@ def test_weights_are_rounded_by_channel() -> None:
 
 def test_a_network_computes_the_plain_formula() -> None:
     network, x = network_of(), images()
-    conv, norm, _, pool, conv2, norm2, _, mean, flatten, head = network.module.children()  # type: ignore[misc]
+    parts: list[Any] = list(network.module.children())
+    conv, norm, _, pool, conv2, norm2, _, mean, flatten, head = parts
 
     def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()

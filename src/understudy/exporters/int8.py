@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _OPERATORS = [
     *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat", "Reshape", "Transpose"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("MaxPool", "AveragePool"),
 ]
 """Convolutions and matrix products, and the operators that may stand between them. Normalization layers, which
 GroupNorm is exported as, stay in float32: quantizing them costs a network with GroupNorm most of its accuracy."""
@@ -84,11 +84,14 @@ def _overrides(model: ModelProto, ranges: Mapping[str, Ranges]) -> dict[str, lis
     around = [(_clipped(model, node.output[0]), one.output) for node, one in layers]
     around += [(node.input[0], one.input) for node, one in layers]
     for tensor, ends in around:
-        while tensor in by_output and by_output[tensor].op_type in _MOVING:
-            tensor = by_output[tensor].input[0]
-        if ends is not None and tensor not in found:
-            scale, zero = scale_and_zero(torch.tensor(ends))
-            found[tensor] = [{"scale": scale.numpy(), "zero_point": np.array(int(zero), np.uint8)}]
+        if ends is None:
+            continue
+        scale, zero = scale_and_zero(torch.tensor(ends))
+        same = [tensor]
+        while same[-1] in by_output and by_output[same[-1]].op_type in _MOVING:
+            same.append(by_output[same[-1]].input[0])
+        for name in same:
+            found.setdefault(name, [{"scale": scale.numpy(), "zero_point": np.array(int(zero), np.uint8)}])
     return found
 
 

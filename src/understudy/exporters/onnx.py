@@ -36,7 +36,7 @@ def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
     """Convert a traced module to ONNX, in the opset that torch's exporter recommends.
 
     Means over the height and width of images become global average pooling, which ONNX Runtime computes in the layout
-    of the convolutions around it, and in int8.
+    of the convolutions around it.
 
     Raises:
         UnderstudyError: The exporter does not support an operator, which the message names.

@@ -116,6 +116,7 @@ def as_float(network: Network) -> Network:
     signals = network.signals
     plain = copy.deepcopy(network.watch(()))
     network.watch(signals)
+    layer: Any  # whose class is assigned
     for layer in plain.modules():
         if isinstance(layer, _Quantized):
             del layer.input_range, layer.output_range, layer.norms, layer.clip
@@ -331,6 +332,7 @@ def _places(network: Network, inputs: Tensor) -> Iterator[_Place]:
     seen: set[nn.Module] = set()
     heads = set(network.heads.values()) if network.head_paths else set()
     read = {id(x) for _, x, _ in runs}
+    y: Any
     for layer, x, y in runs:
         if layer in seen:
             continue
