@@ -142,6 +142,8 @@ class TrainingKeywords(SampleKeywords, MachineKeywords, OptimizerKeywords, Augme
     """Seed for shuffling, augmentation and initialization."""
     seeds: int
     """Number of initializations, trained side by side on the same batches."""
+    qat: bool
+    """Quantization-aware training: go on from trained weights, rounded as in an int8 file; export uses the ranges."""
     patience: int | None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
     class_bias: Sequence[str]

@@ -220,6 +220,8 @@ class TrainingOptions(SampleOptions, MachineOptions):
     """Seed for shuffling, augmentation and initialization."""
     seeds: Several = 1
     """Number of initializations, trained side by side on the same batches."""
+    qat: bool = False
+    """Quantization-aware training: go on from trained weights, rounded as in an int8 file; export uses the ranges."""
     patience: Positive | None = None
     """Stop after this many epochs without a better validation accuracy, and keep the best weights."""
     class_bias: tuple[str, ...] = ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from understudy.exporters.interface import CoreModel, Interface, Preprocessor, e
 from understudy.exporters.verify import Runner, benchmark, compute_outputs, verify_float, verify_int8
 from understudy.exporters.web.runtime import archive
 from understudy.files import write_whole
-from understudy.models import Network, eval_mode, fold
+from understudy.models import Network, Ranges, activation_ranges, as_float, eval_mode, fold
 from understudy.randomness import name_key, permutation
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Job:
     network: Network  # folded
     interface: Interface
     batches: Sequence[np.ndarray]  # normalized samples for calibration, (B, *contract.shape) each
+    ranges: Mapping[str, Ranges] = field(default_factory=dict)  # trained ones, by the name of a layer's weight
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ class Job:
         return self._serialize(self.core)
 
     def to_int8(self) -> bytes:
-        return self._serialize(int8.quantize(self.core, self.batches))
+        return self._serialize(int8.quantize(self.core, self.batches, self.ranges))
 
     def to_torch(self) -> bytes:
         program = self._trace(exported_module(self.interface, self.network))
@@ -185,16 +186,23 @@ def export_network(
     check_formats(formats, tuple(FORMATS))
     interface = interface_of(network, test, preprocessing)
     batches = _calibration_batches(network, calibration, calibrate) if "int8" in formats else []
-    job = Job(fold(network), interface, batches)
-    with _staging(folder) as staging, eval_mode(network):
+    ranges = activation_ranges(network) if network.int8 else {}
+    # what is not int8 is exported, and measured, without the rounding that the network was trained with
+    plain = as_float(network)
+    names = {f"module.{path}.weight": one for path, one in ranges.items()}
+    job = Job(fold(plain), interface, batches, names)
+    with _staging(folder) as staging, eval_mode(network), eval_mode(plain):
         paths = {name: staging / FORMATS[name].file for name in formats}
         for name, path in paths.items():
             write_whole(path, FORMATS[name].to_bytes(job))
         runners = {name: FORMATS[name].load(path, 0) for name, path in paths.items()}
         outputs = compute_outputs(network, interface, runners, test)
+        exact = outputs
+        if network.int8:
+            exact = replace(outputs, reference=compute_outputs(plain, interface, {}, test).reference)
         for name, path in paths.items():
             if FORMATS[name].exact:
-                verify_float(outputs, name, path.name)
+                verify_float(exact, name, path.name)
             else:
                 verify_int8(outputs, name, path.name, tolerance)
         runners = {name: FORMATS[name].load(path, 1) for name, path in paths.items()}
@@ -210,8 +218,8 @@ def export_network(
                 *latencies[name],
                 format=name,
                 file=folder / path.name,
-                agreement=outputs.agreement(name),
-                worst_difference=outputs.worst_difference(name),
+                agreement=(exact if FORMATS[name].exact else outputs).agreement(name),
+                worst_difference=(exact if FORMATS[name].exact else outputs).worst_difference(name),
                 original=original,
             )
             for name, path in paths.items()

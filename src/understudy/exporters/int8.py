@@ -1,33 +1,46 @@
-"""Static 8-bit quantization of an ONNX model, calibrated on training samples."""
+"""Static 8-bit quantization of an ONNX model, with ranges that were trained or are calibrated on training samples."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from understudy.exporters.interface import INPUT
 from understudy.exporters.torch_export import export_errors
+from understudy.models import Ranges
+from understudy.models.quantization import scale_and_zero
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPERATORS = [
     *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat", "Reshape", "Transpose"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("MaxPool", "AveragePool"),
 ]
 """Convolutions and matrix products, and the operators that may stand between them. Normalization layers, which
 GroupNorm is exported as, stay in float32: quantizing them costs a network with GroupNorm most of its accuracy."""
 
+_MOVING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
 
-def quantize(model: ModelProto, batches: Sequence[np.ndarray]) -> ModelProto:
+
+def quantize(
+    model: ModelProto, batches: Sequence[np.ndarray], ranges: Mapping[str, Ranges] | None = None
+) -> ModelProto:
     """Quantize the weights and activations of a model to 8 bits, in QDQ format.
 
     Weights are signed with one scale per channel. Activations are unsigned, the fastest choice in ONNX Runtime, with
-    min-max ranges, which are calibrated on batches of normalized inputs, float32 (B, *shape) each.
+    the ranges that layers were trained with, and min-max ranges elsewhere. Logits stay in float32: rounded, the best
+    two are often equal.
+
+    Args:
+        model: takes normalized inputs.
+        batches: normalized inputs to calibrate on, float32 (B, *shape) each.
+        ranges: of what layers read and output, by the name of their weight; see `models.activation_ranges`.
     """
     import onnx
     from onnxruntime import quantization as q
@@ -52,5 +65,54 @@ def quantize(model: ModelProto, batches: Sequence[np.ndarray]) -> ModelProto:
                 str(preprocessed), str(quantized), Reader(), op_types_to_quantize=_OPERATORS,
                 quant_format=q.QuantFormat.QDQ, calibrate_method=q.CalibrationMethod.MinMax,
                 per_channel=True, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                extra_options={"TensorQuantOverrides": _overrides(onnx.load(preprocessed), ranges or {})},
             )  # fmt: skip
-        return onnx.load(quantized)
+        return _with_float_outputs(onnx.load(quantized))
+
+
+def _overrides(model: ModelProto, ranges: Mapping[str, Ranges]) -> dict[str, list[dict[str, Any]]]:
+    """The scales and zero points of the tensors around layers, by tensor.
+
+    Where one layer's output is the next one's input, the tensor has the range of the output. What a layer reads through
+    an operator that changes no value has the range of what that operator reads, as ONNX Runtime has it.
+    """
+    by_output = {node.output[0]: node for node in model.graph.node}
+    found: dict[str, list[dict[str, Any]]] = {}
+    layers = [
+        (node, ranges[node.input[1]]) for node in model.graph.node if len(node.input) > 1 and node.input[1] in ranges
+    ]
+    around = [(_clipped(model, node.output[0]), one.output) for node, one in layers]
+    around += [(node.input[0], one.input) for node, one in layers]
+    for tensor, ends in around:
+        if ends is None:
+            continue
+        scale, zero = scale_and_zero(torch.tensor(ends))
+        same = [tensor]
+        while same[-1] in by_output and by_output[same[-1]].op_type in _MOVING:
+            same.append(by_output[same[-1]].input[0])
+        for name in same:
+            found.setdefault(name, [{"scale": scale.numpy(), "zero_point": np.array(int(zero), np.uint8)}])
+    return found
+
+
+def _clipped(model: ModelProto, tensor: str) -> str:
+    """What becomes of a layer's output in the ReLU or Clip that alone reads it, which is computed within the layer."""
+    readers = [node for node in model.graph.node if tensor in node.input]
+    return readers[0].output[0] if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") else tensor
+
+
+def _with_float_outputs(model: ModelProto) -> ModelProto:
+    """The model without the rounding of its output."""
+    by_output = {node.output[0]: node for node in model.graph.node}
+    for output in model.graph.output:
+        dequantize = by_output.get(output.name)
+        quantize = None if dequantize is None else by_output.get(dequantize.input[0])
+        source = None if quantize is None else by_output.get(quantize.input[0])
+        if dequantize is None or quantize is None or source is None or quantize.op_type != "QuantizeLinear":
+            continue
+        readers = [node for node in model.graph.node if source.output[0] in node.input]
+        if dequantize.op_type == "DequantizeLinear" and readers == [quantize]:
+            source.output[0] = output.name
+            for node in (quantize, dequantize):
+                model.graph.node.remove(node)
+    return model

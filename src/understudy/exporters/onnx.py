@@ -35,6 +35,9 @@ def check_installed() -> None:
 def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
     """Convert a traced module to ONNX, in the opset that torch's exporter recommends.
 
+    Means over the height and width of images become global average pooling, which ONNX Runtime computes in the layout
+    of the convolutions around it.
+
     Raises:
         UnderstudyError: The exporter does not support an operator, which the message names.
     """
@@ -44,7 +47,24 @@ def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
             program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT], external_data=False
         )
     assert exported is not None
-    return exported.model_proto
+    return _with_pooling(exported.model_proto)
+
+
+def _with_pooling(model: ModelProto) -> ModelProto:
+    """The model with `GlobalAveragePool` for each mean over the last two of four dimensions that keeps them."""
+    from onnx import numpy_helper
+
+    constants = {x.name: x for x in model.graph.initializer}
+    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*model.graph.value_info, *model.graph.input)}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4 or node.input[1] not in constants:
+            continue
+        axes = {int(axis) % 4 for axis in numpy_helper.to_array(constants[node.input[1]]).ravel()}
+        kept = all(attribute.i == 1 for attribute in node.attribute if attribute.name == "keepdims")
+        if axes == {2, 3} and kept:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    return model
 
 
 def _unsupported(error: BaseException) -> str:
@@ -88,6 +108,9 @@ def onnx_bytes(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
     copy.CopyFrom(model)
     copy.producer_name, copy.producer_version = "understudy", __version__
     del copy.graph.value_info[:]  # intermediate shapes, which readers infer
+    read = {name for node in copy.graph.node for name in node.input}
+    for unread in [x for x in copy.graph.initializer if x.name not in read]:
+        copy.graph.initializer.remove(unread)
     for value in (copy.graph.input[0], copy.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     for part in (*copy.graph.node, *copy.graph.input, *copy.graph.output, *copy.graph.initializer):

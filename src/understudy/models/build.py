@@ -23,6 +23,7 @@ from understudy.models.contract import InputContract
 from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.network import Network
 from understudy.models.plain import MOST_LAYERS, cnn, mlp
+from understudy.models.quantization import quantize
 from understudy.models.spec import Spec, call
 from understudy.models.weights import Weights, load_weights, read_classes, read_weights, unwrapped
 
@@ -189,13 +190,15 @@ def _check_size(spec: str, weights: Weights) -> None:
 
 
 def restore(network: Network, weights: Weights) -> None:
-    """Load into a network what `Network.save` wrote: weights, class bias and input contract.
+    """Load into a network what `Network.save` wrote: weights, class bias, input contract and ranges of activations.
 
     Raises:
         UnderstudyError: the weights do not fit.
     """
     assert weights.contract is not None
     network.contract = weights.contract
+    if weights.int8:
+        quantize(network)
     if "class_bias" in weights.tensors:
         network.class_bias = torch.zeros(len(weights.contract.classes))
     load_weights(network, weights.tensors, str(weights.path))
@@ -211,8 +214,10 @@ def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Networ
     contract = replace(network.contract, classes=classes)
     fresh = build(_without_files(network.spec), contract, seed=seed)
     fresh.contract, fresh.spec = contract, network.spec
-    heads = tuple(f"module.{path}." for path in fresh.heads)
-    kept = {name: x for name, x in network.state_dict().items() if not name.startswith(heads) and name != "class_bias"}
+    if network.int8:
+        quantize(fresh)
+    new = {f"module.{path}.{name}" for path in fresh.heads for name in ("weight", "bias")} | {"class_bias"}
+    kept = {name: x for name, x in network.state_dict().items() if name not in new}
     load_weights(fresh, fresh.state_dict() | kept, str(path))
     before = len(network.classes)
     fresh.init_from = f"initialized from {path}, with a new head of {len(classes)} classes (was {before})"

@@ -31,7 +31,7 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
 
     The copy is checked on random inputs: if its logits or embeddings (the classifier may be all zeros) deviate by more
     than `tolerance`, relative to the largest value, an unfolded copy is returned. Layer paths are preserved and tapped
-    layers are not folded, so every tap keeps its values.
+    layers are not folded, so every tap keeps its values. A quantized network is copied as it is, with what it rounds.
 
     >>> from understudy.models import InputContract, build
     >>> network = build("cnn:4-8?depth=1", InputContract((1, 8, 8), (0.5,), (0.5,), ("cat", "dog")))
@@ -44,13 +44,15 @@ def fold(network: Network, *, tolerance: float = 1e-5) -> Network:
     original = copy.deepcopy(network).eval().requires_grad_(False)
     folded = copy.deepcopy(original)
     network.watch(signals)
+    if network.int8:
+        return original.watch(signals)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand((2, *network.contract.source_shape), generator=generator).to(network.mean.device)
     with torch.no_grad():  # not inference mode, whose tensors exporters reject
         for path, layer in list(folded.named_modules()):
             if type(layer).__module__ == "timm.layers.std_conv":
                 _replace(folded, path, _bake_standardization(layer))
-        for layer, norm in _foldable_pairs(folded, inputs, signals):
+        for layer, norm in foldable_pairs(folded, inputs, signals):
             _fold_pair(folded, layer, norm)
         for path, layer in list(folded.named_modules()):
             if packable(layer):
@@ -88,7 +90,7 @@ class _ReadCounter(TorchFunctionMode):
         return result
 
 
-def _foldable_pairs(network: Network, inputs: Tensor, signals: frozenset[str]) -> list[tuple[nn.Module, nn.Module]]:
+def foldable_pairs(network: Network, inputs: Tensor, signals: frozenset[str]) -> list[tuple[nn.Module, nn.Module]]:
     """(layer, norm) where the norm is the only reader, taps included, of a layer that runs once."""
     outputs: dict[int, tuple[nn.Module, Tensor]] = {}
     calls: Counter[nn.Module] = Counter()

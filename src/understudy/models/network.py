@@ -43,6 +43,7 @@ class Network(nn.Module):
         self.head_kept = False  # whether the classifier came with them
         self.frozen = False
         self.full_precision = False  # float32 under autocast too
+        self.int8 = False  # computes as its int8 file will; see `quantize`
         self.dropouts = replace_dropouts(module)
         self.dropout_seed = 0
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
@@ -242,7 +243,7 @@ class Network(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights, contract and spec to a safetensors file, atomically."""
-        metadata = {"spec": self.spec, "contract": asdict(self.contract)}
+        metadata = {"spec": self.spec, "contract": asdict(self.contract), "int8": self.int8}
         tensors = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
         write_whole(path, save(tensors, {"understudy": json.dumps(metadata)}))
 

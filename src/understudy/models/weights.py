@@ -39,6 +39,7 @@ class Weights:
 
     Attributes:
         spec, contract: of the network, in files that `Network.save` wrote; else None.
+        int8: whether the network computes as its int8 file will, so that ranges of activations are among the tensors.
         averaged: the entry that held the averaged weights (EMA), where a checkpoint had them beside the last ones.
     """
 
@@ -47,6 +48,7 @@ class Weights:
     spec: str | None = None
     contract: InputContract | None = None
     averaged: str = ""
+    int8: bool = False
 
     @property
     def origin(self) -> str:
@@ -61,6 +63,7 @@ class _Metadata(BaseModel):
 
     spec: str
     contract: InputContract
+    int8: bool = False
 
 
 def read_weights(path: Path) -> Weights:
@@ -108,7 +111,7 @@ def _read_safetensors(path: Path) -> Weights:
             f"{path} was written by another version of understudy, or its metadata is damaged ({_problem(error)}); "
             "train the network again"
         ) from None
-    return Weights(path, tensors, metadata.spec, metadata.contract)
+    return Weights(path, tensors, metadata.spec, metadata.contract, int8=metadata.int8)
 
 
 def _problem(error: ValueError) -> str:

@@ -27,7 +27,18 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation import fit_class_bias, parse_bias, parse_priors, predict_logits
 from understudy.evaluation.facts import RunFacts
 from understudy.files import path_of, sha256
-from understudy.models import InputContract, Network, build, is_code, load_network, read_weights, restore, start_from
+from understudy.models import (
+    InputContract,
+    Network,
+    build,
+    calibrate,
+    is_code,
+    load_network,
+    quantize,
+    read_weights,
+    restore,
+    start_from,
+)
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
@@ -36,12 +47,13 @@ from understudy.pipeline.modality import set_modality
 from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_parts, require, resolve_augmentation
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
-from understudy.signals import Shapes
+from understudy.signals import Batch, Shapes
 from understudy.teachers import Ensemble, Teacher
 from understudy.teachers.store import Store
 from understudy.training import Learner, Member
 
 R = TypeVar("R", bound=Recipe)
+_SHOWN = 4  # batches
 LiveTeacher = Teacher | Ensemble | SpecialistPanel
 AnyTeacher = LiveTeacher | Store
 
@@ -222,7 +234,20 @@ class Pipeline(ABC, Generic[R]):
             network.set_input_size(side)
         network.check()
         self.initialize(network)
+        if self.recipe.qat and not network.int8:
+            if not network.init_from and self.overrides.model is None:
+                raise UnderstudyError(
+                    f"{self.spec} has no trained weights to go on from with --qat; name a run folder or weights file"
+                )
+            calibrate(quantize(network), self._shown)
         return network
+
+    @cached_property
+    def _shown(self) -> list[Batch]:
+        """The first batches of the training, from which ranges of activations are measured before it begins."""
+        loader = self.batches(torch.device("cpu"))
+        shown = loader.stream(0, min(_SHOWN, self.recipe.steps or self.recipe.epochs * loader.steps))
+        return [batch for batch in shown if len(batch)]
 
     def network(self, contract: InputContract, number: int, *, several: bool) -> Network:
         """What initialization `number` starts from: a new network, or a file's, of several files each in turn."""
