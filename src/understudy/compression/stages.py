@@ -25,6 +25,7 @@ from understudy.compression.recipes import (
 from understudy.compression.teacher import judge, right_of
 from understudy.config.recipe import DistillRecipe, Recipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
+from understudy.data import fraction
 from understudy.evaluation.facts import CandidateFacts
 from understudy.models import load_network
 from understudy.pipeline.base import Pipeline
@@ -45,6 +46,10 @@ from understudy.terminal import Terminal
 
 PILOT = 8
 """The student's schedule is about so many times as long as the pilot's."""
+ROUNDED = 0.1
+"""The part of the student's time that is trained with the rounding of an int8 file, where that is needed."""
+_SLOWER, _FEWEST_ROUNDED = 2.5, 10  # a step with rounding, times a plain one; steps
+_CHECKED, _TOLERATED = 1_000, 0.003  # training images, and the accuracy that int8 may lose on them
 _FEWEST = 3  # passes of each entrant in the first round
 
 
@@ -223,7 +228,8 @@ class Stages:
             if pilot is not None and self.outline.budget is not None:
                 left = self.outline.budget - self.spent.seconds - self.outline.tail
                 step = pilot.duration / max(pilot.recipe.steps or 1, 1)
-                steps = max(2, int(left / (2 * self.config.seeds * step)))
+                rounded = ROUNDED if "int8" in self.config.format else 0.0
+                steps = max(2, int(left / ((2 * self.config.seeds + rounded) * step)))
             beside = self.config.transfer_set is None
             update = {"steps": steps, "baseline": beside, "seeds": self.config.seeds}
             # where the backbone may be handed over in its place, both are judged by the validation part
@@ -233,6 +239,31 @@ class Stages:
             return self.ensure("student", begin)
         self.ensure("alone", lambda: alone_recipe(begin()))
         return self.ensure("student", begin)
+
+    def rounded(self, student: Run) -> Run:
+        """The student trained on with the rounding of an int8 file, if such a file loses accuracy on training images."""
+        if "int8" not in self.config.format or self.found.record.get("handed", "student") != "student":
+            return student
+        if "int8_loss" not in self.found.record:
+            data = pipeline_of(student.located_recipe(required=True), self.overrides).data
+            labeled = data.train if data.train.targets is not None else data.labeled
+            some = labeled.subset(fraction(labeled, min(1.0, _CHECKED / len(labeled)), self.config.seed))
+            network = student.network("distilled-0", trust_code=self.overrides.trust_code)
+            with self.spent.during("int8"):
+                plain, int8 = measure(network, "", "student", some, labeled, ("onnx", "int8"))
+            self.found.note(int8_loss=(plain.accuracy or 0.0) - (int8.accuracy or 0.0))
+        if self.found.record["int8_loss"] <= _TOLERATED:
+            return student
+
+        def begin() -> DistillRecipe:
+            recipe = student.recipe
+            assert isinstance(recipe, DistillRecipe)
+            steps = max(_FEWEST_ROUNDED, round(ROUNDED / _SLOWER * (recipe.steps or 0)))
+            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 20})
+            update = {"student": str(student.path), "qat": True, "steps": steps, "baseline": False, "seeds": 1}
+            return recipe.model_copy(update=update | {"optimizer": optimizer})
+
+        return self.ensure("int8", begin)
 
     # --- files --------------------------------------------------------------------------------------------
 

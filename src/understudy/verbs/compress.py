@@ -9,6 +9,7 @@ round-1-1/, ...  the race of several students or methods
 pilot/           with a budget: the student on an eighth of its schedule
 alone/           with a transfer set: the student on the labels alone
 student/         the student distilled, and the same student trained alone
+int8/            the student trained on with the rounding of the int8 file, if that loses accuracy without
 export/          the files, each verified, with a model card and predict.py
 report.html      the page
 
@@ -208,6 +209,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     if "export" not in found.record:
         terminal.say("export", "bold")
         handed = stages.handed_over(student)
+        handed = stages.rounded(student) if handed.path.name == "student" else handed
         with stages.spent.during("export"):
             done = export(
                 handed.path, format=config.format, network=next(iter(handed.models)), data=overrides.data,
