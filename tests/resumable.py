@@ -56,16 +56,17 @@ VERBS: dict[str, Verb] = {
         str(home / "photos"), "cnn:4", run=at, epochs=4, size=12, batch_size=16, **QUICK
     ),
     "transfer": lambda home, at: understudy.transfer(
-        str(home / "photos"), home / "backbone", run=at, steps=5, batch_size=16, crop_size=12, **QUICK
+        str(home / "photos"), home / "backbone", run=at, rule="bit", steps=5, batch_size=16, crop_size=12, **QUICK
     ),
     "few shots": lambda home, at: understudy.few_shots(
-        str(home / "photos"), home / "backbone", (1, 3), draws=2, run=at, steps=4, batch_size=4, crop_size=12, **QUICK
+        str(home / "photos"), home / "backbone", (1, 3), draws=2, run=at, rule="bit", steps=4, batch_size=4,
+        crop_size=12, **QUICK
     ),
     "suite": lambda home, at: understudy.suite(
-        [home / "photos", "digits"], home / "backbone", run=at, steps=4, batch_size=16, crop_size=8, **QUICK
+        [home / "photos", "digits"], home / "backbone", run=at, rule="bit", steps=4, batch_size=16, crop_size=8, **QUICK
     ),
     "compress": lambda home, at: understudy.compress(
-        str(home / "photos"), home / "backbone", "mlp:4", run=at, steps=6, teacher_steps=4, crop_size=12,
+        str(home / "photos"), home / "backbone", "cnn:2", run=at, steps=6, teacher_steps=4, crop_size=12,
         format="onnx", **QUICK,
     ),
     "specialists": lambda home, at: understudy.specialists(

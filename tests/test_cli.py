@@ -210,7 +210,7 @@ def test_code_is_trusted_only_where_it_was_typed(calls: dict[str, Any]) -> None:
         ("transfer digits", "--backbone is missing"),
         ("transfer digits --backbone a --epochs 3", "Unknown option: --epochs"),
         ("suite", "DATA is missing"),
-        ("compress digits --backbone a", "--student is missing"),
+        ("compress digits --student a", "--backbone is missing"),
         ("specialists digits", "--generalist is missing"),
         ("speech distill digits.zip", "--teacher is missing"),
         ("train digits --model m --lr -1", "--lr: Input should be greater than 0"),

@@ -149,7 +149,9 @@ def test_yaml_reads_what_it_writes(kind: str) -> None:
 def test_flags_override_a_file_and_defaults_do_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """For every verb: here a transfer, whose dry run resolves the rule."""
     recipe = tmp_path / "t.yaml"
-    recipe.write_text("kind: transfer\ndata: digits\nbackbone: cnn:4\nfrom_scratch: true\nsteps: 7\nseed: 3\nlr: 0.5\n")
+    recipe.write_text(
+        "kind: transfer\nrule: bit\ndata: digits\nbackbone: cnn:4\nfrom_scratch: true\nsteps: 7\nseed: 3\nlr: 0.5\n"
+    )
     assert main(["transfer", "--config", str(recipe), "--dry-run", "--crop-size", "8", "--seed", "5"]) == 0
     shown = capfd.readouterr().out
     text, _, measured = shown.partition("\n\n")

@@ -26,8 +26,10 @@ from understudy.reporting.suite import lines, render
 from understudy.runs import Run, RunCollection
 from understudy.training import Loop
 
-QUICK: dict[str, Any] = {"crop_size": 8, "steps": 6, "batch_size": 32, "from_scratch": True, "workers": 0}
-FLAGS = ["--crop-size", "8", "--steps", "6", "--batch-size", "32", "--from-scratch", "--workers", "0"]
+QUICK: dict[str, Any] = {
+    "rule": "bit", "crop_size": 8, "steps": 6, "batch_size": 32, "from_scratch": True, "workers": 0,
+}  # fmt: skip
+FLAGS = ["--rule", "bit", "--crop-size", "8", "--steps", "6", "--batch-size", "32", "--from-scratch", "--workers", "0"]
 
 
 def painted(folder: Path, classes: tuple[str, ...], train: int = 8) -> Path:

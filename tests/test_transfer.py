@@ -34,12 +34,15 @@ from understudy.verbs.arguments import configure
 from understudy.verbs.few_shots import few_shots
 from understudy.verbs.transfer import plan, transfer
 
-QUICK: dict[str, Any] = {"crop_size": 12, "steps": 5, "batch_size": 16, "from_scratch": True, "workers": 0}
+QUICK: dict[str, Any] = {
+    "rule": "bit", "crop_size": 12, "steps": 5, "batch_size": 16, "from_scratch": True, "workers": 0,
+}  # fmt: skip
 
 
 def planned(data: object, backbone: str, **options: Any) -> tuple[TrainRecipe, tuple[str, ...]]:
     """The recipe that the rule resolves to, and what the user is told."""
     given = None if isinstance(data, (str, Path)) else data
+    options = {"rule": "bit"} | options
     made = plan(configure(TransferConfig, options, data=data, backbone=backbone), Overrides(data=given))
     recipe = made.recipes["transfer"]
     assert isinstance(recipe, TrainRecipe)
@@ -137,7 +140,8 @@ def test_batchnorm_is_pointed_out() -> None:
 
 
 def test_a_transfer_is_an_ordinary_run(tmp_path: Path, upstream: Path) -> None:
-    run = transfer("digits", upstream, run=tmp_path / "a", crop_size=12, steps=30, batch_size=128, lr=0.1)
+    ways: dict[str, Any] = {"crop_size": 12, "steps": 30, "batch_size": 128, "lr": 0.1}
+    run = transfer("digits", upstream, rule="bit", run=tmp_path / "a", **ways)
     assert run.recipe.kind == "train"
     assert run.finished
     network = load_network(run.models["model-0"])
@@ -317,7 +321,7 @@ def test_a_folder_that_can_be_resumed_has_all_its_runs(tmp_path: Path, monkeypat
 
 
 def test_the_command(tmp_path: Path, upstream: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["transfer", "digits", "--backbone", str(upstream), "--crop-size", "8", "--steps", "4"]
+    words = ["transfer", "digits", "--rule", "bit", "--backbone", str(upstream), "--crop-size", "8", "--steps", "4"]
     words += ["--batch-size", "64", "--no-flip"]
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -376,7 +380,7 @@ _FRESH = ["digits", "--backbone", "cnn:8", "--from-scratch"]
      ([*_FRESH, "--shots", "a,b"], "--shots: Input should be a valid integer, not 'a'"),
      ([*_FRESH, "--shots", "0"], "--shots: Input should be greater than or equal to 1"),
      ([*_FRESH, "--shots", "1", "--validation", "0.1"], "leave out"),
-     ([*_FRESH, "--steps", "0"], "--steps: Input should be greater than or equal to 1, not 0"),
+     ([*_FRESH, "--rule", "bit", "--steps", "0"], "no steps leave a linear probe"),
      ([*_FRESH, "--batch-size", "0"], "--batch-size: Input should be greater than or equal to 1, not 0"),
      ([*_FRESH, "--crop-size", "0"], "--crop-size: Input should be greater than or equal to 1, not 0")],
 )  # fmt: skip
@@ -392,3 +396,39 @@ def test_bad_command_lines(
 def test_vectors_are_not_for_the_rule() -> None:
     with pytest.raises(UnderstudyError, match="holds vectors"):
         planned((torch.rand(40, 5), torch.arange(40) % 2), "mlp:8", from_scratch=True)
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------
+
+
+def test_networks_with_batch_norm_are_fine_tuned_from_a_probe_and_bit_s_by_their_rule(upstream: Path) -> None:
+    recipe, notes = planned("digits", str(upstream), rule="auto")
+    assert (recipe.head, recipe.epochs, recipe.batch_size, recipe.patience) == ("best", 20, 32, 3)
+    assert recipe.optimizer.name == "adamw"
+    assert recipe.validation == 0.1
+    assert notes[0].startswith("fine-tuning from a linear probe: 20 epochs")
+    recipe, _ = planned("digits", "bit:R14x0.125?root=cifar", rule="auto", from_scratch=True)
+    assert (recipe.head, recipe.optimizer.name) == ("zero", "sgd")
+    assert planned("digits", str(upstream), rule="finetune", lr=0.5)[0].optimizer.lr == 0.5
+
+
+def test_with_few_shots_the_probe_is_the_answer(upstream: Path, tmp_path: Path) -> None:
+    few = transfer("digits", upstream, shots=[5], draws=1, run=tmp_path / "few", threads=1)
+    (run,) = few.runs.values()
+    assert run.recipe.steps == 0
+    accuracy, frozen = run.facts.rows[0].mean("accuracy"), run.record["frozen"]["model-0"]
+    assert accuracy is not None
+    assert accuracy > 0.5
+    assert frozen["probe"] is not None
+
+
+def test_a_fine_tuned_network_is_never_worse_than_its_start_on_the_validation_part(
+    upstream: Path, tmp_path: Path
+) -> None:
+    """A learning rate that ruins it: the weights of the start are kept."""
+    ruined = transfer(
+        "digits", upstream, steps=60, lr=3.0, clip=None, run=tmp_path / "ruined", precise_bn=False, threads=1
+    )
+    probe = transfer("digits", upstream, steps=0, run=tmp_path / "probe", threads=1, validation=0.1)
+    mine, start = (load_network(run.models["model-0"]).state_dict() for run in (ruined, probe))
+    assert all(torch.equal(x, start[name]) for name, x in mine.items())

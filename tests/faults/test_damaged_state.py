@@ -27,7 +27,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 FILES = {
     "train": ("run.json", "recipe.yaml", "evaluation.json"),
     "suite": ("collection.json", "evaluation.json"),
-    "compress": ("collection.json", "teacher/run.json"),
+    "compress": ("collection.json", "backbone/run.json"),
     "few shots": ("collection.json", "subsets/shots-1-draw-0.json"),
     "specialists": ("collection.json", "specialists.json"),
     "label": ("targets.json", "data.json.gz", "shards/00000.bin", "ids.npy"),

@@ -27,6 +27,7 @@ SMALL_LADDER = ("cnn:8-16-32", "cnn:16-32-64", "cifar:resnet8", "cifar:resnet20"
 """Students of images of fewer than `SMALL` pixels."""
 SMALL = 64
 PRECISIONS: dict[str, Literal["fp32", "int8"]] = {"onnx": "fp32", "int8": "int8"}
+_CALIBRATED = 64  # training images for the ranges of int8
 _SAMPLES = 64  # that a file is run on while it is only timed
 
 
@@ -90,7 +91,9 @@ def measure(
         UnderstudyError: it cannot be exported.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = export_network(network.eval(), test, train, formats, Path(folder), tolerance=100.0)
+        files = export_network(
+            network.eval(), test, train, formats, Path(folder), calibrate=_CALIBRATED, tolerance=100.0
+        )
     return [
         CandidateFacts(
             model=name, role=role, size=network.contract.shape[-1], precision=PRECISIONS[file.format],

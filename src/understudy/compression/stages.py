@@ -241,7 +241,7 @@ class Stages:
         return self.ensure("student", begin)
 
     def rounded(self, student: Run) -> Run:
-        """The student trained on with the rounding of an int8 file, if such a file loses accuracy on training images."""
+        """The student trained on with the rounding of an int8 file, if that file loses accuracy on training images."""
         if "int8" not in self.config.format or self.found.record.get("handed", "student") != "student":
             return student
         if "int8_loss" not in self.found.record:

@@ -252,12 +252,14 @@ class SpeechDistillKeywords(DistillKeywords, total=False):
 
 
 class TransferKeywords(ClassifierKeywords, total=False):
-    """What differs from BiT-HyperRule; options that are left out are the rule's."""
+    """What differs from the rule; options that are left out are the rule's."""
 
     from_scratch: bool
     """Accept a model without pre-trained weights."""
+    rule: Literal["auto", "bit", "finetune"]
+    """BiT-HyperRule, or fine-tuning from a linear probe; auto: the first for networks with GroupNorm, as BiT's."""
     variant: Literal["code", "paper"]
-    """The rule as in the released code, or as in the paper."""
+    """BiT-HyperRule as in the released code, or as in the paper."""
     random_crop: bool
     """Random crops; without, images are resized to the input size."""
     draws: int
@@ -283,7 +285,7 @@ class PretrainKeywords(ClassifierKeywords, total=False):
 class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """A backbone transferred to the data, distilled into a student, and exported."""
 
-    teacher: str | Path | Sequence[str | Path]
+    teacher: Sequence[str]
     """Run folders or weights files that know the classes, in place of a backbone: they teach as they are."""
     format: str | Sequence[str]
     """Files to export: onnx, int8, torch, web (a page that classifies images in the browser)."""

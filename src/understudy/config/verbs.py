@@ -33,9 +33,9 @@ from understudy.errors import UnderstudyError
 
 
 class TransferOptions(ClassifierOptions):
-    """What differs from BiT-HyperRule; options that are left out are the rule's."""
+    """What differs from the rule; options that are left out are the rule's."""
 
-    heading: ClassVar[str] = "BiT-HyperRule"
+    heading: ClassVar[str] = "Rule"
     derived: ClassVar[frozenset[str]] = frozenset({"mixup", "optimizer", "augmentation", "head"})
     fixed: ClassVar[frozenset[str]] = frozenset({"epochs"})
     required: ClassVar[Mapping[str, str]] = {
@@ -47,12 +47,14 @@ class TransferOptions(ClassifierOptions):
     """Pre-trained model: timm: or torchvision:, which come with their weights, a run folder or a weights file."""
     from_scratch: bool = False
     """Accept a model without pre-trained weights."""
+    rule: Literal["auto", "bit", "finetune"] = "auto"
+    """BiT-HyperRule, or fine-tuning from a linear probe; auto: the first for networks with GroupNorm, as BiT's."""
     variant: Variant = "code"
-    """The rule as in the released code, or as in the paper."""
+    """BiT-HyperRule as in the released code, or as in the paper."""
     batch_size: Positive = 512
-    """Images per update; the learning rate scales with it."""
-    steps: Positive | None = None
-    """Number of updates; the rule's schedule is scaled to it."""
+    """Images per update, and the learning rate scales with it; default: 512 by BiT-HyperRule, else 32."""
+    steps: Count | None = None
+    """Number of updates, to which BiT-HyperRule is scaled; 0: the linear probe."""
     crop_size: Pixels | None = None
     """Input size in pixels; default: the rule's."""
     random_crop: bool = True
@@ -88,7 +90,7 @@ class TransferOptions(ClassifierOptions):
 
 
 class TransferConfig(TransferOptions):
-    """A pre-trained backbone fine-tuned by BiT-HyperRule."""
+    """A pre-trained backbone fine-tuned by a rule that takes its numbers from the data."""
 
     kind: str = "transfer"
     data: str = ""

@@ -12,7 +12,7 @@ from torch import Tensor
 from understudy.data import Source, fraction
 from understudy.errors import UnderstudyError
 from understudy.evaluation.probe import DECAYS, extract_embeddings, fit_logistic
-from understudy.models import Network
+from understudy.models import Network, fold
 from understudy.models.heads import outputs_of
 
 FOLDS = 5
@@ -73,7 +73,7 @@ def fit_head(network: Network, source: Source, *, own: bool = False, seed: int =
         raise UnderstudyError(f"{network.name} has several classifiers, which a probe cannot be; pass --head zero")
     ((path, head),) = network.heads.items()
     some = source.subset(fraction(source, min(1.0, MOST / len(source)), seed))
-    embedded = extract_embeddings({path: network}, some, batch_size=BATCH)
+    embedded = extract_embeddings({path: fold(network)}, some, batch_size=BATCH)
     x, y = embedded.by_network[path].double().numpy(), embedded.targets.numpy()
     if len(np.unique(y)) < 2:
         raise UnderstudyError(f"{source.name} has a single class in its training part; a classifier needs two")

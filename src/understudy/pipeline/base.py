@@ -256,6 +256,14 @@ class Pipeline(ABC, Generic[R]):
     def initialize(self, network: Network) -> None:
         """Prepare a network for training."""
 
+    def begin(self, members: Sequence[Member], run: Run) -> None:
+        """What is done to the networks once, before the first step of a run, and is found again in its checkpoints."""
+
+    @property
+    def starts_well(self) -> bool:
+        """Whether the networks may be best as they start, so that training has to beat that on the validation part."""
+        return False
+
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         """The loss of a member."""
         return compose(terms, self.build_contexts(terms, network), seed)

@@ -197,6 +197,8 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     recipe, data, first = pipeline.recipe, pipeline.data, fabric.global_rank == 0
     teacher = pipeline.teacher(fabric.device)
     members = pipeline.members()
+    if not any((run.path / "checkpoints").glob("step-*.sha256")):
+        pipeline.begin(members, run)
     terminal, staged = Terminal(), is_staged(run.path)
     if first and not staged:  # what is staged is begun again in its place
         for line in _origins(pipeline, members):
@@ -214,7 +216,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         callbacks += [] if staged or recipe.steps == 0 else [ConsoleLogger(pipeline.title(run), terminal)]
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device, workers_of(recipe)),
-        run.path / "checkpoints", callbacks, str(run.path), pause=staged,
+        run.path / "checkpoints", callbacks, str(run.path), pause=staged, starts_well=pipeline.starts_well,
     )  # fmt: skip
     started = time.monotonic()
     say = terminal.say if first and not staged else lambda line: None

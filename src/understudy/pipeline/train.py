@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -18,11 +17,12 @@ from understudy.evaluation import accuracy_by_size, fit_scale, predict_logits
 from understudy.evaluation.frozen import fit_head
 from understudy.models import InputContract, Network
 from understudy.pipeline.base import Pipeline, for_crops
-from understudy.pipeline.device import device_of
+from understudy.pipeline.device import device_of, first_process
 from understudy.pipeline.loss import Term
 from understudy.pipeline.run_data import RunData
 from understudy.runs.run import Run
 from understudy.terminal import Terminal
+from understudy.training import Member
 
 T = TypeVar("T", bound=TrainRecipe)
 _CALIBRATION_SAMPLES = 10_000  # more than one number needs
@@ -31,11 +31,6 @@ _FEWEST, _MOST, _SHARE = 10, 1_000, 0.1  # held out from the training samples, w
 
 class Train(Pipeline[T]):
     """Trains `model` on the labels of the data."""
-
-    @cached_property
-    def _frozen(self) -> dict[Network, dict[str, Any]]:
-        """What the networks were worth before their training."""
-        return {}
 
     def open_data(self) -> tuple[Source, Source | None]:
         train, test = super().open_data()
@@ -74,22 +69,35 @@ class Train(Pipeline[T]):
         if recipe.head == "zero":
             network.zero_heads()
             network.init_from += ", set to zero" if network.init_from else ""
-        if recipe.head in ("probe", "best"):
-            self._fit_head(network)
+        probed = recipe.head in ("probe", "best") and network.class_bias is None
+        if probed and any(head.bias is None for head in network.heads.values()):
+            network.class_bias = torch.zeros(len(network.classes))  # which the probe sets
         if recipe.calibrate:
             network.scale_logits(1.0)  # fails now, not after the training
         if recipe.freeze:
             network.freeze()
 
-    def _fit_head(self, network: Network) -> None:
-        train, device = self.data.train, device_of(self.recipe)
-        if self.recipe.augmentation.crop_size:
-            train = resize_square(train, network.contract.shape[-1])
-        started, own = time.monotonic(), self.recipe.head == "best" and network.head_kept
-        scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
-        network.cpu()
-        self._frozen[network] = asdict(scores) | {"own": scores.keeps_own, "sentence": f"{network.name} {scores}"}
-        Terminal().say(f"{network.name} {scores} in {time.monotonic() - started:.0f} s")
+    def begin(self, members: Sequence[Member], run: Run) -> None:
+        if self.recipe.head not in ("probe", "best"):
+            return
+        found, device = dict[str, Any](), device_of(self.recipe)
+        for member in members:
+            network, started = member.network, time.monotonic()
+            train = self.data.train
+            if self.recipe.augmentation.crop_size:
+                train = resize_square(train, network.contract.shape[-1])
+            own = self.recipe.head == "best" and network.head_kept
+            scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
+            network.cpu()
+            Terminal().say(f"{network.name} {scores} in {time.monotonic() - started:.0f} s")
+            said = f"{network.name} {scores}"
+            found[member.name] = asdict(scores) | {"own": scores.keeps_own, "sentence": said}
+        if first_process():
+            run.note(frozen=found)
+
+    @property
+    def starts_well(self) -> bool:
+        return self.recipe.head in ("probe", "best")
 
     def set_test_size(self, name: str, network: Network, run: Run, device: torch.device) -> None:
         recipe, validation = self.recipe, self.data.validation
@@ -101,8 +109,6 @@ class Train(Pipeline[T]):
 
     def finish(self, name: str, network: Network, run: Run, device: torch.device) -> None:
         recipe = self.recipe
-        if (scores := self._frozen.get(network)) is not None:
-            run.note(frozen=run.record.get("frozen", {}) | {name: scores})
         if recipe.calibrate:
             done = calibrate(name, network, self.data, recipe.seed, device)
             run.note(calibration=run.record.get("calibration", {}) | {name: done})

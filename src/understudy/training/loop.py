@@ -42,6 +42,7 @@ class Loop:
         folder: for checkpoints; None to write none.
         callbacks: loggers and the like; none on ranks other than the first.
         label: names the run in the message of `Interrupted`.
+        starts_well: whether the weights of the start count among the best on the validation part.
         pause: stop as by a signal, of number 0, after the first update and its checkpoint.
         timer: time of the teacher and of each member; available once the loop runs.
     """
@@ -56,6 +57,7 @@ class Loop:
     callbacks: Sequence[Callback] = ()
     label: str = ""
     pause: bool = False
+    starts_well: bool = False
     timer: StepTimer = field(init=False)
     _epoch: int = 0
     _step_in_epoch: int = 0
@@ -226,9 +228,15 @@ class Loop:
                  "step": self._step, "cost": self.timer.read()}  # fmt: skip
         write_checkpoint(self.folder, self._step, tensors, facts)
 
+    def _judge_start(self) -> None:
+        if self.starts_well and self.validate is not None and self.recipe.patience is not None:
+            for member in self.members:
+                member.keep_if_best(self.validate(member))
+
     def _load_checkpoint(self) -> None:
         checkpoint = read_newest(self.folder) if self.folder is not None else None
         if checkpoint is None:
+            self._judge_start()
             return
         tensors, facts = checkpoint
         self._epoch = facts["epoch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from understudy.config.finetune import finetuning
 from understudy.config.hyperrule import HyperRule, hyperrule
 from understudy.config.options import ClassifierOptions
 from understudy.config.recipe import TrainRecipe
@@ -18,6 +20,7 @@ from understudy.config.yaml import checked, updated
 from understudy.data import Source, open_source, typical_size
 from understudy.errors import UnderstudyError
 from understudy.files import path_of
+from understudy.models import Network
 from understudy.pipeline.base import new_network
 from understudy.pipeline.run_data import Overrides, RunData
 from understudy.pipeline.train import Train
@@ -73,6 +76,8 @@ class Task:
         data = Train(first, self.overrides).data
         _check_classes(first, data.train)
         examples, self._size = len(data.train), self._size or typical_size(data.labeled)
+        if not self._by_hyperrule(first, data):
+            return self._fine_tuned(name, examples, data, steps, fields)
         rule = rule_of(self.options, examples, self._size, steps)
         size, batch_norm = self._inspect(first, data, rule.crop_size)
         notes = [_summary(self.options, rule, examples, self._size)]
@@ -90,12 +95,49 @@ class Task:
         recipe = checked(TrainRecipe, updated(values, fields), "transfer")
         return Plan({name: recipe}, self.overrides, tuple(notes))
 
+    def _by_hyperrule(self, recipe: TrainRecipe, data: RunData) -> bool:
+        """Whether the rule is BiT's: asked for, or of a network with GroupNorm and without BatchNorm."""
+        if self.options.rule != "auto":
+            return self.options.rule == "bit"
+        network = self._backbone(recipe, data)
+        return not has_batch_norm(network) and any(isinstance(layer, nn.GroupNorm) for layer in network.modules())
+
+    def _backbone(self, recipe: TrainRecipe, data: RunData, size: int | None = None) -> Network:
+        contract = data.contract(recipe.modality)
+        if size is not None:
+            contract = replace(contract, shape=(contract.shape[0], size, size))
+        return new_network(recipe.model, self.overrides, contract, 0, recipe.seed, several=True)
+
+    def _fine_tuned(
+        self, name: str, examples: int, data: RunData, steps: int | None, fields: Mapping[str, Any]
+    ) -> Plan:  # fmt: skip
+        """The plan of a network that is fine-tuned from a linear probe."""
+        assert self._size is not None
+        options = self.options
+        steps = options.steps if steps is None else steps
+        network = self._backbone(self._one_step(dict(fields)), data)
+        wanted = options.crop_size or min(network.contract.shape[-1], 2 * min(self._size))
+        side = wanted if network.accepts_size(wanted) else network.contract.shape[-1]
+        if options.crop_size and side != options.crop_size:
+            raise UnderstudyError(f"{options.backbone} takes images of {side} pixels only; leave out --crop-size")
+        rule = finetuning(examples, len(data.labeled.classes))
+        values = rule.fields | {"input_size": side, "micro_batch": options.micro_batch}
+        if options.shots or options.validation or "patience" in options.model_fields_set:
+            values = {key: value for key, value in values.items() if key not in ("validation", "patience")}
+        if options.size is None and min(self._size) > side:
+            values["size"] = side
+        own = dict(self.base) | ({"batch_size": options.batch_size} if "batch_size" in options.model_fields_set else {})
+        values = updated(values, own) | ({} if steps is None else {"steps": steps})
+        recipe = checked(TrainRecipe, updated(values, fields), "transfer")
+        trained = "a linear probe" if recipe.steps == 0 else "fine-tuning from a linear probe: " + (
+            f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
+        ) + f" of batches of {recipe.batch_size}, learning rate {recipe.optimizer.lr:g}"  # fmt: skip
+        return Plan({name: recipe}, self.overrides, (f"{trained}, at {side} pixels, for {examples:,} images",))
+
     def _inspect(self, recipe: TrainRecipe, data: RunData, crop_size: int) -> tuple[int, bool]:
         """The input size of the backbone where `crop_size` is wanted, and whether it has BatchNorm."""
         if crop_size not in self._inspected:
-            contract = data.contract(recipe.modality)
-            contract = replace(contract, shape=(contract.shape[0], crop_size, crop_size))
-            network = new_network(recipe.model, self.overrides, contract, 0, recipe.seed, several=True)
+            network = self._backbone(recipe, data, crop_size)
             size = crop_size if network.accepts_size(crop_size) else network.contract.shape[1]
             if size != crop_size and self.options.crop_size:
                 raise UnderstudyError(f"{recipe.model} takes images of {size} pixels only; leave out --crop-size")
@@ -122,7 +164,10 @@ def opened(options: ClassifierOptions, data: str, overrides: Overrides) -> Overr
 def rule_of(options: TransferOptions, examples: int, size: tuple[int, int], steps: int | None = None) -> HyperRule:
     """The rule for a task, with what the options change but for the size that a network insists on."""
     rule = hyperrule(examples, size, variant=options.variant, batch_size=options.batch_size)
-    if wanted := steps or options.steps:
+    wanted = options.steps if steps is None else steps
+    if wanted == 0:
+        raise UnderstudyError("no steps leave a linear probe, which is not by BiT-HyperRule; pass --rule finetune")
+    if wanted is not None:
         rule = rule.within(wanted)
     return rule if options.crop_size is None else rule.sized(options.crop_size)
 
