@@ -67,7 +67,7 @@ OF_VERBS: Table = (
     ("suite digits --backbone <run> --vtab --shots 1", "choose one"),
     ("pretrain", "DATA is missing"),
     ("pretrain <photos> --scale XL", "S"),
-    ("compress <photos> --backbone <run>", "--student is missing"),
+    ("compress <photos> --student cnn:4", "--backbone is missing"),
     (f"{COMPRESS} --format pdf", "onnx"),
     (f"{COMPRESS} --budget 1h --steps 3", "budget"),
     ("label", "DATA is missing"),
