@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from understudy.escaping import printable
+
+_REMIND = 5.0  # seconds
 
 
 class Terminal(Console):
@@ -20,6 +25,23 @@ class Terminal(Console):
     def say(self, line: str, style: str = "") -> None:
         """Print one line, however long."""
         self.print(Text(printable(line), style), soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say every few seconds that something goes on within the block."""
+        done, started = Event(), time.monotonic()
+
+        def remind() -> None:
+            while not done.wait(_REMIND):
+                self.say(f"{what}, {time.monotonic() - started:.0f} s", "dim")
+
+        thread = Thread(target=remind, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

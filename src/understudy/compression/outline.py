@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from understudy.compression.budget import START_UP
+from understudy.config.finetune import FEW_SHOTS
 from understudy.config.verbs import CompressConfig
 from understudy.data import Source, typical_size
 from understudy.errors import UnderstudyError
@@ -95,7 +96,8 @@ def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool
     student = config.student_size or min(teacher, image)
     large = resizable and image > SIZES[-1]
     view = config.size or (min(image, max(teacher, student)) if large else None)
-    tuned = 0 if config.teacher_steps == 0 else TUNED_EPOCHS[1]
+    few = len(train) < FEW_SHOTS * len(train.classes) and not config.teacher_steps
+    tuned = 0 if few or config.teacher_steps == 0 else TUNED_EPOCHS[1]
     return Outline(view, teacher, student, config.views, tuned, len(train))
 
 

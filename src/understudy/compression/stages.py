@@ -249,7 +249,7 @@ class Stages:
             labeled = data.train if data.train.targets is not None else data.labeled
             some = labeled.subset(fraction(labeled, min(1.0, _CHECKED / len(labeled)), self.config.seed))
             network = student.network("distilled-0", trust_code=self.overrides.trust_code)
-            with self.spent.during("int8"):
+            with self.spent.during("int8"), Terminal().waiting("checking int8"):
                 plain, int8 = measure(network, "", "student", some, labeled, ("onnx", "int8"))
             self.found.note(int8_loss=(plain.accuracy or 0.0) - (int8.accuracy or 0.0))
         if self.found.record["int8_loss"] <= _TOLERATED:
@@ -279,7 +279,7 @@ class Stages:
                 names.append(
                     self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline)).path.name
                 )
-            with self.spent.during("rivals"):
+            with self.spent.during("rivals"), Terminal().waiting("exporting the backbone"):
                 for name in names:
                     self._note_files(Run(self.found.path / name))
             self.found.note(rivals_measured=True)

@@ -87,7 +87,8 @@ class Train(Pipeline[T]):
             if self.recipe.augmentation.crop_size:
                 train = resize_square(train, network.contract.shape[-1])
             own = self.recipe.head == "best" and network.head_kept
-            scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
+            with Terminal().waiting(f"scoring {network.name} frozen on {len(train):,} samples"):
+                scores = fit_head(network.to(device), train, own=own, seed=self.recipe.seed)
             network.cpu()
             Terminal().say(f"{network.name} {scores} in {time.monotonic() - started:.0f} s")
             said = f"{network.name} {scores}"
