@@ -237,6 +237,34 @@ def test_students_and_methods_race_and_the_best_on_the_validation_part_goes_on(
     ]
 
 
+def test_where_no_student_is_named_the_most_accurate_on_the_validation_part_is_handed_over(
+    photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.compression.prepare.names_for", lambda config, pixels: ("cnn:2",))
+    found = compress(photos, backbone, run=tmp_path, format="onnx", **SHORT | {"teacher_steps": 0, "steps": 2})
+    scores, handed = found.record["scores"], found.record["handed"]
+    assert set(scores) == {"student", "backbone"}
+    assert scores[handed] == max(scores.values())
+    chosen = facts_of(found).chosen
+    assert {one.role for one in chosen} == {"student" if handed == "student" else "backbone"}
+    (file,) = facts_of(found).export.files
+    assert file.accuracy == chosen[0].accuracy
+    assert {one.role for one in facts_of(found).candidates} == {"student", "backbone"}
+
+
+def test_what_to_know_before_is_said(photos: Path, backbone: Path, tmp_path: Path) -> None:
+    for name, count in (("green", 3), ("red", 8)):
+        draw(tmp_path / "few" / "train" / name, name, count)
+        draw(tmp_path / "few" / "test" / name, name, 2)
+    config = CompressConfig(data=str(tmp_path / "few"), backbone=(str(backbone),), student=("cnn:64-64",))
+    notes = plan(config, Overrides()).notes
+    assert any("class green has fewer than 5 training images" in note for note in notes)
+    assert any("cnn:64-64 is larger than its teacher" in note for note in notes)
+    several = CompressConfig(data=str(tmp_path / "few"), backbone=(str(backbone),), student=("cnn:2", "cnn:4"))
+    with pytest.raises(UnderstudyError, match=r"class green of .* has 3 training images, too few to hold some out"):
+        plan(several, Overrides())
+
+
 def test_a_budget_is_kept_to(photos: Path, backbone: Path, tmp_path: Path) -> None:
     own = {name: value for name, value in SHORT.items() if name not in ("steps", "teacher_steps")}
     found = compress(photos, backbone, "cnn:4", budget="60s", run=tmp_path, format="onnx", **own)
