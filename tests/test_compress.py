@@ -41,6 +41,10 @@ from understudy.verbs.compress import plan
 SHORT: dict[str, Any] = {"teacher_steps": 12, "steps": 40, "workers": 0, "precision": "32", "threads": 1}
 
 
+def short(**changes: Any) -> dict[str, Any]:
+    return SHORT | changes
+
+
 def draw(folder: Path, name: str, count: int, seed: int = 0) -> None:
     """Noise with a color of its own."""
     folder.mkdir(parents=True)
@@ -192,7 +196,7 @@ def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, back
         (tmp_path / "more" / name).rmdir()
     found = compress(
         photos, backbone, "cnn:4", transfer_set=tmp_path / "more", run=tmp_path / "run", format="onnx",
-        **SHORT | {"teacher_steps": 0},
+        **short(teacher_steps=0),
     )  # fmt: skip
     assert list(found.runs) == ["backbone", "alone", "student"]
     data = found.runs["student"].facts.data
@@ -202,7 +206,7 @@ def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, back
 
 
 def test_several_backbones_make_one_teacher(photos: Path, backbone: Path, tmp_path: Path) -> None:
-    found = compress(photos, [backbone, backbone], "cnn:4", run=tmp_path, format="onnx", **SHORT | {"teacher_steps": 0})
+    found = compress(photos, [backbone, backbone], "cnn:4", run=tmp_path, format="onnx", **short(teacher_steps=0))
     assert list(found.runs) == ["backbone-0", "backbone-1", "student"]
     rows = facts_of(found).rows
     assert [row.role for row in rows] == ["teacher", "alone", "distilled"]
@@ -211,7 +215,7 @@ def test_several_backbones_make_one_teacher(photos: Path, backbone: Path, tmp_pa
 
 
 def test_a_teacher_that_knows_the_classes_teaches_as_it_is(photos: Path, backbone: Path, tmp_path: Path) -> None:
-    found = compress(photos, (), "cnn:4", teacher=str(backbone), run=tmp_path, format="onnx", **SHORT)
+    found = compress(photos, (), "cnn:4", teacher=[str(backbone)], run=tmp_path, format="onnx", **SHORT)
     assert list(found.runs) == ["student"]
     teacher, known = facts_of(found).rows[0], Run(backbone).facts.rows[0]
     assert teacher.mean("accuracy") == known.mean("accuracy")
@@ -222,7 +226,7 @@ def test_students_and_methods_race_and_the_best_on_the_validation_part_goes_on(
 ) -> None:
     found = compress(
         photos, backbone, ["cnn:2", "cnn:8-16"], method=["kd", "dist"], run=tmp_path, format="onnx",
-        **SHORT | {"teacher_steps": 0},
+        **short(teacher_steps=0),
     )  # fmt: skip
     race = found.record["race"]
     rounds_run = {name.split("-")[1] for name in race}
@@ -241,7 +245,7 @@ def test_where_no_student_is_named_the_most_accurate_on_the_validation_part_is_h
     photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("understudy.compression.prepare.names_for", lambda config, pixels: ("cnn:2",))
-    found = compress(photos, backbone, run=tmp_path, format="onnx", **SHORT | {"teacher_steps": 0, "steps": 2})
+    found = compress(photos, backbone, run=tmp_path, format="onnx", **short(teacher_steps=0, steps=2))
     scores, handed = found.record["scores"], found.record["handed"]
     assert set(scores) == {"student", "backbone"}
     assert scores[handed] == max(scores.values())
@@ -299,8 +303,9 @@ def test_a_backbone_without_weights_is_refused(photos: Path, tmp_path: Path) -> 
 
 
 def outline(**changes: Any) -> Outline:
-    return Outline(**{"view_size": 224, "teacher_size": 224, "student_size": 224, "views": 32, "tuned_epochs": 20,
-                      "examples": 1000} | changes)  # fmt: skip
+    values: dict[str, Any] = {"view_size": 224, "teacher_size": 224, "student_size": 224, "views": 32}
+    values |= {"tuned_epochs": 20, "examples": 1000} | changes
+    return Outline(**values)
 
 
 @given(st.floats(1e-4, 0.1), st.floats(1e-4, 0.1), st.floats(120, 1e5))

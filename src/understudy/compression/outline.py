@@ -81,7 +81,8 @@ class Outline:
 
     @classmethod
     def from_record(cls, values: dict[str, Any]) -> Outline:
-        return cls(**values | {"notes": tuple(values["notes"])})
+        changed: dict[str, Any] = values | {"notes": tuple(values["notes"])}
+        return cls(**changed)
 
 
 def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool) -> Outline:

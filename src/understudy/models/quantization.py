@@ -116,12 +116,12 @@ def as_float(network: Network) -> Network:
     signals = network.signals
     plain = copy.deepcopy(network.watch(()))
     network.watch(signals)
-    layer: Any  # whose class is assigned
     for layer in plain.modules():
         if isinstance(layer, _Quantized):
             del layer.input_range, layer.output_range, layer.norms, layer.clip
         if isinstance(layer, (_Quantized, _FoldedNorm)):
-            layer.__class__ = layer.plain
+            changed: Any = layer
+            changed.__class__ = layer.plain
     plain.int8 = False
     return plain.watch(signals)
 
@@ -254,6 +254,8 @@ class _RoundedWeight(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _PRODUCTS:
             return func(*args, **kwargs)
+        x: Any
+        weight: Any
         x, weight, bias, *rest = (*args, None)[:3] if len(args) < 3 else args
         weight, bias = self.layer.weight_and_bias(weight, kwargs.pop("bias", bias))
         return func(x, weight, bias, *rest, **kwargs)
