@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from understudy.compression.budget import Spent
-from understudy.compression.candidates import PRECISIONS, Limits, measure
 from understudy.compression.outline import RACE, Outline
 from understudy.compression.race import Entrant, field_of, rounds, steps_of_round, survivors
 from understudy.compression.recipes import (
@@ -25,9 +24,6 @@ from understudy.compression.recipes import (
 from understudy.compression.teacher import judge, right_of
 from understudy.config.recipe import DistillRecipe, Recipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
-from understudy.data import fraction
-from understudy.evaluation.facts import CandidateFacts
-from understudy.models import load_network
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.distill import Distill
 from understudy.pipeline.kinds import pipeline_of
@@ -48,8 +44,6 @@ PILOT = 8
 """The student's schedule is about so many times as long as the pilot's."""
 ROUNDED = 0.1
 """The part of the student's time that is trained with the rounding of an int8 file, where that is needed."""
-_SLOWER, _FEWEST_ROUNDED = 2.5, 10  # a step with rounding, times a plain one; steps
-_CHECKED, _TOLERATED = 1_000, 0.003  # training images, and the accuracy that int8 may lose on them
 _FEWEST = 3  # passes of each entrant in the first round
 
 
@@ -87,14 +81,14 @@ class Stages:
 
     # --- the teacher --------------------------------------------------------------------------------------
 
-    def _named(self, backbone: str) -> str:
+    def named(self, backbone: str) -> str:
         return pretrained(backbone, self.config.from_scratch)
 
     def backbones(self) -> list[Run]:
         """Each backbone as it is given, under the better of its own head and a linear probe."""
         names = _numbered("backbone", len(self.config.backbone))
         return [
-            self.ensure(name, lambda spec=spec: backbone_recipe(self.config, self._named(spec), self.outline))
+            self.ensure(name, lambda spec=spec: backbone_recipe(self.config, self.named(spec), self.outline))
             for name, spec in zip(names, self.config.backbone, strict=True)
         ]
 
@@ -240,99 +234,10 @@ class Stages:
         self.ensure("alone", lambda: alone_recipe(begin()))
         return self.ensure("student", begin)
 
-    def rounded(self, student: Run) -> Run:
-        """The student trained on with the rounding of an int8 file, if that file loses accuracy on training images."""
-        if "int8" not in self.config.format or self.found.record.get("handed", "student") != "student":
-            return student
-        if "int8_loss" not in self.found.record:
-            data = pipeline_of(student.located_recipe(required=True), self.overrides).data
-            labeled = data.train if data.train.targets is not None else data.labeled
-            some = labeled.subset(fraction(labeled, min(1.0, _CHECKED / len(labeled)), self.config.seed))
-            network = student.network("distilled-0", trust_code=self.overrides.trust_code)
-            with self.spent.during("int8"), Terminal().waiting("checking int8"):
-                plain, int8 = measure(network, "", "student", some, labeled, ("onnx", "int8"))
-            self.found.note(int8_loss=(plain.accuracy or 0.0) - (int8.accuracy or 0.0))
-        if self.found.record["int8_loss"] <= _TOLERATED:
-            return student
-
-        def begin() -> DistillRecipe:
-            recipe = student.recipe
-            assert isinstance(recipe, DistillRecipe)
-            steps = max(_FEWEST_ROUNDED, round(ROUNDED / _SLOWER * (recipe.steps or 0)))
-            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 20})
-            update = {"student": str(student.path), "qat": True, "steps": steps, "baseline": False, "seeds": 1}
-            return recipe.model_copy(update=update | {"optimizer": optimizer})
-
-        return self.ensure("int8", begin)
-
-    # --- files --------------------------------------------------------------------------------------------
-
-    def rivals(self) -> dict[str, list[CandidateFacts]]:
-        """The one backbone as files, by run: as it teaches, frozen, and frozen at a lower resolution."""
-        if len(self.config.backbone) != 1:
-            return {}
-        if not self.found.record.get("rivals_measured"):
-            Terminal().say("rivals", "bold")
-            names = [name for name in ("teacher", "backbone") if name in self.found.record["runs"]]
-            if smaller := _smaller(self.outline.teacher_size):
-                outline, spec = replace(self.outline, teacher_size=smaller), self._named(self.config.backbone[0])
-                names.append(
-                    self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline)).path.name
-                )
-            with self.spent.during("rivals"), Terminal().waiting("exporting the backbone"):
-                for name in names:
-                    self._note_files(Run(self.found.path / name))
-            self.found.note(rivals_measured=True)
-        known: dict[str, list[Any]] = self.found.record["rivals"]
-        return {name: [CandidateFacts.model_validate(one) for one in files] for name, files in known.items()}
-
-    def _note_files(self, run: Run) -> None:
-        score = self._score(run) if run.path.name != "student" else self.found.record["scores"]["student"]
-        files = [one.model_copy(update={"validation": score}).model_dump(mode="json") for one in self._measured(run)]
-        self.found.note(rivals=self.found.record.get("rivals", {}) | {run.path.name: files})
-
-    def _measured(self, run: Run) -> list[CandidateFacts]:
-        data = pipeline_of(run.located_recipe(required=True), self.overrides).data
-        formats = [name for name in self.config.format if name in PRECISIONS]
-        if data.test is None or not formats:
-            return []
-        network = load_network(next(iter(run.models.values())), trust_code=self.overrides.trust_code)
-        name = getattr(run.recipe, "student", self.config.backbone[0])
-        role = "student" if run.path.name == "student" else "backbone"
-        return measure(network, name, role, data.test, data.train, formats)
-
-    def _score(self, run: Run) -> float | None:
-        """The accuracy of a backbone on images that it was not fitted to."""
-        if run.path.name == "teacher":
-            return self.found.record["judged"]["teacher"]["accuracy"]
-        scores = run.record["frozen"]["model-0"]
-        return scores["given"] if scores["own"] else scores["probe"]
-
-    def handed_over(self, student: Run) -> Run:
-        """What becomes a file: the student that was asked for, else the most accurate of all within the limits."""
-        if self.config.student or "handed" in self.found.record:
-            return Run(self.found.path / self.found.record.get("handed", student.path.name))
-        pipeline, limits = pipeline_of(student.located_recipe(required=True), self.overrides), Limits.of(self.config)
-        scores = {student.path.name: self.validation_accuracy(student, pipeline)}
-        for name, files in self.rivals().items():
-            if any(limits.admit(one) for one in files) and limits.flops is None:
-                scores[name] = files[0].validation or 0.0
-        best = max(scores, key=lambda name: scores[name])
-        self.found.note(handed=best, scores=scores)
-        if best != student.path.name:  # else its files are measured when they are exported
-            self._note_files(student)
-        return Run(self.found.path / best)
-
 
 def _numbered(name: str, count: int) -> list[str]:
     """["teacher"], or ["teacher-0", "teacher-1", ...]."""
     return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
-
-
-def _smaller(size: int) -> int | None:
-    """About 0.7 of a size, which halves the arithmetic; None where that is no size for a network."""
-    smaller = 32 * round(0.7 * size / 32)
-    return smaller if 32 <= smaller < size else None
 
 
 def _terms(recipe: DistillRecipe, method: str) -> list[Any]:

@@ -26,10 +26,10 @@ from typing import Unpack
 
 from understudy.compression.budget import START_UP, Spent
 from understudy.compression.facts import facts_of
+from understudy.compression.files import Compression
 from understudy.compression.outline import Outline
 from understudy.compression.prepare import opened, prepare
 from understudy.compression.recipes import TARGETS, default_steps, student_recipe
-from understudy.compression.stages import Stages
 from understudy.config.keywords import CompressKeywords
 from understudy.config.verbs import CompressConfig
 from understudy.evaluation import latency
@@ -133,7 +133,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
         terminal.say(line)
     if config.devices * config.nodes == 1:  # else each process opens it
         overrides = replace(overrides, data=opened(config, overrides, outline.view_size))
-    stages = Stages(found, config, outline, overrides, Spent.of(found))
+    stages = Compression(found, config, outline, overrides, Spent.of(found))
     teachers = stages.teachers()
     students = [(name, seconds) for name, seconds in record["students"]]
     steps = config.steps or default_steps(outline.examples)
@@ -145,7 +145,6 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     if "export" not in found.record:
         terminal.say("export", "bold")
         handed = stages.handed_over(student)
-        handed = stages.rounded(student) if handed.path.name == "student" else handed
         with stages.spent.during("export"), terminal.waiting("exporting"):
             done = export(
                 handed.path, format=config.format, network=next(iter(handed.models)), data=overrides.data,
