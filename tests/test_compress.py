@@ -23,7 +23,7 @@ import understudy
 from understudy import compress
 from understudy.cli.app import main
 from understudy.compression.budget import parse_amount, parse_budget, parse_latency
-from understudy.compression.outline import Outline, Speeds, fitted
+from understudy.compression.outline import Outline, Speeds, batch_for, default_passes, fitted
 from understudy.compression.race import Entrant, field_of, rounds, survivors
 from understudy.compression.recipes import default_steps
 from understudy.compression.teacher import Verdict
@@ -288,7 +288,6 @@ def test_a_budget_is_kept_to(photos: Path, backbone: Path, tmp_path: Path) -> No
     ({"latency": "0.0001ms"}, "no candidate is within the limits; cnn:4 at 24 pixels in .* comes nearest"),
     ({"max_size": "1B"}, "no candidate is within the limits"),
     ({"teacher": "runs/t"}, "a teacher takes the place of a backbone"),
-    ({"method": ()}, "method is empty"),
 ])  # fmt: skip
 def test_wrong_options(change: dict[str, Any], complaint: str, photos: Path, tmp_path: Path) -> None:
     own: dict[str, Any] = {"from_scratch": True, "workers": 0}
@@ -304,7 +303,7 @@ def test_a_backbone_without_weights_is_refused(photos: Path, tmp_path: Path) -> 
 
 def outline(**changes: Any) -> Outline:
     values: dict[str, Any] = {"view_size": 224, "teacher_size": 224, "student_size": 224, "views": 32}
-    values |= {"tuned_epochs": 20, "examples": 1000} | changes
+    values |= {"tuned_epochs": 20, "examples": 1000, "batch_size": 64} | changes
     return Outline(**values)
 
 
@@ -366,12 +365,14 @@ def test_budgets_are_read_as_they_are_said(hours: int, minutes: int, seconds: in
         assert parse_budget(text) == total == parse_budget(total)
 
 
-@given(st.integers(1, 10**8), st.integers(1, 4096))
-def test_a_patient_student_has_its_passes_within_bounds(examples: int, batch: int) -> None:
-    steps = default_steps(examples, batch)
-    assert 1_000 <= steps <= 50_000
-    if 1_000 < steps < 50_000:
-        assert 0 <= steps * batch - 200 * examples < batch
+@given(st.integers(2, 10**7))
+def test_without_a_budget_a_student_has_200_passes_within_bounds(examples: int) -> None:
+    shown = default_passes(examples) * examples
+    assert shown * (1 + 1e-9) >= 64_000
+    assert shown <= 3_200_000 * (1 + 1e-9)
+    made = outline(examples=examples, batch_size=batch_for(shown))
+    assert made.batch_size in (32, 64)
+    assert 0 <= default_steps(made) * made.batch_size - shown <= made.batch_size
 
 
 def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:

@@ -27,6 +27,8 @@ FEWEST_VIEWS, FEWEST_PASSES = 6, 40
 """Below them, smaller images are taken."""
 TUNED_EPOCHS = (4, 20)
 """Epochs of fine-tuning: as many as its share of the budget allows, and none if fewer than the first."""
+_PASSES, _FEWEST, _MOST = 200.0, 64_000, 3_200_000  # of the student without a budget, and images in all
+_UPDATES = 3_000  # of the student: with fewer, batches are smaller
 _BACKWARD = 3.0  # times a forward pass in eval mode: forward and backward in training, roughly
 
 
@@ -61,6 +63,7 @@ class Outline:
         views: of each image that the teachers answer.
         tuned_epochs: of fine-tuning; 0 where the frozen backbone teaches.
         examples: training images.
+        batch_size: of the student's updates.
         budget: seconds; None for no limit.
         notes: the above in sentences.
     """
@@ -71,6 +74,7 @@ class Outline:
     views: int
     tuned_epochs: int
     examples: int
+    batch_size: int
     budget: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -83,6 +87,24 @@ class Outline:
     def from_record(cls, values: dict[str, Any]) -> Outline:
         changed: dict[str, Any] = values | {"notes": tuple(values["notes"])}
         return cls(**changed)
+
+
+def default_passes(examples: int) -> float:
+    """Passes of the student over the images without a budget: 200, within bounds of the number of images in all.
+
+    >>> default_passes(720), default_passes(10**6)
+    (200.0, 3.2)
+    """
+    return min(max(_PASSES, _FEWEST / examples), _MOST / examples)
+
+
+def batch_for(images: float) -> int:
+    """Images of an update of a student that is shown so many in all: fewer where updates would be few.
+
+    >>> batch_for(60_000), batch_for(200_000)
+    (32, 64)
+    """
+    return 32 if images < 32 * _UPDATES else 64
 
 
 def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool) -> Outline:
@@ -99,7 +121,8 @@ def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool
     view = config.size or (min(image, max(teacher, student)) if large else None)
     few = len(train) < FEW_SHOTS * len(train.classes) and not config.teacher_steps
     tuned = 0 if few or config.teacher_steps == 0 else TUNED_EPOCHS[1]
-    return Outline(view, teacher, student, config.views, tuned, len(train))
+    shown = default_passes(len(train)) * len(train)
+    return Outline(view, teacher, student, config.views, tuned, len(train), batch_for(shown))
 
 
 def fitted(draft: Outline, config: CompressConfig, speeds: Speeds, budget: float, members: int) -> Outline:
@@ -154,7 +177,7 @@ def fitted(draft: Outline, config: CompressConfig, speeds: Speeds, budget: float
     view = draft.view_size if draft.view_size is None or config.size else min(draft.view_size, max(teacher, student))
     return replace(
         draft, view_size=view, teacher_size=teacher, student_size=student, views=views, tuned_epochs=tuned,
-        budget=budget, notes=tuple(notes),
+        batch_size=batch_for(passes * n), budget=budget, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -165,7 +188,7 @@ def answer_seconds(networks: list[Network], source: Source, count: int = 4) -> f
         return sum(_best(lambda network=network: network.eval()(batch)) for network in networks) / count
 
 
-def update_seconds(network: Network, source: Source, count: int = 16) -> float:
+def update_seconds(network: Network, source: Source, count: int = 32) -> float:
     """Seconds per image of an update of a network on the CPU, on blank images."""
     batch = blank_batch(source, count)
     network.train()

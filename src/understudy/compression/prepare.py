@@ -10,6 +10,7 @@ import torch
 from understudy.compression.budget import parse_budget
 from understudy.compression.candidates import Limits, measure_untrained, names_for, within
 from understudy.compression.outline import Outline, Speeds, answer_seconds, draft, fitted, update_seconds
+from understudy.compression.recipes import methods_for
 from understudy.config.verbs import CompressConfig
 from understudy.data import Source, Splits, omit_classes, only_classes, open_source, typical_size
 from understudy.errors import UnderstudyError
@@ -64,7 +65,7 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
     native = max(one.contract.shape[-1] for one in teachers)
     outline = draft(config, train, native, resizable=overrides.data is None)
     names = names_for(config, min(typical_size(train)))
-    check_counts(train, several=len(names) * len(config.method) > 1)
+    check_counts(train, several=len(names) * len(methods_for(config, len(train))) > 1)
     small = min(outline.student_size, _TIMED)
     with using_threads(config.threads):
         seconds = {name: update_seconds(network(name, small), train) for name in names}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from understudy.compression.outline import Outline
+from understudy.compression.outline import Outline, default_passes
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig, LabelConfig
 from understudy.config.yaml import checked
 
-BATCH = 64
 VALIDATION = 0.15
 """The part of the training images that teachers and students are chosen by."""
+ANSWERED = 32
+"""Images of a teacher's forward pass."""
 TARGETS = "targets"
 """The folder of the teachers' answers."""
-METHODS = ("kd", "kd:temperature=1", "dist", "crd+kd")
-"""What `auto` races; see `objective_of`."""
+METHODS = ("pkt+kd", "kd", "dist", "crd+kd")
+"""What `auto` races."""
+_EMBEDDED = 20_000  # images of which the teachers' embeddings are kept too, where no method is asked for
 SHARED = (
     "data", "data_root", "download", "only_classes", "omit_classes", "seed", "precision", "accelerator", "devices",
     "nodes", "compile", "threads", "workers", "checkpoint_every", "tracker",
@@ -27,26 +30,32 @@ _TUNING: dict[str, Any] = {
     "optimizer": {"name": "adamw", "lr": 1e-4, "weight_decay": 0.05, "warmup": 0.1, "clip": 1.0},
 }  # fmt: skip
 _LEARNING: dict[str, Any] = {
-    "temperature": 2.0, "hard_weight": 0.1, "batch_size": BATCH,
+    "temperature": 2.0, "hard_weight": 0.1,
     "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
 }  # fmt: skip
-_FEWEST, _MOST, _PASSES = 1_000, 50_000, 200
 
 
-def default_steps(examples: int, batch_size: int = BATCH) -> int:
-    """Updates of a student without a budget: 200 passes, within bounds.
+def methods_for(config: CompressConfig, examples: int) -> tuple[str, ...]:
+    """The methods to try: those asked for, else one that fits the number of images.
 
-    >>> default_steps(720), default_steps(10_000)
-    (2250, 31250)
+    >>> methods_for(CompressConfig(), 720), methods_for(CompressConfig(), 50_000)
+    (('pkt+kd',), ('kd',))
     """
-    return min(max(-(-_PASSES * examples // batch_size), _FEWEST), _MOST)
+    if config.method == ("auto",):
+        return METHODS
+    return config.method or (("pkt+kd",) if examples <= _EMBEDDED else ("kd",))
+
+
+def default_steps(outline: Outline) -> int:
+    """Updates of a student without a budget."""
+    return math.ceil(default_passes(outline.examples) * outline.examples / outline.batch_size)
 
 
 def backbone_recipe(config: CompressConfig, backbone: str, outline: Outline) -> TrainRecipe:
     """The backbone as it is, under the better of its own head and a linear probe."""
     values = _shared(config, outline) | {
         "model": backbone, "input_size": outline.teacher_size, "head": "best", "steps": 0,
-        "batch_size": min(BATCH, outline.examples),
+        "batch_size": min(ANSWERED, outline.examples),
     }  # fmt: skip
     return checked(TrainRecipe, values, "compress")
 
@@ -85,9 +94,9 @@ def student_recipe(
     given: dict[str, Any] = config.model_dump(include={"temperature", "hard_weight"}, exclude_unset=True)
     values = _shared(config, outline) | _LEARNING | given | {
         "teacher": tuple(teachers), "targets": targets, "student": student, "input_size": outline.student_size,
-        "steps": steps, "transfer_set": config.transfer_set, "transfer_beside": bool(config.transfer_set),
+        "steps": steps, "batch_size": min(outline.batch_size, max(2, outline.examples // 2)),
+        "transfer_set": config.transfer_set, "transfer_beside": bool(config.transfer_set),
     }  # fmt: skip
-    values["batch_size"] = min(values["batch_size"], max(2, outline.examples // 2))
     name, _, options = method.partition(":")
     values |= {"method": name} if not options else {"objective": (method,)}
     return checked(DistillRecipe, values, "compress")
@@ -103,8 +112,8 @@ def label_config(recipe: DistillRecipe, views: int, embedding: bool, threads: in
     """How the teachers of a student's recipe answer its views."""
     shared = set(LabelConfig.model_fields) & set(DistillRecipe.model_fields) - LabelConfig.fixed - {"kind", "threads"}
     values = recipe.model_dump(include=shared) | {
-        "views": views, "members": len(recipe.teacher) > 1, "threads": threads, "batch_size": BATCH // 2,
-        "embedding": embedding,
+        "views": views, "members": len(recipe.teacher) > 1, "threads": threads, "batch_size": ANSWERED,
+        "embedding": embedding, "int8": embedding,
     }  # fmt: skip
     return checked(LabelConfig, values, "compress")
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.compression.budget import Spent
-from understudy.compression.outline import RACE, Outline
+from understudy.compression.outline import RACE, Outline, default_passes
 from understudy.compression.race import Entrant, field_of, rounds, steps_of_round, survivors
 from understudy.compression.recipes import (
-    METHODS,
     TARGETS,
     VALIDATION,
     alone_recipe,
     backbone_recipe,
     default_steps,
     label_config,
+    methods_for,
     student_recipe,
     tuned_recipe,
 )
@@ -147,7 +147,7 @@ class Stages:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return METHODS if self.config.method == ("auto",) else self.config.method
+        return methods_for(self.config, self.outline.examples)
 
     def recipe(self, teachers: Sequence[str], student: str, method: str, steps: int) -> DistillRecipe:
         targets = str(self.found.path / TARGETS)
@@ -160,7 +160,7 @@ class Stages:
             students: names, with seconds per image of an update.
         """
         budget, n = self.outline.budget, self.outline.examples
-        total = RACE * budget if budget else default_steps(n) * 64 * students[0][1] * len(students) / PILOT
+        total = RACE * budget if budget else default_passes(n) * n * students[0][1] * len(students) / PILOT
         entrants = field_of(students, self.methods, total, n, _FEWEST)
         number, count = 0, rounds(len(entrants))
         while len(entrants) > 1:
@@ -218,7 +218,7 @@ class Stages:
 
         def begin() -> DistillRecipe:
             recipe = self.recipe(teachers, winner.student, winner.method, 1)
-            steps = self.config.steps or default_steps(self.outline.examples, recipe.batch_size)
+            steps = self.config.steps or default_steps(self.outline)
             if pilot is not None and self.outline.budget is not None:
                 left = self.outline.budget - self.spent.seconds - self.outline.tail
                 step = pilot.duration / max(pilot.recipe.steps or 1, 1)

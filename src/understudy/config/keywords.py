@@ -300,7 +300,7 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     max_flops: str | float | None
     """Most floating point operations per image, as in 300M."""
     method: str | Sequence[str]
-    """Distillation methods to try, as in kd dist crd+kd; auto: those, and kd at another temperature."""
+    """Distillation methods to try, as in kd dist, or auto; default: pkt+kd, and kd alone above 20,000 images."""
     temperature: float
     """Temperature of kd and dkd."""
     hard_weight: float

@@ -173,8 +173,8 @@ class CompressConfig(DataOptions, MachineOptions):
     """Largest file, as in 2MB."""
     max_flops: str | float | None = None
     """Most floating point operations per image, as in 300M."""
-    method: tuple[str, ...] = ("kd",)
-    """Distillation methods to try, as in kd dist crd+kd; auto: those, and kd at another temperature."""
+    method: tuple[str, ...] = ()
+    """Distillation methods to try, as in kd dist, or auto; default: pkt+kd, and kd alone above 20,000 images."""
     temperature: Temperature = 2.0
     """Temperature of kd and dkd."""
     hard_weight: Amount = 0.1
@@ -218,8 +218,6 @@ class CompressConfig(DataOptions, MachineOptions):
             raise ValueError("a budget chooses the steps; leave it out, or steps and teacher_steps")
         if self.teacher and self.backbone:
             raise ValueError("a teacher takes the place of a backbone; give one of them")
-        if not self.method:
-            raise ValueError("method is empty; understudy methods lists what there is")
         return self
 
 

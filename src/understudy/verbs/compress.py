@@ -29,7 +29,7 @@ from understudy.compression.facts import facts_of
 from understudy.compression.files import Compression
 from understudy.compression.outline import Outline
 from understudy.compression.prepare import opened, prepare
-from understudy.compression.recipes import TARGETS, default_steps, student_recipe
+from understudy.compression.recipes import TARGETS, default_steps, methods_for, student_recipe
 from understudy.config.keywords import CompressKeywords
 from understudy.config.verbs import CompressConfig
 from understudy.evaluation import latency
@@ -90,11 +90,10 @@ def plan(config: CompressConfig, overrides: Overrides) -> Plan:
     with Terminal(stderr=True).waiting("measuring speeds"):
         made = prepare(config, overrides)
     folder = new_run_path("compress", config.data)
-    steps = config.steps or default_steps(made.outline.examples)
-    first = student_recipe(
-        config, made.outline, [str(folder / "backbone")], str(folder / TARGETS), made.students[0][0], config.method[0],
-        steps,
-    )  # fmt: skip
+    steps = config.steps or default_steps(made.outline)
+    method = methods_for(config, made.outline.examples)[0]
+    teachers, targets = [str(folder / "backbone")], str(folder / TARGETS)
+    first = student_recipe(config, made.outline, teachers, targets, made.students[0][0], method, steps)
     tried = f"students: {', '.join(name for name, _ in made.students)}"
     return Plan({"student": first}, overrides, (*made.outline.notes, tried))
 
@@ -136,7 +135,7 @@ def resume(found: RunCollection, overrides: Overrides) -> RunCollection:
     stages = Compression(found, config, outline, overrides, Spent.of(found))
     teachers = stages.teachers()
     students = [(name, seconds) for name, seconds in record["students"]]
-    steps = config.steps or default_steps(outline.examples)
+    steps = config.steps or default_steps(outline)
     stages.label(stages.recipe(teachers, students[0][0], stages.methods[0], steps))
     winner = stages.race(teachers, students)
     stages.rivals()
