@@ -88,14 +88,14 @@ command(
 )
 command(
     "transfer",
-    "Fine-tune a pre-trained backbone by BiT-HyperRule, which takes its numbers from the data.",
+    "Fine-tune a pre-trained backbone by a rule that takes its numbers from the data.",
     "understudy transfer photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
     "understudy transfer photos/ --backbone timm:resnet50 --micro-batch 32 --crop-size 224",
     "understudy transfer photos/ --backbone runs/upstream --shots 1,5,10 --draws 5",
 )
 command(
     "suite",
-    "Transfer one backbone to many tasks by BiT-HyperRule; one table. The exit code is 1 if a task failed.",
+    "Transfer one backbone to many tasks; one table. The exit code is 1 if a task failed.",
     "understudy suite cifar100 flowers102 pets photos/ --backbone timm:resnetv2_50x1_bit.goog_in21k",
     "understudy suite dtd eurosat --backbone runs/upstream --shots 1,5,10",
     "understudy suite caltech101 pcam clevr-count --backbone timm:resnet50 --vtab --run runs/vtab",

@@ -1,4 +1,4 @@
-"""`transfer`: a pre-trained backbone fine-tuned by BiT-HyperRule, which takes its numbers from the data."""
+"""`transfer`: a pre-trained backbone fine-tuned by a rule that takes its numbers from the data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def transfer(
     data: Data, backbone: Model, *, shots: Sequence[int] = (), run: str | Path | None = None, overwrite: bool = False,
     **options: Unpack[TransferKeywords],
 ) -> Run | RunCollection:  # fmt: skip
-    """Fine-tune a pre-trained backbone on labeled images by BiT-HyperRule (Kolesnikov et al. 2020, section 3.3).
+    """Fine-tune a pre-trained backbone on labeled images, from a linear probe or by BiT-HyperRule.
+
+    The latter (Kolesnikov et al. 2020, section 3.3) is for networks with GroupNorm, see `TransferOptions.rule`.
 
     Args:
         data: whatever `open_source` opens.
