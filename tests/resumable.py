@@ -66,7 +66,7 @@ VERBS: dict[str, Verb] = {
         [home / "photos", "digits"], home / "backbone", run=at, rule="bit", steps=4, batch_size=16, crop_size=8, **QUICK
     ),
     "compress": lambda home, at: understudy.compress(
-        str(home / "photos"), home / "backbone", "cnn:2", run=at, steps=6, teacher_steps=4, crop_size=12,
+        str(home / "photos"), home / "backbone", "cnn:2", run=at, steps=6, teacher_steps=6, crop_size=12,
         format="onnx", **QUICK,
     ),
     "specialists": lambda home, at: understudy.specialists(

@@ -420,7 +420,7 @@ def test_a_network_trained_on_crops_reads_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [({"resize": 20}, "resize=20 needs a crop_size"), ({"resize": 20, "crop_size": 24}, "of at most 20"),
-     ({"crop_size": 8, "crop_scale": 0.5}, "choose one"), ({"mixup": -1}, "mixup"), ({"steps": 0}, "steps")],
+     ({"crop_size": 8, "crop_scale": 0.5}, "choose one"), ({"mixup": -1}, "mixup"), ({"steps": -1}, "steps")],
 )  # fmt: skip
 def test_fields_that_make_no_sense_are_refused(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UnderstudyError, match=words):

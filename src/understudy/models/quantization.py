@@ -62,7 +62,7 @@ def quantize(network: Network) -> Network:
     >>> images = torch.rand(4, 1, 8, 8)
     >>> calibrate(quantize(network), [images])
     >>> [name for name in network.state_dict() if name.endswith("_range")][:2]
-    ['module.features.0.0.input_range', 'module.features.1.0.input_range']
+    ['module.0.input_range', 'module.0.output_range']
     """
     if network.int8:
         return network
@@ -146,8 +146,8 @@ def round_activation(x: Tensor, values: Tensor) -> Tensor:
     Args:
         values: (2,) the smallest and the largest; others are clipped.
 
-    >>> round_activation(torch.tensor([-0.2, 0.1, 0.5004, 3.0]), torch.tensor([0.0, 1.0]))
-    tensor([0.0000, 0.1020, 0.5020, 1.0000])
+    >>> round_activation(torch.tensor([-0.2, 0.11, 0.5004, 3.0]), torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.1098, 0.5020, 1.0000])
     """
     scale, zero = scale_and_zero(values)
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, LEVELS)

@@ -250,7 +250,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UnderstudyError(f"{path} holds no targets; understudy label makes them")
     try:
         return Manifest.model_validate(json.loads(file.read_bytes()))
-    except (OSError, ValueError, ValidationError) as fault:
+    except (OSError, ValueError, ValidationError, RecursionError) as fault:
         raise UnderstudyError(f"{file} is damaged ({str(fault).splitlines()[0]}); label the data again") from None
 
 
