@@ -120,7 +120,7 @@ def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool
     large = resizable and image > SIZES[-1]
     view = config.size or (min(image, max(teacher, student)) if large else None)
     few = len(train) < FEW_SHOTS * len(train.classes) and not config.teacher_steps
-    tuned = 0 if few or config.teacher_steps == 0 else TUNED_EPOCHS[1]
+    tuned = 0 if few or config.teacher or config.teacher_steps == 0 else TUNED_EPOCHS[1]
     shown = default_passes(len(train)) * len(train)
     return Outline(view, teacher, student, config.views, tuned, len(train), batch_for(shown))
 

@@ -217,15 +217,8 @@ class Stages:
         """The student distilled beside the same one alone, for as long as there is time."""
 
         def begin() -> DistillRecipe:
-            recipe = self.recipe(teachers, winner.student, winner.method, 1)
-            steps = self.config.steps or default_steps(self.outline)
-            if pilot is not None and self.outline.budget is not None:
-                left = self.outline.budget - self.spent.seconds - self.outline.tail
-                step = pilot.duration / max(pilot.recipe.steps or 1, 1)
-                rounded = ROUNDED if "int8" in self.config.format else 0.0
-                steps = max(2, int(left / ((2 * self.config.seeds + rounded) * step)))
-            beside = self.config.transfer_set is None
-            update = {"steps": steps, "baseline": beside, "seeds": self.config.seeds}
+            recipe = self.recipe(teachers, winner.student, winner.method, self._student_steps(pilot))
+            update = {"baseline": self.config.transfer_set is None, "seeds": self.config.seeds}
             # where the backbone may be handed over in its place, both are judged by the validation part
             return recipe.model_copy(update=update | ({} if self.config.student else {"validation": VALIDATION}))
 
@@ -233,6 +226,17 @@ class Stages:
             return self.ensure("student", begin)
         self.ensure("alone", lambda: alone_recipe(begin()))
         return self.ensure("student", begin)
+
+    def _student_steps(self, pilot: Run | None) -> int:
+        """Updates of the student and of the same one alone: as many as there is time for when the first begins."""
+        if pilot is None or self.outline.budget is None:
+            return self.config.steps or default_steps(self.outline)
+        if "student_steps" not in self.found.record:
+            left = self.outline.budget - self.spent.seconds - self.outline.tail
+            step = pilot.duration / max(pilot.recipe.steps or 1, 1)
+            rounded = ROUNDED if "int8" in self.config.format else 0.0
+            self.found.note(student_steps=max(2, int(left / ((2 * self.config.seeds + rounded) * step))))
+        return self.found.record["student_steps"]
 
 
 def _numbered(name: str, count: int) -> list[str]:
