@@ -17,6 +17,7 @@ from understudy.runs.run import Run
 from understudy.terminal import Terminal
 
 _SLOWER, _FEWEST_ROUNDED = 2.5, 10  # a step with rounding, times a plain one; steps
+_LONG = 900.0  # seconds of a budget from which on the backbone is also tried at a lower resolution
 _CHECKED, _TOLERATED = 1_000, 0.003  # training images, and the accuracy that int8 may lose on them
 
 
@@ -31,7 +32,8 @@ class Compression(Stages):
         if not self.found.record.get("rivals_measured"):
             Terminal().say("rivals", "bold")
             names = [name for name in ("teacher", "backbone") if name in self.found.record["runs"]]
-            if smaller := _smaller(self.outline.teacher_size):
+            smaller = _smaller(self.outline.teacher_size)
+            if smaller and (self.outline.budget is None or self.outline.budget >= _LONG):
                 outline, spec = replace(self.outline, teacher_size=smaller), self.named(self.config.backbone[0])
                 small = self.ensure("backbone-small", lambda: backbone_recipe(self.config, spec, outline))
                 names.append(small.path.name)

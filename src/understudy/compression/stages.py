@@ -40,7 +40,7 @@ from understudy.runs.run import Run
 from understudy.runs.targets import TargetsFolder
 from understudy.terminal import Terminal
 
-PILOT = 8
+PILOT = 12
 """The student's schedule is about so many times as long as the pilot's."""
 ROUNDED = 0.1
 """The part of the student's time that is trained with the rounding of an int8 file, where that is needed."""

@@ -6,7 +6,7 @@ backbone-small/  the same at a lower resolution
 teacher/         the backbone fine-tuned, where there is time for it
 targets/         the teachers' answers to views of the images, for all students
 round-1-1/, ...  the race of several students or methods
-pilot/           with a budget: the student on an eighth of its schedule
+pilot/           with a budget: the student on a twelfth of its schedule
 alone/           with a transfer set: the student on the labels alone
 student/         the student distilled, and the same student trained alone
 int8/            the student trained on with the rounding of the int8 file, if that loses accuracy without
