@@ -241,6 +241,14 @@ def test_students_and_methods_race_and_the_best_on_the_validation_part_goes_on(
     ]
 
 
+def test_without_a_baseline_there_is_one_student_and_no_claim(photos: Path, backbone: Path, tmp_path: Path) -> None:
+    found = compress(
+        photos, backbone, "cnn:2", baseline=False, run=tmp_path, format="onnx", **short(teacher_steps=0)
+    )  # fmt: skip
+    assert [row.role for row in facts_of(found).rows] == ["teacher", "distilled"]
+    assert found.finished
+
+
 def test_where_no_student_is_named_the_most_accurate_on_the_validation_part_is_handed_over(
     photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +324,7 @@ def test_an_outline_keeps_within_its_budget(answer: float, update: float, budget
             fitted(outline(), config, speeds, budget / 10, members=2)
         return
     made = fitted(outline(), config, speeds, budget, members=2)
-    answers = (1 + made.views + 3 * made.tuned_epochs) * n * speeds.answer_at(made.teacher_size)
+    answers = (1 + made.views + 6 * made.tuned_epochs) * n * speeds.answer_at(made.teacher_size)
     one_pass = 2 * n * speeds.update_at(made.student_size)
     assert answers + one_pass <= budget
     assert made.student_size <= made.teacher_size <= 224

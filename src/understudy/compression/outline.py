@@ -29,7 +29,7 @@ TUNED_EPOCHS = (4, 20)
 """Epochs of fine-tuning: as many as its share of the budget allows, and none if fewer than the first."""
 _PASSES, _FEWEST, _MOST = 200.0, 64_000, 3_200_000  # of the student without a budget, and images in all
 _UPDATES = 3_000  # of the student: with fewer, batches are smaller
-_BACKWARD = 3.0  # times a forward pass in eval mode: forward and backward in training, roughly
+_BACKWARD = 6.0  # times a folded forward pass: forward and backward in training, on a CPU
 
 
 @dataclass(frozen=True)

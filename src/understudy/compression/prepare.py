@@ -10,7 +10,7 @@ import torch
 from understudy.compression.budget import parse_budget
 from understudy.compression.candidates import Limits, measure_untrained, names_for, within
 from understudy.compression.outline import Outline, Speeds, answer_seconds, draft, fitted, update_seconds
-from understudy.compression.recipes import methods_for
+from understudy.compression.recipes import members_of, methods_for
 from understudy.config.verbs import CompressConfig
 from understudy.data import Source, Splits, omit_classes, only_classes, open_source, typical_size
 from understudy.errors import UnderstudyError
@@ -74,7 +74,7 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
             answer = answer_seconds([fold(one.set_input_size(size)) for one in teachers], train)
             slowest = max(seconds[name] for name in (config.student or names[:1]))
             speeds = Speeds(answer, teachers[0].contract.shape[-1], slowest, small)
-            outline = fitted(outline, config, speeds, budget, 2 * config.seeds)
+            outline = fitted(outline, config, speeds, budget, members_of(config))
     grown = (outline.student_size / small) ** 2
     students = [(name, seconds[name] * grown) for name in names]
     candidates: list[CandidateFacts] = []

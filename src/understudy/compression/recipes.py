@@ -46,6 +46,11 @@ def methods_for(config: CompressConfig, examples: int) -> tuple[str, ...]:
     return config.method or (("pkt+kd",) if examples <= _EMBEDDED else ("kd",))
 
 
+def members_of(config: CompressConfig) -> int:
+    """How many networks the last stage trains."""
+    return config.seeds * (2 if config.baseline else 1)
+
+
 def default_steps(outline: Outline) -> int:
     """Updates of a student without a budget."""
     return math.ceil(default_passes(outline.examples) * outline.examples / outline.batch_size)

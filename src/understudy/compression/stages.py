@@ -17,6 +17,7 @@ from understudy.compression.recipes import (
     backbone_recipe,
     default_steps,
     label_config,
+    members_of,
     methods_for,
     student_recipe,
     tuned_recipe,
@@ -207,7 +208,7 @@ class Stages:
 
         def begin() -> DistillRecipe:
             recipe, left = self.recipe(teachers, winner.student, winner.method, 1), budget - self.spent.seconds
-            members = PILOT * self.config.seeds * 2 + 1
+            members = PILOT * members_of(self.config) + 1
             steps = int((left - self.outline.tail) / (members * winner.seconds * recipe.batch_size))
             return recipe.model_copy(update={"steps": max(steps, 2), "baseline": False, "seeds": 1})
 
@@ -218,13 +219,13 @@ class Stages:
 
         def begin() -> DistillRecipe:
             recipe = self.recipe(teachers, winner.student, winner.method, self._student_steps(pilot))
-            update = {"baseline": self.config.transfer_set is None, "seeds": self.config.seeds}
+            beside = self.config.baseline and self.config.transfer_set is None
+            update = {"baseline": beside, "seeds": self.config.seeds}
             # where the backbone may be handed over in its place, both are judged by the validation part
             return recipe.model_copy(update=update | ({} if self.config.student else {"validation": VALIDATION}))
 
-        if self.config.transfer_set is None:
-            return self.ensure("student", begin)
-        self.ensure("alone", lambda: alone_recipe(begin()))
+        if self.config.baseline and self.config.transfer_set is not None:
+            self.ensure("alone", lambda: alone_recipe(begin()))
         return self.ensure("student", begin)
 
     def _student_steps(self, pilot: Run | None) -> int:
@@ -235,7 +236,7 @@ class Stages:
             left = self.outline.budget - self.spent.seconds - self.outline.tail
             step = pilot.duration / max(pilot.recipe.steps or 1, 1)
             rounded = ROUNDED if "int8" in self.config.format else 0.0
-            self.found.note(student_steps=max(2, int(left / ((2 * self.config.seeds + rounded) * step))))
+            self.found.note(student_steps=max(2, int(left / ((members_of(self.config) + rounded) * step))))
         return self.found.record["student_steps"]
 
 

@@ -307,6 +307,8 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """Weight of the labels' cross-entropy."""
     seeds: int
     """Number of initializations of the student, trained side by side."""
+    baseline: bool
+    """Also train the same student alone, as long; without, the student has twice the time, and no gain is shown."""
     steps: int | None
     """Updates of the student; default: 200 passes over the images."""
     teacher_steps: int | None

@@ -181,6 +181,8 @@ class CompressConfig(DataOptions, MachineOptions):
     """Weight of the labels' cross-entropy."""
     seeds: Several = 1
     """Number of initializations of the student, trained side by side."""
+    baseline: bool = True
+    """Also train the same student alone, as long; without, the student has twice the time, and no gain is shown."""
     steps: Positive | None = None
     """Updates of the student; default: 200 passes over the images."""
     teacher_steps: Count | None = None
