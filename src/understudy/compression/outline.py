@@ -20,9 +20,9 @@ from understudy.training.logging import clock
 
 SIZES = (224, 192, 160, 128, 96)
 """Pixels of the views of large images, which time allows or not."""
-LABELS, TUNING, RACE, TAIL = 0.12, 0.25, 0.2, 0.05
+LABELS, TUNING, RACE, TAIL = 0.12, 0.25, 0.2, 0.03
 """Shares of a budget: the teachers' answers, fine-tuning, the race of students; and what evaluation and pages take."""
-TAIL_SECONDS = 25.0  # of export and start-up, on one core
+TAIL_SECONDS = 15.0  # of export and start-up, on one core
 FEWEST_VIEWS, FEWEST_PASSES = 6, 40
 """Below them, smaller images are taken."""
 TUNED_EPOCHS = (4, 20)
