@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,8 +67,9 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
     names = names_for(config, min(typical_size(train)))
     check_counts(train, several=len(names) * len(methods_for(config, len(train))) > 1)
     small = min(outline.student_size, _TIMED)
+    timed = {name: network(name, small) for name in names}
     with using_threads(config.threads):
-        seconds = {name: update_seconds(network(name, small), train) for name in names}
+        seconds = {name: update_seconds(one, train) for name, one in timed.items()}
         if budget is not None:
             size = min(outline.teacher_size, _TIMED)
             answer = answer_seconds([fold(one.set_input_size(size)) for one in teachers], train)
@@ -80,11 +81,11 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
     candidates: list[CandidateFacts] = []
     if limits and test is not None:
         networks = {name: network(name, outline.student_size) for name in names}
-        timed = [one for name in names for one in measure_untrained(networks[name], name, test, train, _FORMATS)]
-        candidates = within(limits, timed, {name: flops(one) for name, one in networks.items()})
+        files = [one for name in names for one in measure_untrained(networks[name], name, test, train, _FORMATS)]
+        candidates = within(limits, files, {name: flops(one) for name, one in networks.items()})
         standing = {one.model for one in candidates if one.stands}
         students = [one for one in students if one[0] in standing]
-    notes = [*outline.notes, *remarks(train, teachers, {name: network(name, small) for name in names[:1]})]
+    notes = [*outline.notes, *remarks(train, teachers, names[0], timed[names[0]])]
     return Prepared(replace(outline, notes=tuple(notes)), students, candidates)
 
 
@@ -107,18 +108,16 @@ def check_counts(train: Source, *, several: bool) -> None:
         )
 
 
-def remarks(train: Source, teachers: Sequence[Network], students: Mapping[str, Network]) -> list[str]:
+def remarks(train: Source, teachers: Sequence[Network], name: str, student: Network) -> list[str]:
     """What to know before the training, in sentences."""
     assert train.targets is not None
     counts, found = train.targets.bincount(minlength=len(train.classes)), []
-    few = [name for name, count in zip(train.classes, counts.tolist(), strict=True) if 0 < count < _FEW]
+    few = [label for label, count in zip(train.classes, counts.tolist(), strict=True) if 0 < count < _FEW]
     if few:
         more = f" and {len(few) - 1} more classes have" if len(few) > 1 else " has"
         found.append(f"class {few[0]}{more} fewer than {_FEW} training images; add some")
-    size = sum(map(parameters, teachers))
-    larger = [name for name, network in students.items() if parameters(network) > size]
-    if larger:
-        found.append(f"{larger[0]} is larger than its teacher; name a smaller --student")
+    if parameters(student) > sum(map(parameters, teachers)):
+        found.append(f"{name} is larger than its teacher; name a smaller --student")
     return found
 
 

@@ -15,7 +15,7 @@ ROUNDS_SHARE = 2
 """Of the entrants of a round, one in so many goes on."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Entrant:
     """A student and how it is taught.
 

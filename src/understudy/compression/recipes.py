@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from understudy.compression.outline import Outline, default_passes
+from understudy.config.finetune import FineTuning, batch_for_tuning
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig, LabelConfig
 from understudy.config.yaml import checked
@@ -25,10 +26,6 @@ SHARED = (
     "nodes", "compile", "threads", "workers", "checkpoint_every", "tracker",
 )  # fmt: skip
 """Options of a compression that all its stages have."""
-_TUNING: dict[str, Any] = {
-    "batch_size": 32, "label_smoothing": 0.1,
-    "optimizer": {"name": "adamw", "lr": 1e-4, "weight_decay": 0.05, "warmup": 0.1, "clip": 1.0},
-}  # fmt: skip
 _LEARNING: dict[str, Any] = {
     "temperature": 2.0, "hard_weight": 0.1,
     "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
@@ -72,11 +69,10 @@ def tuned_recipe(config: CompressConfig, backbone: str, outline: Outline) -> Tra
         backbone: the folder of the run of `backbone_recipe`.
     """
     steps = config.teacher_steps and {"steps": config.teacher_steps}
-    values = _shared(config, outline) | _TUNING | {
-        "model": backbone, "input_size": outline.teacher_size, "validation": VALIDATION, "patience": 3,
-        "epochs": max(outline.tuned_epochs, 1), "micro_batch": config.micro_batch,
+    rule = FineTuning(max(outline.tuned_epochs, 1), batch_for_tuning(outline.examples), VALIDATION)
+    values = _shared(config, outline) | rule.fields | {
+        "head": "keep", "model": backbone, "input_size": outline.teacher_size, "micro_batch": config.micro_batch,
     }  # fmt: skip
-    values["batch_size"] = min(values["batch_size"], max(2, outline.examples // 4))
     return checked(TrainRecipe, values | (steps or {}), "compress")
 
 

@@ -42,6 +42,11 @@ class FineTuning:
         } | held  # fmt: skip
 
 
+def batch_for_tuning(examples: int) -> int:
+    """Images of an update: fewer where a pass would have less than four."""
+    return min(BATCH, max(2, examples // 4))
+
+
 def finetuning(examples: int, classes: int) -> FineTuning:
     """The schedule for so many images of so many classes.
 
@@ -50,7 +55,7 @@ def finetuning(examples: int, classes: int) -> FineTuning:
     >>> finetuning(120, 12).epochs
     0
     """
-    batch = min(BATCH, max(2, examples // 4))
+    batch = batch_for_tuning(examples)
     if examples < FEW_SHOTS * classes:
         return FineTuning(0, batch, 0.0)
     return FineTuning(next(epochs for most, epochs in _EPOCHS if most is None or examples < most), batch, 0.1)

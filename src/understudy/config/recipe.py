@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from understudy.config.options import ClassifierOptions, TrainingOptions
-from understudy.config.values import Amount, PathText, Positive, Several, Temperature
+from understudy.config.values import Amount, PathText, Positive, Several, Temperature, listed_names
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """The default methods of `compare`: of logits and embeddings, which fit any two networks."""
@@ -106,11 +106,7 @@ class DistillRecipe(Recipe):
     @field_validator("method", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """`"kd,crd"`, one name, or a list of them."""
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            return value
-        return tuple(dict.fromkeys(name for names in names for name in names.split(",") if name))
+        return listed_names(value)
 
     @model_validator(mode="after")
     def _check_distillation(self) -> Self:

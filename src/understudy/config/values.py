@@ -40,6 +40,18 @@ def check_text(value: Any) -> None:
             raise ValueError(f"{text!r} {fault}")
 
 
+def listed_names(value: Any) -> Any:
+    """Distinct names, of one, of a list, or of texts with commas; what is neither is left to the schema to refuse.
+
+    >>> listed_names("kd,crd"), listed_names(["kd", "kd,crd+kd"])
+    (('kd', 'crd'), ('kd', 'crd+kd'))
+    """
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return value
+    return tuple(dict.fromkeys(name for text in names for name in text.split(",") if name))
+
+
 Number = BeforeValidator(_no_truth)
 
 Count = Annotated[int, Field(ge=0, le=10**9), Number]

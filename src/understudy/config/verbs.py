@@ -28,6 +28,7 @@ from understudy.config.values import (
     Several,
     Temperature,
     Views,
+    listed_names,
 )
 from understudy.errors import UnderstudyError
 
@@ -208,11 +209,7 @@ class CompressConfig(DataOptions, MachineOptions):
     @field_validator("method", mode="before")
     @classmethod
     def _methods(cls, value: object) -> object:
-        """`"kd,crd"`, one name, or a list of them."""
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            return value
-        return tuple(dict.fromkeys(name for names in names for name in names.split(",") if name))
+        return listed_names(value)
 
     @model_validator(mode="after")
     def _check_compression(self) -> Self:

@@ -33,13 +33,11 @@ class Plan:
         recipes: by the name of each run.
         overrides: objects in place of names.
         notes: what the user should know, in sentences.
-        run_notes: the same for the pages of some of the runs.
     """
 
     recipes: Mapping[str, Recipe]
     overrides: Overrides = field(default_factory=Overrides)
     notes: tuple[str, ...] = ()
-    run_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
