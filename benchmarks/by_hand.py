@@ -44,7 +44,7 @@ def load(data: Path, classes: int | None) -> tuple[Part, Part]:
         parts = []
         for name in ("train", "test"):
             rows = [row for file in sorted(data.glob(f"{name}-*.parquet")) for row in pq.read_table(file).to_pylist()]
-            images = ((row["img"]["bytes"], row["fine_label"]) for row in rows)
+            images = ((row["image"]["bytes"], row["label"]) for row in rows)
             parts.append(
                 [(Image.open(io.BytesIO(image)).convert("RGB"), y) for image, y in images if y < (classes or 10**6)]
             )

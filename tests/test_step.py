@@ -252,7 +252,12 @@ def on_gpu(config: OptimizerConfig, graphed: bool) -> tuple[Any, BatchLoader]:
 @pytest.mark.parametrize("config", [SGD, ADAM], ids=lambda config: config.name)
 def test_a_graph_updates_as_eager_steps_do(config: OptimizerConfig) -> None:
     """Over 200 steps; to rounding, as some kernels add in any order."""
-    found, expected = (train(*on_gpu(config, graphed), config, 0, 200) for graphed in (True, False))
+    eager, loader = on_gpu(config, False)
+    expected = train(eager, loader, config, 0, 200)
+    step, loader = on_gpu(config, True)
+    found = train(step, loader, config, 0, 200)
+    assert step.recorded
+    assert not step.given_up
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
 

@@ -357,6 +357,19 @@ def test_weights_decay_to_where_they_began(kind: Literal["sgd", "adamw"]) -> Non
     assert not torch.equal(layer.weight, init_from)
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_weight_decay_spares_biases_and_norms_unless_asked(kind: Literal["sgd", "adamw"]) -> None:
+    """Without gradients only the decay moves them: AdamW's at once, SGD's as a gradient."""
+    for every in (False, True):
+        layer = nn.BatchNorm1d(3)
+        recipe = OptimizerConfig(name=kind, lr=0.1, momentum=0.0, weight_decay=0.5, decay_norms=every)
+        optimizer = make_optimizer(layer, recipe)
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        torch.testing.assert_close(layer.weight, torch.full((3,), 0.95 if every else 1.0))
+
+
 # --- crops ------------------------------------------------------------------------------------------------
 
 

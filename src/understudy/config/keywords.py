@@ -20,7 +20,9 @@ class OptimizerKeywords(TypedDict, total=False):
     momentum: float
     """Momentum of SGD."""
     weight_decay: float
-    """Weight decay of matrices and kernels; biases and norms are not decayed."""
+    """Weight decay of matrices and kernels."""
+    decay_norms: bool
+    """Also decay biases and the weights of norms."""
     decay_to: Literal["zero", "initial"]
     """Target of the weight decay: zero, or the initial weights (L2-SP)."""
     schedule: Literal["constant", "step", "cosine", "linear"]

@@ -148,7 +148,9 @@ class OptimizerConfig(Options):
     momentum: Share = 0.9
     """Momentum of SGD."""
     weight_decay: Amount = 0.0
-    """Weight decay of matrices and kernels; biases and norms are not decayed."""
+    """Weight decay of matrices and kernels."""
+    decay_norms: bool = False
+    """Also decay biases and the weights of norms."""
     decay_to: Literal["zero", "initial"] = "zero"
     """Target of the weight decay: zero, or the initial weights (L2-SP)."""
     schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"

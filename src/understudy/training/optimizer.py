@@ -15,7 +15,7 @@ from understudy.errors import UnderstudyError
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build SGD or AdamW, with weight decay on parameters of two or more dimensions only.
+    """Build SGD or AdamW, with weight decay on parameters of two or more dimensions, or on all with `decay_norms`.
 
     >>> optimizer = make_optimizer(nn.Linear(4, 2), OptimizerConfig(name="sgd", lr=0.1, weight_decay=0.01))
     >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
@@ -24,9 +24,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise UnderstudyError("the model has no weights to train; give one that has")
-    decayed = [p for p in trainable if p.dim() > 1]
+    kinds: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in trainable:
+        kinds[config.decay_norms or parameter.dim() > 1].append(parameter)
     to_initial = decays_to_initial(config)
-    decays = (decayed, 0.0 if to_initial else config.weight_decay), ([p for p in trainable if p.dim() <= 1], 0.0)
+    decays = (kinds[True], 0.0 if to_initial else config.weight_decay), (kinds[False], 0.0)
     groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays if parameters]
     # fused optimizers unscale fp16 gradients themselves, after the hook has read them
     fused = all(p.device.type in ("cpu", "cuda") for p in trainable) and not to_initial
@@ -41,7 +43,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         # each step would look for an accelerator, loading NVIDIA's library anew, to see whether a graph is captured
         optimizer._accelerator_graph_capture_health_check = lambda: None
     if to_initial:
-        optimizer.register_step_pre_hook(_decay_to_initial(decayed, config))
+        optimizer.register_step_pre_hook(_decay_to_initial(kinds[True], config))
     return optimizer
 
 
