@@ -285,3 +285,12 @@ def test_random_weights_are_refused(capsys: pytest.CaptureFixture[str], tmp_path
     assert main(["train", "digits", "--model", "cnn:4", "--qat", "--run", str(tmp_path / "run")]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "cnn:4 has no trained weights to go on from with --qat; name a run folder or weights file" in said
+
+
+def test_all_bytes_of_a_file_are_unsigned(home: Path) -> None:
+    """Products of unsigned and signed ones overflow on processors without VNNI."""
+    onnx = pytest.importorskip("onnx")
+    done = understudy.export(home / "first", format=("int8",))
+    types = {one.data_type for one in onnx.load(done.path / "model-int8.onnx").graph.initializer}
+    assert onnx.TensorProto.UINT8 in types
+    assert onnx.TensorProto.INT8 not in types

@@ -33,9 +33,10 @@ def quantize(
 ) -> ModelProto:
     """Quantize the weights and activations of a model to 8 bits, in QDQ format.
 
-    Weights are signed with one scale per channel. Activations are unsigned, the fastest choice in ONNX Runtime, with
-    the ranges that layers were trained with, and min-max ranges elsewhere. Logits stay in float32: rounded, the best
-    two are often equal.
+    Weights have one scale per channel and 128 as zero. They are unsigned, as activations are: the products of unsigned
+    and signed bytes overflow on processors without VNNI, which cost a ResNet-8 on CIFAR-100 eleven points. Activations
+    have the ranges that layers were trained with, and min-max ranges elsewhere. Logits stay in float32: rounded, the
+    best two are often equal.
 
     Args:
         model: takes normalized inputs.
@@ -67,7 +68,7 @@ def quantize(
                 per_channel=True, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
                 extra_options={"TensorQuantOverrides": _overrides(onnx.load(preprocessed), ranges or {})},
             )  # fmt: skip
-        return _with_float_outputs(onnx.load(quantized))
+        return _with_unsigned_weights(_with_float_outputs(onnx.load(quantized)))
 
 
 def _overrides(model: ModelProto, ranges: Mapping[str, Ranges]) -> dict[str, list[dict[str, Any]]]:
@@ -115,4 +116,20 @@ def _with_float_outputs(model: ModelProto) -> ModelProto:
             source.output[0] = output.name
             for node in (quantize, dequantize):
                 model.graph.node.remove(node)
+    return model
+
+
+def _with_unsigned_weights(model: ModelProto) -> ModelProto:
+    """The model with 128 added to all signed bytes, and to their zeros: it computes the same."""
+    import onnx
+
+    initializers = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear":
+            continue
+        for name in (node.input[0], *node.input[2:]):
+            stored = initializers.get(name)
+            if stored is not None and stored.data_type == onnx.TensorProto.INT8:
+                shifted = (onnx.numpy_helper.to_array(stored).astype(np.int16) + 128).astype(np.uint8)
+                stored.CopyFrom(onnx.numpy_helper.from_array(shifted, name))
     return model

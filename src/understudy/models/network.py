@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepare_inputs
+from understudy.models.depthwise import speed_up_depthwise
 from understudy.models.dropout import replace_dropouts, seed_dropouts
 from understudy.models.heads import find_heads, possible_heads, reorder, zero
 from understudy.models.stages import channels_first, stages
@@ -45,6 +46,7 @@ class Network(nn.Module):
         self.full_precision = False  # float32 under autocast too
         self.int8 = False  # computes as its int8 file will; see `quantize`
         self.dropouts = replace_dropouts(module)
+        speed_up_depthwise(module)
         self.dropout_seed = 0
         shape = (-1, 1, 1) if len(contract.shape) == 3 else (-1,)
         device = next((weights.device for weights in module.parameters()), None)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.models.depthwise import DepthwiseConv2d
+
 # Below this many weights, PyTorch's native kernels are faster than oneDNN for a single image.
 _SMALL = 2**14
 
@@ -65,7 +67,7 @@ class PackedConv2d(nn.Conv2d):
 def packable(layer: nn.Module) -> bool:
     """Whether a layer is a plain convolution and this PyTorch has the (private) oneDNN operators."""
     return (
-        type(layer) is nn.Conv2d
+        type(layer) in (nn.Conv2d, DepthwiseConv2d)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and torch.backends.mkldnn.is_available()
