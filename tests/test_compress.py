@@ -310,8 +310,8 @@ def test_a_backbone_without_weights_is_refused(photos: Path, tmp_path: Path) -> 
 
 
 def outline(**changes: Any) -> Outline:
-    values: dict[str, Any] = {"view_size": 224, "teacher_size": 224, "student_size": 224, "views": 32}
-    values |= {"tuned_epochs": 20, "examples": 1000, "batch_size": 64} | changes
+    values: dict[str, Any] = {"view_size": 224, "teacher_size": 224, "student_size": 224, "scored": 1000}
+    values |= {"views": 32, "tuned_epochs": 20, "examples": 1000, "batch_size": 64} | changes
     return Outline(**values)
 
 
@@ -321,20 +321,21 @@ def test_an_outline_keeps_within_its_budget(answer: float, update: float, budget
     config, speeds, n = CompressConfig(), Speeds(answer, 128, update, 128), 1000
     if 3 * n * (speeds.answer_at(96) + speeds.update_at(96)) > 0.9 * budget - 35:
         with pytest.raises(UnderstudyError, match="is too short"):
-            fitted(outline(), config, speeds, budget / 10, members=2)
+            fitted(outline(), config, speeds, budget / 10, members=2, classes=10)
         return
-    made = fitted(outline(), config, speeds, budget, members=2)
-    answers = (1 + made.views + 6 * made.tuned_epochs) * n * speeds.answer_at(made.teacher_size)
+    made = fitted(outline(), config, speeds, budget, members=2, classes=10)
+    answers = (made.scored + n * (made.views + 6 * made.tuned_epochs)) * speeds.answer_at(made.teacher_size)
     one_pass = 2 * n * speeds.update_at(made.student_size)
     assert answers + one_pass <= budget
     assert made.student_size <= made.teacher_size <= 224
     assert 1 <= made.views <= 32
+    assert 200 <= made.scored <= n
 
 
 @given(st.floats(600, 1e4))
 def test_more_time_means_no_smaller_images(budget: float) -> None:
     config, speeds = CompressConfig(), Speeds(0.01, 128, 0.005, 128)
-    less, more = (fitted(outline(), config, speeds, b, 2) for b in (budget, 2 * budget))
+    less, more = (fitted(outline(), config, speeds, b, 2, 10) for b in (budget, 2 * budget))
     assert more.teacher_size >= less.teacher_size
 
 

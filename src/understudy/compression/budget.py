@@ -84,6 +84,10 @@ class Spent:
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.started
 
+    def of_stage(self, name: str) -> float:
+        """The seconds that a stage took; 0 if it was not begun."""
+        return self.found.record.get("stage_seconds", {}).get(name, 0.0)
+
     def note(self) -> None:
         self.found.note(spent=self.seconds)
 

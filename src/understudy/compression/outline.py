@@ -20,8 +20,10 @@ from understudy.training.logging import clock
 
 SIZES = (224, 192, 160, 128, 96)
 """Pixels of the views of large images, which time allows or not."""
-LABELS, TUNING, RACE, TAIL = 0.12, 0.25, 0.2, 0.03
-"""Shares of a budget: the teachers' answers, fine-tuning, the race of students; and what evaluation and pages take."""
+SCORING, LABELS, TUNING, RACE, TAIL = 0.06, 0.12, 0.25, 0.2, 0.03
+"""Shares of a budget: the backbone's score and head, the teachers' answers, fine-tuning, the race of students; and what
+evaluation and pages take."""
+_FITTED = 20  # images of a class that a head is fitted to at least
 TAIL_SECONDS = 15.0  # of export and start-up, on one core
 FEWEST_VIEWS, FEWEST_PASSES = 6, 40
 """Below them, smaller images are taken."""
@@ -60,6 +62,7 @@ class Outline:
     Attributes:
         view_size: pixels to which images are decoded; None where they are arrays of one size.
         teacher_size, student_size: pixels of the networks' inputs.
+        scored: training images that the backbone is scored on, and its head fitted to.
         views: of each image that the teachers answer.
         tuned_epochs: of fine-tuning; 0 where the frozen backbone teaches.
         examples: training images.
@@ -71,6 +74,7 @@ class Outline:
     view_size: int | None
     teacher_size: int
     student_size: int
+    scored: int
     views: int
     tuned_epochs: int
     examples: int
@@ -122,13 +126,16 @@ def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool
     few = len(train) < FEW_SHOTS * len(train.classes) and not config.teacher_steps
     tuned = 0 if few or config.teacher or config.teacher_steps == 0 else TUNED_EPOCHS[1]
     shown = default_passes(len(train)) * len(train)
-    return Outline(view, teacher, student, config.views, tuned, len(train), batch_for(shown))
+    return Outline(view, teacher, student, len(train), config.views, tuned, len(train), batch_for(shown))
 
 
-def fitted(draft: Outline, config: CompressConfig, speeds: Speeds, budget: float, members: int) -> Outline:
+def fitted(
+    draft: Outline, config: CompressConfig, speeds: Speeds, budget: float, members: int, classes: int
+) -> Outline:
     """The outline that a budget allows.
 
     Args:
+        classes: of the images.
         members: networks that the last stage trains side by side.
 
     Raises:
@@ -142,12 +149,13 @@ def fitted(draft: Outline, config: CompressConfig, speeds: Speeds, budget: float
         enough = (s for s in sizes if FEWEST_VIEWS * n * speeds.answer_at(s) <= LABELS * budget)
         teacher = next(enough, sizes[-1])
     answer = speeds.answer_at(teacher)
+    scored = min(n, max(int(SCORING * budget / answer), _FITTED * classes))
     views = max(1, min(config.views, int(LABELS * budget / (n * answer))))
     tuned = 0
     if draft.tuned_epochs:
         affordable = int(TUNING * budget / (n * answer * _BACKWARD))
         tuned = min(affordable, TUNED_EPOCHS[1]) if affordable >= TUNED_EPOCHS[0] else 0
-    left -= n * answer * (1 + views + _BACKWARD * tuned)
+    left -= answer * (scored + n * (views + _BACKWARD * tuned))
     student = min(draft.student_size, teacher)
     if not config.student_size:
         sizes = [student, *(size for size in ladder if size < student)]
@@ -176,8 +184,8 @@ def fitted(draft: Outline, config: CompressConfig, speeds: Speeds, budget: float
         )
     view = draft.view_size if draft.view_size is None or config.size else min(draft.view_size, max(teacher, student))
     return replace(
-        draft, view_size=view, teacher_size=teacher, student_size=student, views=views, tuned_epochs=tuned,
-        batch_size=batch_for(passes * n), budget=budget, notes=tuple(notes),
+        draft, view_size=view, teacher_size=teacher, student_size=student, scored=scored, views=views,
+        tuned_epochs=tuned, batch_size=batch_for(passes * n), budget=budget, notes=tuple(notes),
     )  # fmt: skip
 
 

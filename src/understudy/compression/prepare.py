@@ -75,7 +75,7 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
             answer = answer_seconds([fold(one.set_input_size(size)) for one in teachers], train)
             slowest = max(seconds[name] for name in (config.student or names[:1]))
             speeds = Speeds(answer, teachers[0].contract.shape[-1], slowest, small)
-            outline = fitted(outline, config, speeds, budget, members_of(config))
+            outline = fitted(outline, config, speeds, budget, members_of(config), len(train.classes))
     grown = (outline.student_size / small) ** 2
     students = [(name, seconds[name] * grown) for name in names]
     candidates: list[CandidateFacts] = []

@@ -57,7 +57,7 @@ def backbone_recipe(config: CompressConfig, backbone: str, outline: Outline) -> 
     """The backbone as it is, under the better of its own head and a linear probe."""
     values = _shared(config, outline) | {
         "model": backbone, "input_size": outline.teacher_size, "head": "best", "steps": 0,
-        "batch_size": min(ANSWERED, outline.examples),
+        "batch_size": min(ANSWERED, outline.scored), "fraction": outline.scored / outline.examples,
     }  # fmt: skip
     return checked(TrainRecipe, values, "compress")
 

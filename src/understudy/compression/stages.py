@@ -45,6 +45,7 @@ PILOT = 12
 """The student's schedule is about so many times as long as the pilot's."""
 ROUNDED = 0.1
 """The part of the student's time that is trained with the rounding of an int8 file, where that is needed."""
+_AGAIN, _PAGE = 1.2, 10.0  # the student's exports, as a multiple of the backbone's; seconds of latencies and the page
 _FEWEST = 3  # passes of each entrant in the first round
 
 
@@ -207,9 +208,9 @@ class Stages:
             return None
 
         def begin() -> DistillRecipe:
-            recipe, left = self.recipe(teachers, winner.student, winner.method, 1), budget - self.spent.seconds
+            recipe = self.recipe(teachers, winner.student, winner.method, 1)
             members = PILOT * members_of(self.config) + 1
-            steps = int((left - self.outline.tail) / (members * winner.seconds * recipe.batch_size))
+            steps = int(self._left(budget) / (members * winner.seconds * recipe.batch_size))
             return recipe.model_copy(update={"steps": max(steps, 2), "baseline": False, "seeds": 1})
 
         return self.ensure("pilot", begin)
@@ -233,11 +234,17 @@ class Stages:
         if pilot is None or self.outline.budget is None:
             return self.config.steps or default_steps(self.outline)
         if "student_steps" not in self.found.record:
-            left = self.outline.budget - self.spent.seconds - self.outline.tail
-            step = pilot.duration / max(pilot.recipe.steps or 1, 1)
+            members, step = members_of(self.config), pilot.duration / max(pilot.recipe.steps or 1, 1)
+            evaluation = max(self.spent.of_stage("pilot") - pilot.duration, 0.0)
+            left = self._left(self.outline.budget) - members * evaluation
             rounded = ROUNDED if "int8" in self.config.format else 0.0
-            self.found.note(student_steps=max(2, int(left / ((members_of(self.config) + rounded) * step))))
+            self.found.note(student_steps=max(2, int(left / ((members + rounded) * step))))
         return self.found.record["student_steps"]
+
+    def _left(self, budget: float) -> float:
+        """Seconds for the training of students: the exports that follow take about as long as the backbone's did."""
+        exports = _AGAIN * self.spent.of_stage("rivals") + _PAGE
+        return budget - self.spent.seconds - max(self.outline.tail, exports)
 
 
 def _numbered(name: str, count: int) -> list[str]:
