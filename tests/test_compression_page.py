@@ -237,6 +237,15 @@ def test_the_backbone_in_int8_is_recommended_in_words() -> None:
     assert handed_over(facts) == "Handed over: the backbone backbone-net at 64 px (int8 91.7%, 3.80 MB, 2.7 ms)."
 
 
+@pytest.mark.parametrize(("ms", "slower"), [(2.0, True), (1.0, False), (0.5, False)])
+def test_int8_that_is_not_faster_here_is_said_to_be_so(ms: float, slower: bool) -> None:
+    made = [
+        candidate(latency_ms=1.0, bytes=200, accuracy=0.9, chosen=True),
+        candidate("student", "int8", latency_ms=ms, bytes=60, accuracy=0.9, chosen=True),
+    ]
+    assert ("smaller but not faster" in handed_over(student(190, 150, 170, candidates=made))) is slower
+
+
 # --- candidates ---------------------------------------------------------------------------------------------
 
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)

@@ -22,11 +22,14 @@ def flags_of(schema: type[Options], positional: str = "data") -> list[Argument]:
         owner, leaf = (NESTED[path[0]], path[1]) if len(path) > 1 else (schema, path[0])
         field, hint = owner.model_fields[leaf], get_type_hints(owner)[leaf]
         default = field.default
-        if get_origin(hint) is tuple:  # the schema splits and converts
+        several = get_origin(hint) is tuple
+        if several:  # the schema splits and converts
             hint, default = tuple[str, ...], tuple(map(str, default))
         hidden = path[0] in schema.derived or leaf in owner.derived
+        flag = f"--{name.replace('_', '-')}"
         parameter = Parameter(
-            name=f"--{name.replace('_', '-')}",
+            name=flag,
+            alias=f"{flag}s" if several and not flag.endswith("s") else None,
             help=field.description,
             group=_group(_heading(owner, leaf)),
             show_default=False if hidden else default_as_typed,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.compression.candidates import PRECISIONS, Limits, measure
 from understudy.compression.recipes import backbone_recipe
-from understudy.compression.stages import ROUNDED, Stages
+from understudy.compression.stages import ROUNDED, Stages, Unjudged
 from understudy.config.recipe import DistillRecipe
 from understudy.data import fraction
 from understudy.evaluation.facts import CandidateFacts
@@ -98,7 +99,7 @@ class Compression(Stages):
             with self.spent.during("int8"), Terminal().waiting("checking int8"):
                 plain, int8 = measure(network, "", "student", some, labeled, ("onnx", "int8"))
             self.found.note(int8_loss=(plain.accuracy or 0.0) - (int8.accuracy or 0.0))
-        if self.found.record["int8_loss"] <= _TOLERATED:
+        if self.found.record["int8_loss"] <= _TOLERATED or not self._has_time_to_round(student):
             return student
 
         def begin() -> DistillRecipe:
@@ -109,7 +110,20 @@ class Compression(Stages):
             update = {"student": str(student.path), "qat": True, "steps": steps, "baseline": False, "seeds": 1}
             return recipe.model_copy(update=update | {"optimizer": optimizer})
 
-        return self.ensure("int8", begin)
+        return self.ensure("int8", begin, Unjudged)
+
+    def _has_time_to_round(self, student: Run) -> bool:
+        """Whether the budget holds a training with rounding and another export; if not, that is said."""
+        if "int8_trained" not in self.found.record:
+            left = math.inf if self.outline.budget is None else self.outline.budget - self.spent.seconds
+            needed = ROUNDED * student.duration + 2 * self.spent.of_stage("int8")
+            self.found.note(int8_trained=left >= needed)
+            if left < needed:
+                loss = 100 * self.found.record["int8_loss"]
+                Terminal().say(
+                    f"int8 loses {loss:.1f} points on training images; there is no time to train it", "yellow"
+                )
+        return self.found.record["int8_trained"]
 
 
 def _smaller(size: int) -> int | None:

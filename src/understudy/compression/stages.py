@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from understudy.compression.budget import Spent
 from understudy.compression.outline import RACE, Outline, default_passes
 from understudy.compression.race import Entrant, field_of, rounds, steps_of_round, survivors
@@ -45,8 +47,15 @@ PILOT = 12
 """The student's schedule is about so many times as long as the pilot's."""
 ROUNDED = 0.1
 """The part of the student's time that is trained with the rounding of an int8 file, where that is needed."""
-_AGAIN, _PAGE = 1.2, 10.0  # the student's exports, as a multiple of the backbone's; seconds of latencies and the page
+_AGAIN, _PAGE = 0.6, 10.0  # the student's exports, as a multiple of the backbone's; seconds of latencies and the page
 _FEWEST = 3  # passes of each entrant in the first round
+
+
+class Unjudged(Distill[DistillRecipe]):
+    """A student that is scored by itself: its teachers, which take longer, are scored beside the one handed over."""
+
+    def evaluation_teacher(self, device: torch.device) -> None:
+        return None
 
 
 @dataclass
@@ -64,7 +73,9 @@ class Stages:
     overrides: Overrides
     spent: Spent
 
-    def ensure(self, name: str, recipe: Callable[[], Recipe]) -> Run:
+    def ensure(
+        self, name: str, recipe: Callable[[], Recipe], pipeline: Callable[[Any, Overrides], Pipeline[Any]] = pipeline_of
+    ) -> Run:
         """The finished run of a stage; its recipe is made when it begins, and kept."""
         run, names = Run(self.found.path / name), self.found.record["runs"]
         if name not in names:
@@ -73,8 +84,8 @@ class Stages:
         if not run.finished:
             Terminal().say(name, "bold")
             with named_when_stopped(self.found.path), self.spent.during(name):
-                pipeline = pipeline_of(run.located_recipe(required=True), self.overrides)
-                train_and_evaluate(pipeline, run, self.found.command, within=self.found, threads=self.threads)
+                made = pipeline(run.located_recipe(required=True), self.overrides)
+                train_and_evaluate(made, run, self.found.command, within=self.found, threads=self.threads)
         return run
 
     @property
@@ -187,7 +198,7 @@ class Stages:
                     update={"steps": steps, "baseline": False, "validation": VALIDATION, "seeds": 1}
                 )
 
-            run = self.ensure(name, begin)
+            run = self.ensure(name, begin, Unjudged)
             pipeline = pipeline_of(run.located_recipe(required=True), self.overrides)
             with self.spent.during(name):
                 accuracy = self.validation_accuracy(run, pipeline)
@@ -213,7 +224,7 @@ class Stages:
             steps = int(self._left(budget) / (members * winner.seconds * recipe.batch_size))
             return recipe.model_copy(update={"steps": max(steps, 2), "baseline": False, "seeds": 1})
 
-        return self.ensure("pilot", begin)
+        return self.ensure("pilot", begin, Unjudged)
 
     def student(self, teachers: Sequence[str], winner: Entrant, pilot: Run | None) -> Run:
         """The student distilled beside the same one alone, for as long as there is time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from understudy.evaluation.facts import CandidateFacts, CompressionFacts
@@ -59,7 +59,7 @@ def handed_over(facts: CompressionFacts) -> str:
             for one in chosen
         )
         name = {"backbone": "the backbone ", "alone": "the student trained alone, "}.get(first.role, "")
-        return f"Handed over: {name}{first.model} at {first.size} px ({each})."
+        return f"Handed over: {name}{first.model} at {first.size} px ({each}).{_slower(chosen)}"
     smallest = min(facts.export.files, key=lambda file: file.bytes)
     teacher, row = facts.row("teacher"), facts.row("distilled")
     said = f"Handed over: {f'{row.model}; ' if row else ''}the smallest file has {compact(smallest.bytes, 'B')}"
@@ -68,6 +68,14 @@ def handed_over(facts: CompressionFacts) -> str:
     if teacher and teacher.flops and row and row.flops:
         said += f", with {ratio(row.flops, teacher.flops)} of its FLOPs"
     return f"{said}."
+
+
+def _slower(chosen: Sequence[CandidateFacts]) -> str:
+    """That rounding did not make the file faster on this processor, if it did not."""
+    times = {one.precision: one.latency_ms for one in chosen}
+    if "int8" not in times or times["int8"] <= times.get("fp32", times["int8"]):
+        return ""
+    return " On this processor int8 is smaller but not faster; measure it on the device."
 
 
 def warnings(facts: CompressionFacts) -> list[Caveat]:
