@@ -95,7 +95,7 @@ class DistillRecipe(Recipe):
     temperature: Temperature = 4.0
     """Temperature of kd and dkd."""
     hard_weight: Amount | None = None
-    """Weight of the labels' cross-entropy; default: 0.1 (and 0.9 for kd) with kd alone, else 1."""
+    """Weight of the labels' cross-entropy; default: the method's own, 0.1 (and 0.9 for kd) with kd alone, mostly 1."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean of the teachers' distributions."""
     transfer_set: PathText | None = None

@@ -5,7 +5,12 @@ from understudy.objectives.attention_transfer import AttentionTransfer, attentio
 from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
 from understudy.objectives.batch_norm import synchronize_batch_norm
 from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
-from understudy.objectives.correlation_congruence import CorrelationCongruence, correlation_loss
+from understudy.objectives.correlation_congruence import (
+    CorrelationCongruence,
+    KernelCongruence,
+    congruence_loss,
+    correlation_loss,
+)
 from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
 from understudy.objectives.cross_entropy import CrossEntropy, cross_entropy_loss
 from understudy.objectives.dist import DIST, dist_loss
@@ -37,6 +42,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "at": AttentionTransfer,
     "sp": SimilarityPreserving,
     "cc": CorrelationCongruence,
+    "cc-kernel": KernelCongruence,
     "vid": VariationalInformation,
     "rkd": RelationalKD,
     "pkt": ProbabilisticTransfer,
@@ -51,11 +57,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
     "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FitNet", "FlowOfSolution",
-    "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective", "Paraphraser", "PartialKD",
-    "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving", "TapPair",
-    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "binary_cross_entropy_loss",
-    "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss",
-    "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss", "kd_loss", "logit_matching_loss",
-    "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss",
-    "standardize_logits", "synchronize_batch_norm", "vid_loss",
+    "KernelCongruence", "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective",
+    "Paraphraser", "PartialKD", "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving",
+    "TapPair", "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss",
+    "binary_cross_entropy_loss", "congruence_loss", "correlation_loss", "crd_loss", "cross_entropy_loss",
+    "ddp_ignored_buffers", "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss",
+    "kd_loss", "logit_matching_loss", "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss",
+    "similarity_loss", "simkd_loss", "standardize_logits", "synchronize_batch_norm", "vid_loss",
 ]  # fmt: skip

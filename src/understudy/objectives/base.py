@@ -78,6 +78,11 @@ class Objective(nn.Module):
         """
         return cls(**options)
 
+    @classmethod
+    def label_weight(cls, options: Mapping[str, Any]) -> float:
+        """The weight of the labels' cross-entropy beside this objective alone, built with these options."""
+        return 1.0
+
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 

@@ -8,23 +8,28 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.objectives.attention_transfer import attention_map
 from understudy.objectives.base import BuildContext, check_number
 from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.features import FeatureObjective, TapPair, match_size, shapes_of
-from understudy.objectives.precision import full_precision, unit
+from understudy.objectives.precision import full_precision
 
 
 @full_precision
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """`mean |F_T / ||F_T||_2 - F_S / ||F_S||_2|` of (B, K, H, W) factors, flattened per sample (section 3; p = 1).
+    """`mean |Q(F_T) - Q(F_S)|`, Q the attention map `sum_c F_c^2` of factors (B, K, H, W), normalized per sample.
 
-    The mean over elements replaces the paper's sum, so that the loss does not grow with the layer.
+    This is the loss of Tian et al. (2020), whose weight of 200 goes with it. The paper compares the normalized factors
+    themselves (section 3), which have K times as many entries at the same norm, so that their mean is smaller. The
+    larger maps are average-pooled to the size of the smaller.
 
     >>> import torch
-    >>> factor_loss(torch.ones(1, 4, 1, 1), -torch.ones(1, 4, 1, 1))
+    >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]], [[0.0, 1.0]]]])
+    >>> factor_loss(student, teacher)
     tensor(1.)
     """
-    return F.l1_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))
+    student, teacher = match_size(student, teacher)
+    return F.l1_loss(attention_map(student), attention_map(teacher))
 
 
 class Paraphraser(nn.Module):
@@ -39,8 +44,8 @@ class Paraphraser(nn.Module):
         super().__init__()
         check_number("rate", rate, above=True, most=100)
         self.channels, self.factors = channels, max(1, int(channels * rate))
-        self.encoder = _convolutions(channels, channels, self.factors, self.factors)
-        self.decoder = _convolutions(self.factors, self.factors, channels, channels)
+        self.encoder = _layers(nn.Conv2d, channels, channels, self.factors, self.factors)
+        self.decoder = _layers(nn.ConvTranspose2d, self.factors, self.factors, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(x)
@@ -59,9 +64,8 @@ class FactorTransfer(FeatureObjective):
     frozen. Otherwise it is trained together with the student: `reconstruction * reconstruction_loss` is added, and the
     factor loss gives it no gradient, as it would collapse to a constant. The target then moves while it learns.
 
-    The default weight, 200, is that of Tian et al. (2020), whose loss compares the factors' attention maps instead.
-    These have fewer entries at the same norm, 1, so that their mean difference is larger. A reconstruction of 1/200
-    weights that loss by 1 under the default weight.
+    The default weight, 200, is that of Tian et al. (2020), with whose loss it goes. A reconstruction of 1/200 weights
+    that loss by 1 under the default weight.
     """
 
     ranks = (3,)
@@ -88,7 +92,7 @@ class FactorTransfer(FeatureObjective):
             )
         self.paraphrasers = nn.ModuleList(paraphrasers).requires_grad_(not self.frozen)
         self.translators = nn.ModuleList(
-            _convolutions(student[0], student[0], paraphraser.factors, paraphraser.factors, norm=True)
+            _layers(nn.Conv2d, student[0], student[0], paraphraser.factors, paraphraser.factors, norm=True)
             for (student, _), paraphraser in zip(shapes, paraphrasers, strict=True)
         )
 
@@ -104,10 +108,10 @@ class FactorTransfer(FeatureObjective):
         return loss if self.frozen else loss + self.reconstruction * F.mse_loss(paraphraser.decoder(factor), teacher)
 
 
-def _convolutions(*channels: int, norm: bool = False) -> nn.Sequential:
+def _layers(kind: type[nn.Conv2d | nn.ConvTranspose2d], *channels: int, norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm)]
+        layers += [kind(inputs, outputs, 3, padding=1, bias=not norm)]
         layers += [ChannelNorm(outputs)] if norm else []
         layers += [nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

@@ -68,12 +68,23 @@ class FeatureObjective(Objective):
 
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
-        """The pairs to compare if no taps are named: as many as both networks have, of the first rank in both."""
+        """The pairs to compare if no taps are named: as many as both networks have, counted from the output."""
+        student, teacher = cls._comparable(context)
+        return named_pairs(context, list(zip(student[::-1], teacher[::-1], strict=False))[::-1])
+
+    @classmethod
+    def stage_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
+        """The same pairs counted from the input: the first tap with the first, as far as both networks have any."""
+        return named_pairs(context, list(zip(*cls._comparable(context), strict=False)))
+
+    @classmethod
+    def _comparable(cls, context: BuildContext) -> tuple[list[str], list[str]]:
+        """The taps of student and teacher that are of the first rank of `ranks` that both have."""
         student, teacher = context.student.features, context.teacher.features
         for rank in cls.ranks or (None,):
             sides = [[tap for tap, shape in side.items() if rank in (None, len(shape))] for side in (student, teacher)]
             if all(sides):
-                return named_pairs(context, list(zip(sides[0][::-1], sides[1][::-1], strict=False))[::-1])
+                return sides[0], sides[1]
         kinds = " or ".join(KINDS[rank] for rank in cls.ranks) or "any tapped layers"
         raise ValueError(
             f"{cls.__name__} compares {kinds}, but the student's taps are {_join(student)} and the teacher's "
@@ -122,7 +133,7 @@ class EmbeddingObjective(FeatureObjective):
 
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
-        return (EMBEDDINGS,)
+        return named_pairs(context, [(EMBEDDINGS.student, EMBEDDINGS.teacher)])
 
 
 def named_pairs(context: BuildContext, taps: Taps) -> tuple[TapPair, ...]:

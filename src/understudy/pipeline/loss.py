@@ -76,13 +76,15 @@ def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
     """The terms with the recipe's options and with their weights, and cross-entropy where no term reads the labels.
 
     The weights of soft targets alone and of the labels add up to 1 (Hinton et al. 2015); in other sums every term has
-    its paper's weight and the labels have 1.
+    its paper's weight. The labels' weight is the one that a method's authors give them, and 1 beside several.
     """
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
         raise UnderstudyError(f"{'+'.join(names)} names an objective twice; name it once, with a weight")
     soft = len(terms) == 1 and terms[0].name in _SOFT
-    hard = recipe.hard_weight if recipe.hard_weight is not None else (0.1 if soft else 1.0)
+    hard = recipe.hard_weight
+    if hard is None:
+        hard = OBJECTIVES[terms[0].name].label_weight(terms[0].options) if len(terms) == 1 else 1.0
     if soft and hard > 1:
         raise UnderstudyError(f"hard_weight is {hard:g}; with soft targets alone it must be at most 1")
     shared = {
