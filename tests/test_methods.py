@@ -28,7 +28,7 @@ from understudy.signals import Batch, Shapes, Signals
 from understudy.teachers import Teacher
 from understudy.training import Learner, Loop, Member
 
-METHODS = (*OBJECTIVES, "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at")
+METHODS = (*OBJECTIVES, "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at", "kd:warmup=2")
 every = pytest.mark.parametrize("method", METHODS)
 
 ROWS, CLASSES, SAMPLES = 6, 5, 20

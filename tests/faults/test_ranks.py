@@ -24,7 +24,7 @@ from understudy.training import Learner, Loop, Member, launch
 
 METHODS = (
     *OBJECTIVES, "standardized:inner=dist", "crd:sharded=true", "crd:negatives=9",
-    "crd+kd", "crd+kd+at", "sp+dist+simkd",
+    "crd+kd", "crd+kd+at", "kd:warmup=3", "sp+dist+simkd",
 )  # fmt: skip
 CLASSES = 5
 # the norm is limited as the weights of the methods differ by orders of magnitude

@@ -54,6 +54,7 @@ class Objective(nn.Module):
 
     Attributes:
         weight: the default weight, the paper's for a cross-entropy term of weight 1.
+        warmup: the part of the training over which a `WeightedSum` raises that weight, as the authors do; 0 for none.
         per_sample: whether the loss is a mean of per-sample losses, so that micro-batches, and the parts of a batch on
             several ranks, add up to the batch. False if it compares the samples of a batch with one another: it is then
             the loss of the joint batch of all ranks, whose rows it takes from `ranks.all_gather`.
@@ -66,6 +67,7 @@ class Objective(nn.Module):
     needs: Needs = Needs()
     summary: ClassVar[str] = ""
     weight: ClassVar[float] = 1.0
+    warmup: float = 0.0
     per_sample: bool = True
     supports_mixup: bool = True
     synced_buffers: ClassVar[frozenset[str]] = frozenset()
@@ -92,6 +94,13 @@ class Objective(nn.Module):
         Accelerators would have to be waited for; the training loop calls this where it waits for them anyway.
         """
 
+    def set_epoch(self, epoch: int, epochs: float) -> None:
+        """Set what depends on the time: the coming step is in epoch `epoch` (from 1) of `epochs`.
+
+        The training loop calls it before each step. Nothing that it sets is state, and none of it is read back to the
+        host, so that a resumed run and a replayed CUDA graph see the same.
+        """
+
     def _combine(self, parts: Sequence[Objective]) -> None:
         """Take over what the parts need, and support only what all of them do."""
         self.needs = Needs(NOTHING)
@@ -101,8 +110,22 @@ class Objective(nn.Module):
         self.supports_mixup = all(part.supports_mixup for part in parts)
 
 
+def warmup_factor(epoch: int, warmup: float) -> float:
+    """`min(epoch / warmup, 1)` of an epoch from 1: a weight that rises by equal steps and is whole from `warmup` on.
+
+    As the released code of Zhao et al. (2022) has it.
+
+    >>> [warmup_factor(epoch, 4) for epoch in (1, 2, 4, 5)], warmup_factor(1, 0)
+    ([0.25, 0.5, 1.0, 1.0], 1.0)
+    """
+    return min(epoch / warmup, 1.0) if warmup else 1.0
+
+
 class WeightedSum(Objective):
     """`sum_k weight_k * objective_k` of terms, name -> (weight, objective).
+
+    `warmup` has the epochs over which the weight of a term rises (`warmup_factor`); others rise over the part of the
+    training that their objective's `warmup` says. In a loop that does not call `set_epoch`, weights are constant.
 
     >>> from understudy.objectives import KD, CrossEntropy
     >>> loss = WeightedSum({"kd": (0.9, KD(temperature=4.0)), "ce": (0.1, CrossEntropy())})
@@ -110,8 +133,16 @@ class WeightedSum(Objective):
     ({'kd': 0.9, 'ce': 0.1}, True)
     """
 
-    def __init__(self, terms: Mapping[str, tuple[float, Objective]]) -> None:
+    synced_buffers = frozenset({"factors"})
+    factors: Tensor
+
+    def __init__(self, terms: Mapping[str, tuple[float, Objective]], warmup: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        self.epochs_of_warmup = dict(warmup or {})
+        rising = [name for name, (_, term) in terms.items() if self.epochs_of_warmup.get(name, term.warmup)]
+        self.part_of_warmup = {name: term.warmup for name, (_, term) in terms.items()}
+        self.place = {name: index for index, name in enumerate(rising)}
+        self.register_buffer("factors", torch.ones(len(rising)), persistent=False)
         self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = nn.ModuleDict({name: objective for name, (_, objective) in terms.items()})
         self._combine([objective for _, objective in terms.values()])
@@ -119,8 +150,14 @@ class WeightedSum(Objective):
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         total = torch.zeros((), device=student.logits.device)
         for name, objective in self.terms.items():
-            total = total + self.weights[name] * objective(student, teacher, batch)
+            loss = self.weights[name] * objective(student, teacher, batch)
+            total = total + (loss * self.factors[self.place[name]] if name in self.place else loss)
         return total
+
+    def set_epoch(self, epoch: int, epochs: float) -> None:
+        for name, index in self.place.items():
+            warmup = self.epochs_of_warmup.get(name, self.part_of_warmup[name] * epochs)
+            self.factors[index].fill_(warmup_factor(epoch, warmup))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{weight:g} x {name}" for name, weight in self.weights.items())
@@ -136,6 +173,7 @@ class PerTeacher(Objective):
         super().__init__()
         self.each = nn.ModuleList(objectives)
         self._combine(objectives)
+        self.warmup = objectives[0].warmup
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         members = require_teacher(self, teacher).members

@@ -161,6 +161,9 @@ class Loop:
             return
         step = self._step
         lr = learning_rate(self.recipe.optimizer, step, self.steps)
+        epoch, epochs = int(self.batches.passes(step)) + 1, self.batches.passes(self.steps)
+        for member in self.members:
+            member.learner.objective.set_epoch(epoch, epochs)
         self._make_update(batch, samples, step, lr)
         if step % _CHECK_EVERY == _CHECK_EVERY - 1:
             self._check_finite()
