@@ -100,8 +100,10 @@ class Shapes:
         classes: C, the number of logits.
         embedding: D, the width of the penultimate layer.
         features: tap name -> shape, (C, H, W) of an image net's layer or (D,), from the input to the output.
+        stem: the same of what enters the first stage, where a network says what that is.
     """
 
     classes: int
     embedding: int
     features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stem: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

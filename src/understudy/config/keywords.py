@@ -202,6 +202,8 @@ class DistillKeywords(TrainingKeywords, total=False):
     """Weight of the labels' cross-entropy; default: the method's own, 0.1 (and 0.9 for kd) with kd alone, mostly 1."""
     mean: Literal["arithmetic", "geometric"]
     """Mean of the teachers' distributions."""
+    initial_epochs: int | None
+    """Epochs before the others, of the first stage of methods of two (ab, fsp, ft); default: an eighth as many."""
     transfer_beside: bool
     """Distill on the training part and the transfer set together, without labels."""
 

@@ -141,23 +141,40 @@ class Network(nn.Module):
         """The shapes of the network's signals, measured in a forward pass that changes nothing.
 
         `features` are in the order in which the layers ran. Default taps are the ends of the stages (see `stages`), as
-        far as there are any that output tensors.
+        far as there are any that output tensors; beside them `stem` is what the module declares as its `stem_paths`.
         """
         with eval_mode(self), torch.inference_mode():
             blank = self._blank()
             named = taps is not None
+            stem = () if named else tuple(getattr(self.module, "stem_paths", ()))
             taps = taps if named else stages(self.module, self.preprocess(blank))
             watched = self.signals
             try:
-                signals = self.watch({"embedding", *taps})(blank)
+                signals = self.watch({"embedding", *taps, *stem})(blank)
             finally:
                 self.watch(watched)
         assert signals.embedding is not None
         for tap in taps if named else ():
             if not isinstance(signals.features.get(tap), Tensor):
                 raise UnderstudyError(f"layer {tap!r} of {self.name} outputs no tensor; tap another")
-        features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
-        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
+        found = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
+        features, stems = ({tap: shape for tap, shape in found.items() if (tap in stem) is of} for of in (False, True))
+        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features, stems)
+
+    def behind(self, signals: Iterable[str]) -> list[nn.Parameter]:
+        """The weights, of those that are trained, which some of the network's signals depend on."""
+        weights, names, watched = [w for w in self.parameters() if w.requires_grad], set(signals), self.signals
+        with eval_mode(self), torch.enable_grad():
+            try:
+                found = self.watch(names)(self._blank())
+            finally:
+                self.watch(watched)
+        outputs = [*found.features.values(), found.embedding, found.logits if "logits" in names else None]
+        read = [x for x in outputs if isinstance(x, Tensor) and x.requires_grad]
+        if not read:
+            return []
+        gradients = torch.autograd.grad([x.sum() for x in read], weights, allow_unused=True)
+        return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 
     def _blank(self) -> Tensor:
         """One blank sample, as a source stores it."""

@@ -2,7 +2,15 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
-from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
+from understudy.objectives.base import (
+    BuildContext,
+    FirstStage,
+    Needs,
+    Objective,
+    PerTeacher,
+    WeightedSum,
+    ddp_ignored_buffers,
+)
 from understudy.objectives.batch_norm import synchronize_batch_norm
 from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
 from understudy.objectives.correlation_congruence import (
@@ -56,7 +64,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 __all__ = [
     "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
-    "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FitNet", "FlowOfSolution",
+    "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FirstStage", "FitNet", "FlowOfSolution",
     "KernelCongruence", "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective",
     "Paraphraser", "PartialKD", "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving",
     "TapPair", "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss",

@@ -45,6 +45,21 @@ class BuildContext:
     targets: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class FirstStage:
+    """What a method of two stages trains before the labels are used.
+
+    Attributes:
+        objective: the loss of the first stage. Its own parameters are trained in it and are constant afterwards.
+        then: the loss of the second stage beside the labels; None for the labels alone.
+        rate: factor of the learning rate in the first stage.
+    """
+
+    objective: Objective
+    then: Objective | None = None
+    rate: float = 1.0
+
+
 class Objective(nn.Module):
     """A loss: `forward(student, teacher, batch)` returns a float32 scalar, a mean over the batch.
 
@@ -93,6 +108,13 @@ class Objective(nn.Module):
 
         Accelerators would have to be waited for; the training loop calls this where it waits for them anyway.
         """
+
+    def first_stage(self) -> FirstStage | None:
+        """The first stage of a method that its authors run in two; None for one stage.
+
+        Without it, in a loop that has a single stage, the objective is a term of the loss throughout.
+        """
+        return None
 
     def set_epoch(self, epoch: int, epochs: float) -> None:
         """Set what depends on the time: the coming step is in epoch `epoch` (from 1) of `epochs`.
@@ -154,6 +176,18 @@ class WeightedSum(Objective):
             total = total + (loss * self.factors[self.place[name]] if name in self.place else loss)
         return total
 
+    def first_stage(self) -> FirstStage | None:
+        """The terms that have a first stage, each at weight 1; then all terms that are left, at their own weights."""
+        terms = {name: term for name, term in self.terms.items() if isinstance(term, Objective)}
+        stages = {name: stage for name, term in terms.items() if (stage := term.first_stage()) is not None}
+        if not stages:
+            return None
+        then = {name: stages[name].then if name in stages else term for name, term in terms.items()}
+        left = {name: (self.weights[name], term) for name, term in then.items() if term is not None}
+        first = WeightedSum({name: (1.0, stage.objective) for name, stage in stages.items()})
+        warmup = {name: epochs for name, epochs in self.epochs_of_warmup.items() if name in left}
+        return FirstStage(first, WeightedSum(left, warmup), min(stage.rate for stage in stages.values()))
+
     def set_epoch(self, epoch: int, epochs: float) -> None:
         for name, index in self.place.items():
             warmup = self.epochs_of_warmup.get(name, self.part_of_warmup[name] * epochs)
@@ -181,6 +215,14 @@ class PerTeacher(Objective):
             raise ValueError(f"this objective was built for {len(self.each)} teachers, but got {len(members)}")
         losses = [objective(student, member, batch) for objective, member in zip(self.each, members, strict=True)]
         return torch.stack(losses).sum()
+
+    def first_stage(self) -> FirstStage | None:
+        stages = [stage for each in self.each if isinstance(each, Objective) and (stage := each.first_stage())]
+        if not stages:
+            return None
+        then = [stage.then for stage in stages if stage.then is not None]
+        first = PerTeacher([stage.objective for stage in stages])
+        return FirstStage(first, PerTeacher(then) if then else None, min(stage.rate for stage in stages))
 
 
 def ddp_ignored_buffers(module: nn.Module) -> list[str]:

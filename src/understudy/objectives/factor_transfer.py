@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.attention_transfer import attention_map
-from understudy.objectives.base import BuildContext, check_number
+from understudy.objectives.base import NOTHING, BuildContext, FirstStage, Needs, check_number, require_teacher
 from understudy.objectives.batch_norm import ChannelNorm
-from understudy.objectives.features import FeatureObjective, TapPair, match_size, shapes_of
+from understudy.objectives.features import FeatureObjective, TapPair, match_size, shapes_of, tap_of
 from understudy.objectives.precision import full_precision
+from understudy.signals import Batch, Signals
 
 
 @full_precision
@@ -56,13 +58,34 @@ class Paraphraser(nn.Module):
         return F.mse_loss(self.decoder(self.encoder(x)), x)
 
 
+class Reconstruction(FeatureObjective):
+    """The `reconstruction_loss` of paraphrasers, summed over the teacher's layers; it reads nothing of a student."""
+
+    ranks = (3,)
+    summary = "a paraphrase of the teacher's layer, from which it can be restored (Kim et al. 2018)"
+
+    def __init__(self, pairs: Sequence[TapPair], paraphrasers: nn.ModuleList) -> None:
+        super().__init__(pairs)
+        self.paraphrasers = paraphrasers
+        self.needs = Needs(NOTHING, self.needs.teacher)
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
+        losses = []
+        for pair, paraphraser in zip(self.pairs, self.paraphrasers, strict=True):
+            assert isinstance(paraphraser, Paraphraser)
+            layer = tap_of(require_teacher(self, teacher), pair.teacher, "teacher")
+            losses.append(paraphraser.reconstruction_loss(layer))
+        return torch.stack(losses).sum()
+
+
 class FactorTransfer(FeatureObjective):
     """`factor_loss` at the last feature maps by default. The translator is three 3x3 convolutions with BatchNorm.
 
-    The paper trains the paraphraser first, without labels, and then the student. To do the same, minimize the
-    `reconstruction_loss` of a `Paraphraser` over the teacher's layer and pass it as `paraphrasers`, one per pair: it is
-    frozen. Otherwise it is trained together with the student: `reconstruction * reconstruction_loss` is added, and the
-    factor loss gives it no gradient, as it would collapse to a constant. The target then moves while it learns.
+    The paper trains the paraphraser first, without labels, and then the student: its `first_stage` is `Reconstruction`
+    alone. In a loop of your own, minimize the `reconstruction_loss` of a `Paraphraser` over the teacher's layer and
+    pass it as `paraphrasers`, one per pair: it is frozen. Where its weights can be trained, they are, together with
+    the student: `reconstruction * reconstruction_loss` is added, and the factor loss gives it no gradient, as it would
+    collapse to a constant. The target then moves while it learns.
 
     The default weight, 200, is that of Tian et al. (2020), with whose loss it goes. A reconstruction of 1/200 weights
     that loss by 1 under the default weight.
@@ -82,15 +105,15 @@ class FactorTransfer(FeatureObjective):
         super().__init__(pairs)
         shapes = [shapes_of(pair) for pair in pairs]
         check_number("reconstruction", reconstruction)
-        self.frozen = paraphrasers is not None
         self.reconstruction = reconstruction
+        frozen = paraphrasers is not None
         paraphrasers = paraphrasers or [Paraphraser(teacher[0], rate) for _, teacher in shapes]
         expected, given = [teacher[0] for _, teacher in shapes], [p.channels for p in paraphrasers]
         if expected != given:
             raise ValueError(
                 f"the teacher's layers have {expected} channels but the paraphrasers {given}: train one for each layer"
             )
-        self.paraphrasers = nn.ModuleList(paraphrasers).requires_grad_(not self.frozen)
+        self.paraphrasers = nn.ModuleList(paraphrasers).requires_grad_(not frozen)
         self.translators = nn.ModuleList(
             _layers(nn.Conv2d, student[0], student[0], paraphraser.factors, paraphraser.factors, norm=True)
             for (student, _), paraphraser in zip(shapes, paraphrasers, strict=True)
@@ -99,6 +122,16 @@ class FactorTransfer(FeatureObjective):
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
         return super().default_pairs(context)[-1:]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the paraphrasers are trained already."""
+        return not any(weight.requires_grad for weight in self.paraphrasers.parameters())
+
+    def first_stage(self) -> FirstStage | None:
+        if self.frozen:
+            return None
+        return FirstStage(Reconstruction(self.pairs, self.paraphrasers), self, rate=0.2)
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         paraphraser = self.paraphrasers[index]

@@ -39,7 +39,7 @@ from understudy.models import (
     restore,
     start_from,
 )
-from understudy.objectives import BuildContext, Objective
+from understudy.objectives import BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, compose
@@ -219,8 +219,10 @@ class Pipeline(ABC, Generic[R]):
                 self._check_batch_size(name, network, objective)
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
-                learner = Learner(network, objective)
-                members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher))
+                first = self.first_stage(objective)
+                learner = Learner(network, objective if first is None or first.then is None else first.then)
+                member = Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher, first=first)
+                members.append(member)
         return members
 
     def student(self, contract: InputContract, number: int, *, several: bool) -> Network:
@@ -267,6 +269,10 @@ class Pipeline(ABC, Generic[R]):
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         """The loss of a member."""
         return compose(terms, self.build_contexts(terms, network), seed)
+
+    def first_stage(self, objective: Objective) -> FirstStage | None:
+        """What trains before the other epochs; None for one stage."""
+        return None
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         """What objectives are built for, one for each teacher."""

@@ -15,7 +15,7 @@ from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
-from understudy.objectives import BuildContext, Objective
+from understudy.objectives import BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
@@ -102,7 +102,7 @@ class Distill(Taught[D]):
 
     def members(self) -> list[Member]:
         members = super().members()
-        needs = [member.learner.objective.needs for member in members]
+        needs = [member.needs for member in members]
         read = {
             "student_taps": {name for one in needs for name in one.student},
             "teacher_taps": {name for one in needs for name in one.teacher},
@@ -137,6 +137,9 @@ class Distill(Taught[D]):
             raise UnderstudyError(
                 f"{error}; {self.recipe.targets} has none of its layers: label the data again with --features"
             ) from error
+
+    def first_stage(self, objective: Objective) -> FirstStage | None:
+        return None if self.recipe.initial_epochs == 0 or self.recipe.steps == 0 else objective.first_stage()
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         if all(term.reads_logits_alone for term in terms):
