@@ -19,8 +19,9 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.dropout import replace_dropouts, seed_dropouts
-from understudy.models.heads import find_heads, possible_heads, reorder, zero
+from understudy.models.heads import find_heads, find_pool, possible_heads, reorder, zero
 from understudy.models.stages import channels_first, stages
+from understudy.objectives.simkd import MAPS, Projector
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -55,6 +56,7 @@ class Network(nn.Module):
         self._watched: dict[str, Tensor] = {}
         self._read: dict[str, Tensor] = {}  # by the classifiers
         self._head_paths: tuple[str, ...] | None = None
+        self._pool_path: str | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
@@ -73,6 +75,22 @@ class Network(nn.Module):
             with self._explained(), eval_mode(self):
                 self._head_paths = find_heads(self.module, self.preprocess(self._blank()))
         return self._head_paths
+
+    @property
+    def pool_path(self) -> str:
+        """Path of the layer that pools feature maps into what the one classifier reads; "" where there is none."""
+        if self._pool_path is None:
+            self._pool_path = ""
+            if len(self.contract.shape) == 3 and len(self.head_paths) == 1:
+                (head,) = self.heads.values()
+                noise = torch.rand(self._blank().shape, generator=torch.Generator().manual_seed(0)).to(self.mean)
+                with self._explained(), eval_mode(self), torch.no_grad():
+                    self._pool_path = find_pool(self.module, self.preprocess(noise), head)
+        return self._pool_path
+
+    def forget_paths(self) -> None:
+        """Look for the classifiers anew, as after layers were replaced."""
+        self._head_paths = self._pool_path = None
 
     @property
     def heads(self) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -107,7 +125,7 @@ class Network(nn.Module):
         """Set which signals a forward pass returns besides the logits, replacing those set before.
 
         They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
-        `named_modules()`, whose outputs become `Signals.features`.
+        `named_modules()`, whose outputs become `Signals.features`; so does what is pooled into the embedding, "maps".
         """
         for hook in self._hooks:
             hook.remove()
@@ -119,6 +137,8 @@ class Network(nn.Module):
             if name == "embedding":
                 for path, head in self.heads.items():
                     self._hooks.append(head.register_forward_pre_hook(partial(self._keep_input, path)))
+            elif name == MAPS and self.pool_path:
+                self._hooks.append(modules[self.pool_path].register_forward_pre_hook(self._keep_maps))
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
             else:
@@ -127,6 +147,9 @@ class Network(nn.Module):
 
     def _keep_input(self, path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._read[path] = args[0].flatten(1)
+
+    def _keep_maps(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._watched[MAPS] = args[0].clone()
 
     def _keep_output(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm
@@ -150,7 +173,7 @@ class Network(nn.Module):
             taps = taps if named else stages(self.module, self.preprocess(blank))
             watched = self.signals
             try:
-                signals = self.watch({"embedding", *taps, *stem})(blank)
+                signals = self.watch({"embedding", *taps, *stem, *([MAPS] if self.pool_path else [])})(blank)
             finally:
                 self.watch(watched)
         assert signals.embedding is not None
@@ -158,8 +181,10 @@ class Network(nn.Module):
             if not isinstance(signals.features.get(tap), Tensor):
                 raise UnderstudyError(f"layer {tap!r} of {self.name} outputs no tensor; tap another")
         found = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
+        maps = found.pop(MAPS, ())
+        projected = any(isinstance(part, Projector) for part in self.module.modules())
         features, stems = ({tap: shape for tap, shape in found.items() if (tap in stem) is of} for of in (False, True))
-        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features, stems)
+        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features, stems, maps, projected)
 
     def behind(self, signals: Iterable[str]) -> list[nn.Parameter]:
         """The weights, of those that are trained, which some of the network's signals depend on."""

@@ -73,6 +73,7 @@ class Objective(nn.Module):
         per_sample: whether the loss is a mean of per-sample losses, so that micro-batches, and the parts of a batch on
             several ranks, add up to the batch. False if it compares the samples of a batch with one another: it is then
             the loss of the joint batch of all ranks, whose rows it takes from `ranks.all_gather`.
+        reuses_classifier: whether the student is to predict through the teacher's classifier, which is not trained.
         supports_mixup: whether the loss is exact on mixed inputs, whose batch has a `weight` and `partners`. False
             if it uses ids or labels in a way that ignores the partners.
         synced_buffers: names of buffers that the objective itself keeps equal on all ranks, so that data parallelism
@@ -85,6 +86,7 @@ class Objective(nn.Module):
     warmup: float = 0.0
     per_sample: bool = True
     supports_mixup: bool = True
+    reuses_classifier: ClassVar[bool] = False
     synced_buffers: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod

@@ -188,7 +188,8 @@ def shapes_of(pair: TapPair) -> tuple[Shape, Shape]:
 
 def shape_of(shapes: Shapes, tap: str, side: Literal["student", "teacher"]) -> Shape:
     """The shape of a tap, or of the embedding."""
-    known = {**shapes.features, **shapes.stem, "embedding": (shapes.embedding,)}
+    maps = {"maps": shapes.maps} if shapes.maps else {}
+    known = {**shapes.features, **shapes.stem, **maps, "embedding": (shapes.embedding,)}
     if tap not in known:
         raise ValueError(f"the {side} has no tap {tap!r}; it has {_join(known)}")
     return known[tap]

@@ -214,6 +214,7 @@ class Pipeline(ABC, Generic[R]):
             seed = recipe.seed + number
             for name, terms in losses.items():
                 network = self.student(contract, number, several=recipe.seeds > 1 or len(losses) > 1)
+                self.adapt(terms, network, seed)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
                 self._check_batch_size(name, network, objective)
@@ -265,6 +266,9 @@ class Pipeline(ABC, Generic[R]):
     def starts_well(self) -> bool:
         """Whether the networks may be best as they start, so that training has to beat that on the validation part."""
         return False
+
+    def adapt(self, terms: Sequence[Term], network: Network, seed: int) -> None:
+        """Change a network in the way that its loss needs."""
 
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         """The loss of a member."""

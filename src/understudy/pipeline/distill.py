@@ -15,7 +15,8 @@ from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
-from understudy.objectives import BuildContext, FirstStage, Objective
+from understudy.models.reuse import reuse_classifier
+from understudy.objectives import OBJECTIVES, BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
@@ -127,6 +128,18 @@ class Distill(Taught[D]):
         if self.store is not None:
             return self.store.manifest.classes
         return next((network.classes for network in self.teachers.values()), ())
+
+    def adapt(self, terms: Sequence[Term], network: Network, seed: int) -> None:
+        for term in terms:
+            if not OBJECTIVES[term.name].reuses_classifier or {"student_tap", "teacher_tap"} & term.options.keys():
+                continue
+            teachers = list(self.teachers.values())
+            if len(teachers) != 1 or not isinstance(teachers[0], Network):
+                raise UnderstudyError(f"{term.name} reuses the classifier of one teacher; name one with --teacher")
+            try:
+                reuse_classifier(network, teachers[0], term.options.get("factor", 2), seed)
+            except ValueError as error:
+                raise UnderstudyError(f"{term.name}: {error}") from error
 
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         try:

@@ -35,8 +35,9 @@ def first_steps(recipe: DistillRecipe, batches: BatchLoader) -> int:
 
 def steps_before(recipe: Recipe, members: Sequence[Member], batches: BatchLoader) -> int:
     """The updates of the first stage, if any member has one."""
-    two_staged = isinstance(recipe, DistillRecipe) and any(member.first is not None for member in members)
-    return first_steps(recipe, batches) if two_staged else 0
+    if not isinstance(recipe, DistillRecipe) or all(member.first is None for member in members):
+        return 0
+    return first_steps(recipe, batches)
 
 
 @dataclass

@@ -136,6 +136,8 @@ def trains_head(objective: Objective, *, labeled: bool) -> bool:
     assert isinstance(objective, WeightedSum)
     terms = [term for name, term in objective.terms.items() if objective.weights[name]]
     needs = [term.needs for term in terms if isinstance(term, Objective)]
+    if any(isinstance(term, Objective) and term.reuses_classifier for term in terms):
+        return True  # it is the teacher's
     return any("logits" in need.student and (labeled or not need.targets) for need in needs)
 
 
