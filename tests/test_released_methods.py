@@ -15,16 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.config.recipe import DistillRecipe
-from understudy.objectives import OBJECTIVES, BuildContext, Objective
+from understudy.models import InputContract, build
+from understudy.objectives import OBJECTIVES, BuildContext, Objective, ofa_loss, ttm_loss
 from understudy.objectives.batch_norm import ChannelNorm
 from understudy.pipeline.loss import compose, methods_of
 from understudy.signals import Batch, Shapes, Signals
 
 ROWS, CLASSES = 6, 10
 CONTEXT = BuildContext(
-    student=Shapes(CLASSES, 16, {"layer1": (8, 16, 16), "layer2": (12, 8, 8), "layer3": (16, 4, 4)}),
-    teacher=Shapes(CLASSES, 24, {"stage1": (10, 16, 16), "stage2": (20, 8, 8), "stage3": (24, 4, 4)}),
+    student=Shapes(CLASSES, 16, {"layer1": (8, 16, 16), "layer2": (12, 8, 8), "layer3": (16, 4, 4)}, maps=(16, 4, 4)),
+    teacher=Shapes(CLASSES, 24, {"stage1": (10, 16, 16), "stage2": (20, 8, 8), "stage3": (24, 4, 4)}, maps=(24, 4, 4)),
     ids=torch.arange(20),
+    classifier=(torch.randn(10, 24, generator=torch.Generator().manual_seed(7)), torch.linspace(-1, 1, 10)),
 )
 TARGETS = torch.arange(ROWS) % CLASSES
 BATCH = Batch(torch.arange(ROWS), torch.arange(ROWS), torch.zeros(ROWS, 1), TARGETS)
@@ -36,7 +38,8 @@ def signals(side: Shapes, seed: int, grad: bool = False) -> Signals:
     def made(*shape: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(ROWS, *shape, generator=draw) * scale).requires_grad_(grad)
 
-    features = {tap: made(*shape) for tap, shape in side.features.items()}
+    more = {"maps": side.maps, "cams": (side.classes, *side.maps[1:])}
+    features = {tap: made(*shape) for tap, shape in (dict(side.features) | more).items()}
     return Signals(made(side.classes, scale=4), made(side.embedding), features)
 
 
@@ -104,8 +107,76 @@ def standardized(own: Any, s: Signals, t: Signals) -> Tensor:
     return 9 * soft + 0.1 * hard
 
 
+def ttm(own: Any, s: Signals, t: Signals) -> Tensor:
+    power = t.logits.softmax(1) ** 0.1
+    p = power / power.sum(1, keepdim=True)
+    return 45 * (p * (p.log() - s.logits.log_softmax(1))).sum(1).mean()
+
+
+def srrl(own: Any, s: Signals, t: Signals) -> Tensor:
+    """The connector on maps; statistics are means over positions; the teacher's classifier on those."""
+    conv, norm = own.connector[0], own.connector[1]
+    maps = torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], s.features["maps"])
+    feature, other = batch_norm(maps, norm).clamp_min(0).mean((2, 3)), t.features["maps"].mean((2, 3))
+    assert CONTEXT.classifier is not None
+    weight, bias = CONTEXT.classifier
+    regression = (feature @ weight.T + bias - t.logits).square().mean()
+    return (feature - other).square().mean(1).mean() + regression
+
+
+def cat(own: Any, s: Signals, t: Signals) -> Tensor:
+    a, b = (x.features["cams"].unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5)) for x in (s, t))
+    return 15 * (a - b).square().mean()
+
+
+def mlkd(own: Any, s: Signals, t: Signals) -> Tensor:
+    total = torch.zeros(())
+    for temperature in (2, 3, 4, 5, 6):
+        q, p = ((x.logits / temperature).softmax(1) for x in (s, t))
+        total = total + temperature**2 * (p * (p / q).log()).sum(1).mean()
+        total = total + 0.5 * ((p @ p.T - q @ q.T) ** 2).sum() / ROWS + 0.5 * ((p.T @ p - q.T @ q) ** 2).sum() / CLASSES
+    return 0.9 * total
+
+
+def pooled(x: Tensor, size: int) -> Tensor:
+    side = x.shape[2] // size
+    return x.unfold(2, side, side).unfold(3, side, side).mean((4, 5))
+
+
+def review(own: Any, s: Signals, t: Signals) -> Tensor:
+    assert s.embedding is not None
+    assert t.embedding is not None
+    xs = [s.features["layer1"], s.features["layer2"], s.features["layer3"], s.embedding.view(ROWS, -1, 1, 1)]
+    ts = [t.features["stage1"], t.features["stage2"], t.features["stage3"], t.embedding.view(ROWS, -1, 1, 1)]
+    total, deeper = torch.zeros(()), None
+    for fusion, x, y in reversed(list(zip(own.fusions, xs, ts, strict=True))):
+        x = batch_norm(F.conv2d(x, fusion.enter[0].weight), fusion.enter[1])
+        if deeper is not None:
+            deeper = F.interpolate(deeper, x.shape[2:])
+            z = F.conv2d(torch.cat([x, deeper], 1), fusion.attention[0].weight, fusion.attention[0].bias).sigmoid()
+            x = x * z[:, 0].unsqueeze(1) + deeper * z[:, 1].unsqueeze(1)
+        deeper = x
+        f = batch_norm(F.conv2d(x, fusion.leave[0].weight, padding=1), fusion.leave[1])
+        loss, norm, share = (f - y).square().mean(), 1.0, 1.0
+        for size in (4, 2, 1):
+            if size < f.shape[2]:
+                share /= 2
+                loss, norm = loss + share * (pooled(f, size) - pooled(y, size)).square().mean(), norm + share
+        total = total + loss / norm
+    return 5 * total
+
+
+def ofa(own: Any, s: Signals, t: Signals) -> Tensor:
+    """At gamma 1, cross-entropy with the teacher's distribution, of each exit and of the student."""
+    p = t.logits.softmax(1)
+    exits = [leave(s.features[f"layer{stage + 1}"]) for stage, leave in enumerate(own.exits)]
+    assert [sum(isinstance(part, nn.Conv2d) for part in leave) for leave in own.exits] == [8, 4, 1]
+    return torch.stack([-(p * z.log_softmax(1)).sum(1).mean() for z in (*exits, s.logits)]).sum()
+
+
 FORMULAS: dict[str, Callable[[Any, Signals, Signals], Tensor]] = {
     "cc": cc, "ft": ft, "fitnet": fitnet, "pkt": pkt, "standardized": standardized,
+    "ttm": ttm, "srrl": srrl, "cat": cat, "mlkd": mlkd, "review": review, "ofa": ofa,
 }  # fmt: skip
 
 
@@ -152,6 +223,36 @@ def test_the_regressor_of_a_hint_fits_the_teachers_size(
     assert regressor[0].kernel_size == kernel
     assert isinstance(regressor[2], nn.ReLU)
     assert regressor(torch.zeros(2, *student)).shape[1:] == teacher
+
+
+def test_weighted_transformed_teachers_count_smooth_ones_more() -> None:
+    s, t = signals(CONTEXT.student, 1).logits, signals(CONTEXT.teacher, 2).logits
+    power = t.softmax(1) ** 0.2
+    norm = power.sum(1)
+    p = power / norm[:, None]
+    expected = (norm * (p * (p.log() - s.log_softmax(1))).sum(1)).mean()
+    torch.testing.assert_close(ttm_loss(s, t, gamma=0.2, weighted=True), expected)
+
+
+def test_ofa_makes_more_of_the_target() -> None:
+    s, t = signals(CONTEXT.student, 1).logits, signals(CONTEXT.teacher, 2).logits
+    total = 0.0
+    for row, y in enumerate((3, -1, 0, 9, 1, 2)):
+        p, log_q = t[row].softmax(0), s[row].log_softmax(0)
+        for c in range(CLASSES):
+            own = float(c == y)
+            total -= float(((p[c] + own) ** 1.5 - own) * log_q[c]) / ROWS
+    assert ofa_loss(s, t, torch.tensor([3, -1, 0, 9, 1, 2]), gamma=1.5).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_class_activation_maps_average_to_the_logits() -> None:
+    network = build("cifar:resnet8", InputContract((3, 16, 16), (0.5,) * 3, (0.3,) * 3, tuple("abcde"))).eval()
+    found = network.watch({"cams", "maps"})(torch.rand(4, 3, 16, 16))
+    assert network.shapes().maps == (64, 4, 4)
+    assert found.features["cams"].shape == (4, 5, 4, 4)
+    torch.testing.assert_close(found.features["cams"].mean((2, 3)), found.logits)
+    assert network.classifier is not None
+    torch.testing.assert_close(F.linear(found.features["maps"].mean((2, 3)), *network.classifier), found.logits)
 
 
 def test_the_labels_have_the_weight_that_authors_give_them() -> None:

@@ -64,7 +64,7 @@ def trained(fabric: Fabric, norm: str, recipe: TrainRecipe, methods: tuple[str, 
     members = []
     for method in methods:
         network = Network(Small(4, NORMS[norm], seed=1), contract)
-        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets)
+        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets, teacher.classifier)
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Member(f"{method}-0", "distilled", 3, learner, recipe.optimizer, method != "ce"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.dropout import replace_dropouts, seed_dropouts
 from understudy.models.heads import find_heads, find_pool, possible_heads, reorder, zero
 from understudy.models.stages import channels_first, stages
+from understudy.objectives.cat_kd import CAMS
 from understudy.objectives.simkd import MAPS, Projector
 from understudy.signals import Batch, Shapes, Signals
 
@@ -125,7 +127,8 @@ class Network(nn.Module):
         """Set which signals a forward pass returns besides the logits, replacing those set before.
 
         They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
-        `named_modules()`, whose outputs become `Signals.features`; so does what is pooled into the embedding, "maps".
+        `named_modules()`, whose outputs become `Signals.features`; so does what is pooled into the embedding, "maps",
+        and the classifier at each of its positions, the class activation maps "cams".
         """
         for hook in self._hooks:
             hook.remove()
@@ -137,8 +140,9 @@ class Network(nn.Module):
             if name == "embedding":
                 for path, head in self.heads.items():
                     self._hooks.append(head.register_forward_pre_hook(partial(self._keep_input, path)))
-            elif name == MAPS and self.pool_path:
-                self._hooks.append(modules[self.pool_path].register_forward_pre_hook(self._keep_maps))
+            elif name in (MAPS, CAMS) and self.pool_path:
+                keep = self._keep_maps if name == MAPS else self._keep_cams
+                self._hooks.append(modules[self.pool_path].register_forward_pre_hook(keep))
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
             else:
@@ -150,6 +154,19 @@ class Network(nn.Module):
 
     def _keep_maps(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._watched[MAPS] = args[0].clone()
+
+    def _keep_cams(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        (head,) = self.heads.values()
+        self._watched[CAMS] = F.conv2d(args[0], head.weight.flatten(1)[:, :, None, None], head.bias)
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """The weights (C, D) and biases (C,) with which the embedding gives the logits; None if there are several."""
+        if len(self.head_paths) != 1:
+            return None
+        (head,) = self.heads.values()
+        bias = torch.zeros(len(head.weight)).to(head.weight) if head.bias is None else head.bias.detach()
+        return head.weight.detach().flatten(1), bias if self.class_bias is None else bias + self.class_bias
 
     def _keep_output(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm

@@ -37,12 +37,14 @@ class BuildContext:
     """What an objective is built from: the shapes of the student's and teacher's signals, and the training samples.
 
     `ids` (M,) int64 are the samples' stable ids; `targets` (M,) their classes, -1 if unlabeled; None if all are.
+    `classifier` are the teacher's weights (C, D) and biases (C,), None where it has no linear classifier at hand.
     """
 
     student: Shapes
     teacher: Shapes
     ids: Tensor
     targets: Tensor | None = None
+    classifier: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)

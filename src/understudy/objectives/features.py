@@ -165,7 +165,7 @@ def pool_to(x: Tensor, size: Shape) -> Tensor:
     return x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
 
 
-def pointwise(inputs: int, outputs: int, rank: int, bias: bool = False) -> nn.Module:
+def pointwise(inputs: int, outputs: int, rank: int, bias: bool = False) -> nn.Conv2d | nn.Linear:
     """The same linear map at every position: a 1x1 convolution for maps, a Linear for vectors."""
     return nn.Conv2d(inputs, outputs, 1, bias=bias) if rank == 3 else nn.Linear(inputs, outputs, bias=bias)
 
@@ -188,7 +188,7 @@ def shapes_of(pair: TapPair) -> tuple[Shape, Shape]:
 
 def shape_of(shapes: Shapes, tap: str, side: Literal["student", "teacher"]) -> Shape:
     """The shape of a tap, or of the embedding."""
-    maps = {"maps": shapes.maps} if shapes.maps else {}
+    maps = {"maps": shapes.maps, "cams": (shapes.classes, *shapes.maps[1:])} if shapes.maps else {}
     known = {**shapes.features, **shapes.stem, **maps, "embedding": (shapes.embedding,)}
     if tap not in known:
         raise ValueError(f"the {side} has no tap {tap!r}; it has {_join(known)}")

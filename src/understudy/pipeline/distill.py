@@ -162,7 +162,12 @@ class Distill(Taught[D]):
             shapes = self.store.shapes
         else:
             shapes = [teacher.shapes(self.recipe.teacher_taps or None) for teacher in self.teachers.values()]
-        return [BuildContext(student, teacher, train.ids, train.targets) for teacher in shapes]
+        classifiers = [teacher.classifier for teacher in self.teachers.values()]
+        classifiers = classifiers if len(classifiers) == len(shapes) else [None] * len(shapes)
+        return [
+            BuildContext(student, teacher, train.ids, train.targets, classifier)
+            for teacher, classifier in zip(shapes, classifiers, strict=True)
+        ]
 
     def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         test = self.data.test
