@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +26,8 @@ def cam_loss(student: Tensor, teacher: Tensor, resolution: int = 2) -> Tensor:
     >>> cam_loss(torch.zeros(2, 5, 8, 8), torch.full((2, 5, 4, 4), 3.0))
     tensor(9.)
     """
-    pooled = (F.adaptive_avg_pool2d(x, (resolution, resolution)) for x in (student, teacher))
-    return F.mse_loss(*pooled)
+    own, other = (F.adaptive_avg_pool2d(x, (resolution, resolution)) for x in (student, teacher))
+    return F.mse_loss(own, other)
 
 
 class ClassAttention(Objective):
@@ -46,14 +46,14 @@ class ClassAttention(Objective):
         self.resolution = resolution
 
     @classmethod
-    def from_shapes(cls, context: BuildContext, resolution: int = 2) -> Self:
+    def from_shapes(cls, context: BuildContext, **options: Any) -> Self:
         for side, shapes in (("student", context.student), ("teacher", context.teacher)):
             if not shapes.maps:
                 raise ValueError(
                     f"ClassAttention compares class activation maps, but the {side} pools no feature maps into what "
                     "its classifier reads: use an objective of logits or embeddings"
                 )
-        return cls(resolution)
+        return cls(**options)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         other = tap_of(require_teacher(self, teacher), CAMS, "teacher")

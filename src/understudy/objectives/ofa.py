@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +62,12 @@ class OneForAll(Objective):
                 nn.init.zeros_(layer.bias)
 
     @classmethod
-    def from_shapes(cls, context: BuildContext, gamma: float = 1.0) -> OneForAll:
+    def from_shapes(cls, context: BuildContext, **options: Any) -> Self:
         stages = [(tap, shape) for tap, shape in context.student.features.items() if len(shape) == 3]
         if not stages:
             raise ValueError(f"OneForAll reads {KINDS[3]} of the student, which has none: use an objective of logits")
-        return cls(stages, context.student.classes, max(context.student.embedding, context.teacher.embedding), gamma)
+        width = max(context.student.embedding, context.teacher.embedding)
+        return cls(stages, context.student.classes, width, **options)
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         logits = teacher_logits_of(require_teacher(self, teacher))

@@ -29,8 +29,8 @@ def hierarchical_loss(student: Tensor, teacher: Tensor) -> Tensor:
     for level in LEVELS:
         if level < student.shape[2]:
             weight /= 2
-            pooled = (F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher))
-            loss, total = loss + weight * F.mse_loss(*pooled), total + weight
+            own, other = (F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher))
+            loss, total = loss + weight * F.mse_loss(own, other), total + weight
     return loss / total
 
 
