@@ -4,6 +4,7 @@ recipe.yaml        the recipe, every field
 run.json           versions, command, files with their places, teachers with their hashes, progress
 data.json.gz       what the data was made of
 metrics.jsonl      losses and accuracies of each member
+first-stage.jsonl  those of a first stage, of methods of two
 checkpoints/       what a resumed run continues from
 models/            one weights file for each member
 gallery/           the images shown on the page, with the teacher's answers
