@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,16 +15,18 @@ from understudy.objectives import (
     OBJECTIVES,
     AttentionTransfer,
     BuildContext,
-    CorrelationCongruence,
     FactorTransfer,
     FitNet,
     FlowOfSolution,
+    KernelCongruence,
     Paraphraser,
+    ProbabilisticTransfer,
     RelationalKD,
     SimilarityPreserving,
     TapPair,
     activation_boundary_loss,
     attention_loss,
+    congruence_loss,
     correlation_loss,
     factor_loss,
     fsp_loss,
@@ -37,7 +40,7 @@ from understudy.objectives import (
 from understudy.objectives.features import ChannelNorm, FeatureObjective
 from understudy.signals import Batch, Shapes, Signals
 
-CLASSIC = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ab", "ft", "fsp")
+CLASSIC = ("fitnet", "at", "sp", "cc", "cc-kernel", "vid", "rkd", "pkt", "nst", "ab", "ft", "fsp")
 LAYERS = ("fitnet", "at", "vid", "nst", "ab", "ft", "fsp")
 MAPS = ("at", "nst", "ft", "fsp")
 CONTEXT = BuildContext(
@@ -97,6 +100,12 @@ def test_similarity_loss() -> None:
         gram = np.array([[sum(a * b) for b in x] for a in x])
         grams.append(np.array([row / math.sqrt(sum(row**2)) for row in gram]))
     close(similarity_loss(s, t), ((grams[0] - grams[1]) ** 2).sum() / 9)
+
+
+def test_congruence_loss() -> None:
+    s, t = randn(4, 3), randn(4, 3, seed=1)
+    delta = abs(wide(s) - wide(t))
+    close(congruence_loss(s, t), sum(a @ b for a, b in pairwise(delta)) / 3)
 
 
 @pytest.mark.parametrize(("gamma", "order"), [(0.4, 2), (1.0, 3)])
@@ -159,15 +168,18 @@ def test_rkd_is_invariant_to_scale_shift_and_rotation() -> None:
     assert rkd_loss(3 * s @ rotation + 2, s).item() == pytest.approx(0, abs=1e-8)
 
 
-def test_pkt_loss() -> None:
+@pytest.mark.parametrize("self_neighbor", [True, False])
+def test_pkt_loss(self_neighbor: bool) -> None:
+    """Each sample is its own neighbor, as in the released code, or not, as in the paper."""
     s, t = randn(4, 3), randn(4, 5, seed=1)
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j or self_neighbor]
     sides = []
     for x in map(wide, (s, t)):
         k = np.array([[(1 + a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / 2 for b in x] for a in x])
-        sides.append([[k[i, j] / sum(k[i, m] for m in range(4) if m != i) for j in range(4)] for i in range(4)])
+        sides.append({(i, j): k[i, j] / sum(k[i, m] for n, m in pairs if n == i) for i, j in pairs})
     q, p = sides
-    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
-    close(pkt_loss(s, t), sum(p[i][j] * math.log(p[i][j] / q[i][j]) for i, j in pairs) / 16)
+    close(pkt_loss(s, t, self_neighbor), sum(p[pair] * math.log(p[pair] / q[pair]) for pair in pairs) / 16)
+    assert ProbabilisticTransfer().self_neighbor, "the released code's is the default"
 
 
 @pytest.mark.parametrize("size", [2, 6], ids=["positions", "channels"])
@@ -196,8 +208,9 @@ def test_factor_loss() -> None:
     s, t = randn(2, 3, 2, 2), randn(2, 3, 2, 2, seed=1)
     total = 0.0
     for x, y in zip(wide(s), wide(t), strict=True):
-        total += abs(x / np.sqrt((x**2).sum()) - y / np.sqrt((y**2).sum())).sum()
-    close(factor_loss(s, t), total / 24)
+        f, g = ((a**2).mean(0) for a in (x, y))  # where the factors are active
+        total += abs(f / np.sqrt((f**2).sum()) - g / np.sqrt((g**2).sum())).sum()
+    close(factor_loss(s, t), total / 8)
 
 
 def test_fsp_loss() -> None:
@@ -297,10 +310,11 @@ def test_default_taps() -> None:
     every = [("a", "a"), ("b", "b"), ("c", "c")]
     for name in ("at", "vid", "nst", "ab", "fsp"):
         assert pairs_of(name) == every, "from the output end: the teacher's first tap is left over"
-    assert pairs_of("fitnet") == [("b", "b")]
+    assert pairs_of("fitnet") == [("b", "a")], "the second stage of each, counted from the input"
+    assert pairs_of("fitnet", hint=1) == [("a", "z")]
     for name in ("sp", "ft"):
         assert pairs_of(name) == [("c", "c")]
-    for name in ("cc", "rkd", "pkt"):
+    for name in ("cc", "cc-kernel", "rkd", "pkt"):
         assert pairs_of(name) == [("embedding", "embedding")]
 
 
@@ -311,7 +325,7 @@ def test_named_taps() -> None:
 
 
 def test_only_relational_objectives_compare_samples() -> None:
-    assert {name for name in CLASSIC if not OBJECTIVES[name].per_sample} == {"sp", "cc", "rkd", "pkt"}
+    assert {name for name in CLASSIC if not OBJECTIVES[name].per_sample} == {"sp", "cc", "cc-kernel", "rkd", "pkt"}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -323,7 +337,7 @@ def test_vectors_if_there_are_no_maps(name: str) -> None:
         with pytest.raises(ValueError, match=r"feature maps.*h1, h2.*maps"):
             OBJECTIVES[name].from_shapes(vectors)
     else:
-        assert pairs_of(name, vectors) == [("h2", "h")]
+        assert pairs_of(name, vectors) == [("h1" if name == "fitnet" else "h2", "h")]
         objective = OBJECTIVES[name].from_shapes(vectors)
         assert objective(signals(vectors.student), signals(vectors.teacher, seed=9), BATCH).isfinite()
 
@@ -427,8 +441,11 @@ def test_error_messages_say_what_to_do() -> None:
     ("name", "options"),
     [
         ("at", {"power": 0.5}),
-        ("cc", {"gamma": 0.0}),
-        ("cc", {"order": 0}),
+        ("cc-kernel", {"gamma": 0.0}),
+        ("cc-kernel", {"order": 0}),
+        ("cc", {"dim": 0}),
+        ("fitnet", {"hint": 4}),
+        ("fitnet", {"hint": 0}),
         ("vid", {"variance": 0.0}),
         ("rkd", {"distance": -1.0}),
         ("rkd", {"distance": 0.0, "angle": 0.0}),
@@ -449,5 +466,5 @@ def test_in_a_custom_loop() -> None:
         Signals(randn(6, 5), None, {"block4": randn(6, 10, 8, 8)}),
     )
     assert hints(s, t, BATCH).isfinite()
-    for objective in (CorrelationCongruence(), RelationalKD()):
+    for objective in (KernelCongruence(), RelationalKD()):
         assert objective(signals(CONTEXT.student), signals(CONTEXT.teacher, seed=9), BATCH).isfinite()

@@ -225,7 +225,7 @@ def test_simkd_is_the_squared_distance_to_the_projection() -> None:
     expected = F.mse_loss(objective.projector(student.embedding), teacher.embedding)
     torch.testing.assert_close(found, expected)
     assert objective.embedding(student).shape == (6, 12)
-    widths = [(m.in_features, m.out_features) for m in objective.projector if isinstance(m, nn.Linear)]
+    widths = [(m.in_features, m.out_features) for m in objective.projector.modules() if isinstance(m, nn.Linear)]
     assert widths == [(8, 6), (6, 6), (6, 12)]
 
 

@@ -23,20 +23,22 @@ from understudy.data.views import Views
 from understudy.errors import Interrupted
 from understudy.models import InputContract, Network
 from understudy.objectives import OBJECTIVES, BuildContext, Objective
+from understudy.objectives.features import shape_of
 from understudy.pipeline.loss import compose, parse_term
 from understudy.signals import Batch, Shapes, Signals
 from understudy.teachers import Teacher
 from understudy.training import Learner, Loop, Member
 
-METHODS = (*OBJECTIVES, "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at")
+METHODS = (*OBJECTIVES, "crd:sharded=true", "crd:negatives=9", "crd+kd", "crd+kd+at", "kd:warmup=2")
 every = pytest.mark.parametrize("method", METHODS)
 
 ROWS, CLASSES, SAMPLES = 6, 5, 20
 CONTEXT = BuildContext(
-    student=Shapes(CLASSES, 8, {"layer1": (4, 8, 8), "layer2": (6, 4, 4), "layer3": (8, 2, 2)}),
-    teacher=Shapes(CLASSES, 12, {"stage1": (6, 8, 8), "stage2": (10, 4, 4), "stage3": (12, 2, 2)}),
+    student=Shapes(CLASSES, 8, {"layer1": (4, 8, 8), "layer2": (6, 4, 4), "layer3": (8, 2, 2)}, maps=(8, 2, 2)),
+    teacher=Shapes(CLASSES, 12, {"stage1": (6, 8, 8), "stage2": (10, 4, 4), "stage3": (12, 2, 2)}, maps=(12, 2, 2)),
     ids=torch.arange(SAMPLES),
     targets=torch.arange(SAMPLES) % CLASSES,
+    classifier=(torch.eye(CLASSES, 12), torch.zeros(CLASSES)),
 )
 
 
@@ -67,7 +69,8 @@ def declared(
 
     logits = random(CLASSES, scale=3.0) if "logits" in names else torch.full((ROWS, CLASSES), math.nan, dtype=dtype)
     embedding = random(shapes.embedding) if "embedding" in names else None
-    return Signals(logits, embedding, {tap: random(*shapes.features[tap]) for tap in names - {"logits", "embedding"}})
+    features = {tap: random(*shape_of(shapes, tap, side)) for tap in names - {"logits", "embedding"}}
+    return Signals(logits, embedding, features)
 
 
 def read_by(objective: Objective, student: Signals) -> list[Tensor]:
@@ -152,7 +155,7 @@ def test_loss_decreases(method: str) -> None:
     """Optimizing the student's signals and the objective's own parameters."""
     objective = fitted(method)
     student, teacher, losses = declared(objective, "student", 1), teacher_for(objective), []
-    optimizer = torch.optim.Adam([*read_by(objective, student), *objective.parameters()], lr=0.1)
+    optimizer = torch.optim.Adam([*read_by(objective, student), *objective.parameters()], lr=0.05)
     for step in range(60):
         torch.manual_seed(step)
         loss = objective(student, teacher, batch_of())
@@ -201,7 +204,8 @@ def loop(fabric: Fabric, folder: Path | None, **changes: Any) -> Loop:
     members = []
     for method in METHODS:
         network = Network(Small(4, seed=1), contract)
-        context = BuildContext(network.shapes(), uses_teacher.shapes(), source.ids, source.targets)
+        own, other = network.shapes(), uses_teacher.shapes()
+        context = BuildContext(own, other, source.ids, source.targets, uses_teacher.classifier)
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Member(f"{method}-0", "distilled", 3, learner, SGD, method != "ce"))

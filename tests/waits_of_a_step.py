@@ -58,7 +58,7 @@ def members_of(source: ArraySource, teacher: Network, waits: Waits) -> list[Memb
     members: list[Member] = []
     for method in ALONE:
         network = build("cnn:4-6?dropout=0.3", InputContract((1, 8, 8), (0.5,), (0.3,), source.classes))
-        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets)
+        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets, teacher.classifier)
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Watched(method, "distilled", 3, learner, EVERYTHING, method != "ce", waits=waits))

@@ -100,8 +100,14 @@ class Shapes:
         classes: C, the number of logits.
         embedding: D, the width of the penultimate layer.
         features: tap name -> shape, (C, H, W) of an image net's layer or (D,), from the input to the output.
+        stem: the same of what enters the first stage, where a network says what that is.
+        maps: (C, H, W) of what is pooled into the embedding, () where nothing is.
+        projected: whether the network has a projector to a teacher's features, and the teacher's classifier.
     """
 
     classes: int
     embedding: int
     features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stem: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    maps: tuple[int, ...] = ()
+    projected: bool = False

@@ -24,7 +24,7 @@ from understudy.training import Learner, Loop, Member, launch
 
 METHODS = (
     *OBJECTIVES, "standardized:inner=dist", "crd:sharded=true", "crd:negatives=9",
-    "crd+kd", "crd+kd+at", "sp+dist+simkd",
+    "crd+kd", "crd+kd+at", "kd:warmup=3", "sp+dist+simkd",
 )  # fmt: skip
 CLASSES = 5
 # the norm is limited as the weights of the methods differ by orders of magnitude
@@ -64,7 +64,7 @@ def trained(fabric: Fabric, norm: str, recipe: TrainRecipe, methods: tuple[str, 
     members = []
     for method in methods:
         network = Network(Small(4, NORMS[norm], seed=1), contract)
-        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets)
+        context = BuildContext(network.shapes(), teacher.shapes(), source.ids, source.targets, teacher.classifier)
         terms = [parse_term(word) for word in (*method.split("+"), *["ce"] * (method != "ce"))]
         learner = Learner(network, compose(terms, [context], seed=0))
         members.append(Member(f"{method}-0", "distilled", 3, learner, recipe.optimizer, method != "ce"))

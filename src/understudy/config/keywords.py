@@ -199,9 +199,11 @@ class DistillKeywords(TrainingKeywords, total=False):
     temperature: float
     """Temperature of kd and dkd."""
     hard_weight: float | None
-    """Weight of the labels' cross-entropy; default: 0.1 (and 0.9 for kd) with kd alone, else 1."""
+    """Weight of the labels' cross-entropy; default: the method's own, 0.1 (and 0.9 for kd) with kd alone, mostly 1."""
     mean: Literal["arithmetic", "geometric"]
     """Mean of the teachers' distributions."""
+    initial_epochs: int | None
+    """Epochs before the others, of the first stage of methods of two (ab, fsp, ft); default: an eighth as many."""
     transfer_beside: bool
     """Distill on the training part and the transfer set together, without labels."""
 

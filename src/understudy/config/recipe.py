@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from understudy.config.options import ClassifierOptions, TrainingOptions
-from understudy.config.values import Amount, PathText, Positive, Several, Temperature, listed_names
+from understudy.config.values import Amount, Count, PathText, Positive, Several, Temperature, listed_names
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """The default methods of `compare`: of logits and embeddings, which fit any two networks."""
@@ -95,9 +95,11 @@ class DistillRecipe(Recipe):
     temperature: Temperature = 4.0
     """Temperature of kd and dkd."""
     hard_weight: Amount | None = None
-    """Weight of the labels' cross-entropy; default: 0.1 (and 0.9 for kd) with kd alone, else 1."""
+    """Weight of the labels' cross-entropy; default: the method's own, 0.1 (and 0.9 for kd) with kd alone, mostly 1."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean of the teachers' distributions."""
+    initial_epochs: Count | None = None
+    """Epochs before the others, of the first stage of methods of two (ab, fsp, ft); default: an eighth as many."""
     transfer_set: PathText | None = None
     """Samples to distill on in place of the training part; labels are not needed."""
     transfer_beside: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,13 +44,15 @@ def check_text(value: Any) -> None:
 def listed_names(value: Any) -> Any:
     """Distinct names, of one, of a list, or of texts with commas; what is neither is left to the schema to refuse.
 
-    >>> listed_names("kd,crd"), listed_names(["kd", "kd,crd+kd"])
-    (('kd', 'crd'), ('kd', 'crd+kd'))
+    A comma before an option of a name does not end it.
+
+    >>> listed_names("kd,crd"), listed_names(["kd", "kd,crd+kd", "dkd:beta=2,temperature=1"])
+    (('kd', 'crd'), ('kd', 'crd+kd', 'dkd:beta=2,temperature=1'))
     """
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         return value
-    return tuple(dict.fromkeys(name for text in names for name in text.split(",") if name))
+    return tuple(dict.fromkeys(name for text in names for name in re.split(r",(?!\w+=)", text) if name))
 
 
 Number = BeforeValidator(_no_truth)

@@ -79,6 +79,7 @@ class BatchLoader:
     total_steps: int | None = None
     skipped: dict[str, str] = field(default_factory=dict)  # record name -> reason, of those not decoded so far
     sampler: EpochSampler | None = None  # None takes all samples in random order
+    first_epoch: int = 0  # number of the epoch that step 0 begins
     together: int = 1  # steps whose views are made at once, of arrays without MixUp
 
     def __post_init__(self) -> None:
@@ -165,6 +166,7 @@ class BatchLoader:
             end = (epoch + 1) * n if index == self.steps - 1 else begin + size
         else:
             begin, end = step * size, (step + 1) * size
+        begin, end = begin + self.first_epoch * n, end + self.first_epoch * n
         first, last = begin // n, (end - 1) // n
         rows = self._order(first, last)[begin - first * n : end - first * n]
         epochs = torch.arange(begin, end, device=rows.device) // n if first < last else first

@@ -24,6 +24,7 @@ from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.network import Network
 from understudy.models.plain import MOST_LAYERS, cnn, mlp
 from understudy.models.quantization import quantize
+from understudy.models.reuse import add_projector
 from understudy.models.spec import Spec, call
 from understudy.models.weights import Weights, load_weights, read_classes, read_weights, unwrapped
 
@@ -92,6 +93,7 @@ def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trus
     code = parsed.family not in FAMILIES and is_code(spec)
     if not code and parsed.family not in _BUILDERS:
         raise UnderstudyError(f"unknown model family {parsed.family!r}{nearest(parsed.family, FAMILIES)}")
+    projector = parsed.options.pop("projector", None)
     parsed, file, classes = (parsed, None, None) if code else _files(parsed)
     wanted = contract.classes
     if classes is not None:
@@ -102,6 +104,8 @@ def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trus
     network.spec = network.spec or spec
     if file is not None:
         _load_whole(network, file)
+    if projector is not None:
+        add_projector(network, str(projector))
     if wanted and network.classes != wanted:
         if sorted(network.classes) != sorted(wanted):
             raise UnderstudyError(
@@ -179,7 +183,7 @@ def _check_size(spec: str, weights: Weights) -> None:
     assert weights.contract is not None
     try:
         with torch.device("meta"):
-            module = build(spec, weights.contract).module
+            module = build(_without(spec, "projector"), weights.contract).module
     except (RuntimeError, NotImplementedError, TypeError, AttributeError):
         return  # a constructor that computes with its weights
     expected, found = (sum(x.numel() for x in state.values()) for state in (module.state_dict(), weights.tensors))
@@ -226,8 +230,12 @@ def start_from(path: Path, classes: tuple[str, ...], *, seed: int = 0) -> Networ
 
 def _without_files(spec: str) -> str:
     """A model name without the options that name files, whose weights are about to be overwritten."""
+    return _without(spec, *_PATHS)
+
+
+def _without(spec: str, *options: str) -> str:
     head, _, query = spec.partition("?")
-    kept = [pair for pair in re.split("[&,]", query) if pair.partition("=")[0] not in _PATHS]
+    kept = [pair for pair in re.split("[&,]", query) if pair.partition("=")[0] not in options]
     return f"{head}?{'&'.join(kept)}" if any(kept) else head
 
 

@@ -54,6 +54,38 @@ def find_heads(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     return tuple(path for path in dict.fromkeys(reached) if outputs_of(layers[path]) == logits.shape[1])
 
 
+def find_pool(module: nn.Module, inputs: Tensor, head: nn.Module) -> str:
+    """Path of the layer that pools feature maps into exactly what a classifier reads; "" where there is none.
+
+    Args:
+        module: in eval mode.
+        inputs: (1, C, H, W) that are not all alike.
+    """
+    pooled: list[tuple[str, Tensor, Tensor]] = []
+    read: list[Tensor] = []
+
+    def keep(path: str) -> object:
+        def after(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            pooled.append((path, args[0], output))
+
+        return after
+
+    pools = {
+        path: layer for path, layer in module.named_modules() if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AvgPool2d))
+    }
+    hooks = [layer.register_forward_hook(keep(path)) for path, layer in pools.items()]  # type: ignore[arg-type]
+    hooks.append(head.register_forward_pre_hook(lambda _, args: read.append(args[0])))
+    try:
+        module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for path, before, after in reversed(pooled):
+        if read and before.dim() == 4 and torch.equal(after.flatten(1), read[-1].flatten(1)):
+            return path
+    return ""
+
+
 def outputs_of(head: nn.Linear | nn.Conv2d) -> int:
     """The number of outputs of a classifier."""
     return len(head.weight)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -20,8 +21,10 @@ from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.depthwise import speed_up_depthwise
 from understudy.models.dropout import replace_dropouts, seed_dropouts
-from understudy.models.heads import find_heads, possible_heads, reorder, zero
+from understudy.models.heads import find_heads, find_pool, possible_heads, reorder, zero
 from understudy.models.stages import channels_first, stages
+from understudy.objectives.cat_kd import CAMS
+from understudy.objectives.simkd import MAPS, Projector
 from understudy.signals import Batch, Shapes, Signals
 
 
@@ -57,6 +60,7 @@ class Network(nn.Module):
         self._watched: dict[str, Tensor] = {}
         self._read: dict[str, Tensor] = {}  # by the classifiers
         self._head_paths: tuple[str, ...] | None = None
+        self._pool_path: str | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
@@ -75,6 +79,22 @@ class Network(nn.Module):
             with self._explained(), eval_mode(self):
                 self._head_paths = find_heads(self.module, self.preprocess(self._blank()))
         return self._head_paths
+
+    @property
+    def pool_path(self) -> str:
+        """Path of the layer that pools feature maps into what the one classifier reads; "" where there is none."""
+        if self._pool_path is None:
+            self._pool_path = ""
+            if len(self.contract.shape) == 3 and len(self.head_paths) == 1:
+                (head,) = self.heads.values()
+                noise = torch.rand(self._blank().shape, generator=torch.Generator().manual_seed(0)).to(self.mean)
+                with self._explained(), eval_mode(self), torch.no_grad():
+                    self._pool_path = find_pool(self.module, self.preprocess(noise), head)
+        return self._pool_path
+
+    def forget_paths(self) -> None:
+        """Look for the classifiers anew, as after layers were replaced."""
+        self._head_paths = self._pool_path = None
 
     @property
     def heads(self) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -109,7 +129,8 @@ class Network(nn.Module):
         """Set which signals a forward pass returns besides the logits, replacing those set before.
 
         They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
-        `named_modules()`, whose outputs become `Signals.features`.
+        `named_modules()`, whose outputs become `Signals.features`; so does what is pooled into the embedding, "maps",
+        and the classifier at each of its positions, the class activation maps "cams".
         """
         for hook in self._hooks:
             hook.remove()
@@ -121,6 +142,9 @@ class Network(nn.Module):
             if name == "embedding":
                 for path, head in self.heads.items():
                     self._hooks.append(head.register_forward_pre_hook(partial(self._keep_input, path)))
+            elif name in (MAPS, CAMS) and self.pool_path:
+                keep = self._keep_maps if name == MAPS else self._keep_cams
+                self._hooks.append(modules[self.pool_path].register_forward_pre_hook(keep))
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
             else:
@@ -129,6 +153,22 @@ class Network(nn.Module):
 
     def _keep_input(self, path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._read[path] = args[0].flatten(1)
+
+    def _keep_maps(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._watched[MAPS] = args[0].clone()
+
+    def _keep_cams(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        (head,) = self.heads.values()
+        self._watched[CAMS] = F.conv2d(args[0], head.weight.flatten(1)[:, :, None, None], head.bias)
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """The weights (C, D) and biases (C,) with which the embedding gives the logits; None if there are several."""
+        if len(self.head_paths) != 1:
+            return None
+        (head,) = self.heads.values()
+        bias = torch.zeros(len(head.weight)).to(head.weight) if head.bias is None else head.bias.detach()
+        return head.weight.detach().flatten(1), bias if self.class_bias is None else bias + self.class_bias
 
     def _keep_output(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         declared_last = getattr(self.module, "output_fmt", "") == "NHWC"  # set by timm
@@ -143,23 +183,42 @@ class Network(nn.Module):
         """The shapes of the network's signals, measured in a forward pass that changes nothing.
 
         `features` are in the order in which the layers ran. Default taps are the ends of the stages (see `stages`), as
-        far as there are any that output tensors.
+        far as there are any that output tensors; beside them `stem` is what the module declares as its `stem_paths`.
         """
         with eval_mode(self), torch.inference_mode():
             blank = self._blank()
             named = taps is not None
+            stem = () if named else tuple(getattr(self.module, "stem_paths", ()))
             taps = taps if named else stages(self.module, self.preprocess(blank))
             watched = self.signals
             try:
-                signals = self.watch({"embedding", *taps})(blank)
+                signals = self.watch({"embedding", *taps, *stem, *([MAPS] if self.pool_path else [])})(blank)
             finally:
                 self.watch(watched)
         assert signals.embedding is not None
         for tap in taps if named else ():
             if not isinstance(signals.features.get(tap), Tensor):
                 raise UnderstudyError(f"layer {tap!r} of {self.name} outputs no tensor; tap another")
-        features = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
-        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features)
+        found = {tap: tuple(x.shape[1:]) for tap, x in signals.features.items() if isinstance(x, Tensor)}
+        maps = found.pop(MAPS, ())
+        projected = any(isinstance(part, Projector) for part in self.module.modules())
+        features, stems = ({tap: shape for tap, shape in found.items() if (tap in stem) is of} for of in (False, True))
+        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features, stems, maps, projected)
+
+    def behind(self, signals: Iterable[str]) -> list[nn.Parameter]:
+        """The weights, of those that are trained, which some of the network's signals depend on."""
+        weights, names, watched = [w for w in self.parameters() if w.requires_grad], set(signals), self.signals
+        with eval_mode(self), torch.enable_grad():
+            try:
+                found = self.watch(names)(self._blank())
+            finally:
+                self.watch(watched)
+        outputs = [*found.features.values(), found.embedding, found.logits if "logits" in names else None]
+        read = [x for x in outputs if isinstance(x, Tensor) and x.requires_grad]
+        if not read:
+            return []
+        gradients = torch.autograd.grad([x.sum() for x in read], weights, allow_unused=True)
+        return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 
     def _blank(self) -> Tensor:
         """One blank sample, as a source stores it."""

@@ -2,10 +2,24 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
-from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
+from understudy.objectives.base import (
+    BuildContext,
+    FirstStage,
+    Needs,
+    Objective,
+    PerTeacher,
+    WeightedSum,
+    ddp_ignored_buffers,
+)
 from understudy.objectives.batch_norm import synchronize_batch_norm
 from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
-from understudy.objectives.correlation_congruence import CorrelationCongruence, correlation_loss
+from understudy.objectives.cat_kd import ClassAttention, cam_loss
+from understudy.objectives.correlation_congruence import (
+    CorrelationCongruence,
+    KernelCongruence,
+    congruence_loss,
+    correlation_loss,
+)
 from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
 from understudy.objectives.cross_entropy import CrossEntropy, cross_entropy_loss
 from understudy.objectives.dist import DIST, dist_loss
@@ -17,11 +31,16 @@ from understudy.objectives.fsp import FlowOfSolution, fsp_loss
 from understudy.objectives.kd import KD, PartialKD, ensemble_log_probs, kd_loss, partial_kd_loss
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
 from understudy.objectives.logit_standardization import LogitStandardization, standardize_logits
+from understudy.objectives.mlkd import MultiLevel, multi_level_loss
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
+from understudy.objectives.ofa import OneForAll, ofa_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
+from understudy.objectives.review import Review, hierarchical_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
 from understudy.objectives.similarity_preserving import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
+from understudy.objectives.srrl import SoftmaxRegression, srrl_loss
+from understudy.objectives.ttm import TransformedTeacher, ttm_loss
 from understudy.objectives.vid import VariationalInformation, vid_loss
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -32,11 +51,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dkd": DKD,
     "dist": DIST,
     "standardized": LogitStandardization,
+    "ttm": TransformedTeacher,
+    "mlkd": MultiLevel,
     "simkd": SimKD,
+    "srrl": SoftmaxRegression,
+    "cat": ClassAttention,
     "fitnet": FitNet,
     "at": AttentionTransfer,
     "sp": SimilarityPreserving,
     "cc": CorrelationCongruence,
+    "cc-kernel": KernelCongruence,
     "vid": VariationalInformation,
     "rkd": RelationalKD,
     "pkt": ProbabilisticTransfer,
@@ -44,18 +68,22 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ab": ActivationBoundaries,
     "ft": FactorTransfer,
     "fsp": FlowOfSolution,
+    "review": Review,
+    "ofa": OneForAll,
     "crd": CRD,
 }
 """The objectives by their names in recipes and on the command line. Register new ones here."""
 
 __all__ = [
     "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
-    "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FitNet", "FlowOfSolution",
-    "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective", "Paraphraser", "PartialKD",
-    "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving", "TapPair",
+    "BuildContext", "ClassAttention", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FirstStage", "FitNet",
+    "FlowOfSolution", "KernelCongruence", "LogitMatching", "LogitStandardization", "MultiLevel", "Needs",
+    "NeuronSelectivity", "Objective", "OneForAll", "Paraphraser", "PartialKD", "PerTeacher", "ProbabilisticTransfer",
+    "RelationalKD", "Review", "SimKD", "SimilarityPreserving", "SoftmaxRegression", "TapPair", "TransformedTeacher",
     "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "binary_cross_entropy_loss",
-    "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss",
-    "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss", "kd_loss", "logit_matching_loss",
-    "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss",
-    "standardize_logits", "synchronize_batch_norm", "vid_loss",
+    "cam_loss", "congruence_loss", "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers",
+    "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss", "fsp_loss", "hierarchical_loss", "hint_loss",
+    "kd_loss", "logit_matching_loss", "multi_level_loss", "mutual_information_bound", "nst_loss", "ofa_loss",
+    "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss", "srrl_loss", "standardize_logits",
+    "synchronize_batch_norm", "ttm_loss", "vid_loss",
 ]  # fmt: skip

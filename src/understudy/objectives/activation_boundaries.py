@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.objectives.base import check_number
+from understudy.objectives.base import FirstStage, check_number
 from understudy.objectives.features import FeatureObjective, TapPair, make_regressor, match_size
 from understudy.objectives.precision import full_precision
 
@@ -33,8 +33,8 @@ class ActivationBoundaries(FeatureObjective):
     """`activation_boundary_loss` summed over all pairs, weighted `scale * (1, 1/2, 1/4, ...)` starting at the output.
 
     The connector r is a 1x1 convolution (or Linear) and BatchNorm, so that a student layer tapped after its ReLU can
-    take either sign. The paper initializes the student with this loss alone and then trains on cross-entropy; here it
-    is a term of the loss throughout. A scale of 3/1000 goes with the weight 1 of Tian et al. (2020).
+    take either sign. The student is initialized with this loss alone and then trained on the labels, as in the paper
+    and in Tian et al. (2020), whose weight 1 goes with a scale of 3/1000.
     """
 
     summary = "which neurons are active (activation boundaries, Heo et al. 2019)"
@@ -46,6 +46,9 @@ class ActivationBoundaries(FeatureObjective):
         check_number("scale", scale, above=True)
         self.margin, self.scale = margin, scale
         self.connectors = nn.ModuleList(make_regressor(pair) for pair in pairs)
+
+    def first_stage(self) -> FirstStage:
+        return FirstStage(self)
 
     def compare(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher = match_size(student, teacher)

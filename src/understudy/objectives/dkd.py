@@ -74,12 +74,13 @@ def _kl(log_q: Tensor, log_p: Tensor) -> Tensor:
 class DKD(Objective):
     """`dkd_loss`. Unlabeled rows are distilled by plain KD, so labels are optional.
 
-    The released code ramps the loss up linearly over the first 20 epochs; this class does not. The paper's beta is 8
-    for wide ResNet teachers, 6 for most VGGs and WRNs, 2 for the narrow ResNets.
+    Its weight rises over the first twelfth of the training, as in the released code, where these are 20 of 240 epochs.
+    The paper's beta is 8 for wide ResNet teachers, 6 for most VGGs and WRNs, 2 for the narrow ResNets.
     """
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
     summary = "soft targets, with the target class and the others weighted separately (DKD, Zhao et al. 2022)"
+    warmup = 1 / 12
     supports_mixup = False  # it separates one class from all others
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:

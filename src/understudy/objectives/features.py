@@ -68,12 +68,23 @@ class FeatureObjective(Objective):
 
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
-        """The pairs to compare if no taps are named: as many as both networks have, of the first rank in both."""
+        """The pairs to compare if no taps are named: as many as both networks have, counted from the output."""
+        student, teacher = cls._comparable(context)
+        return named_pairs(context, list(zip(student[::-1], teacher[::-1], strict=False))[::-1])
+
+    @classmethod
+    def stage_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
+        """The same pairs counted from the input: the first tap with the first, as far as both networks have any."""
+        return named_pairs(context, list(zip(*cls._comparable(context), strict=False)))
+
+    @classmethod
+    def _comparable(cls, context: BuildContext) -> tuple[list[str], list[str]]:
+        """The taps of student and teacher that are of the first rank of `ranks` that both have."""
         student, teacher = context.student.features, context.teacher.features
         for rank in cls.ranks or (None,):
             sides = [[tap for tap, shape in side.items() if rank in (None, len(shape))] for side in (student, teacher)]
             if all(sides):
-                return named_pairs(context, list(zip(sides[0][::-1], sides[1][::-1], strict=False))[::-1])
+                return sides[0], sides[1]
         kinds = " or ".join(KINDS[rank] for rank in cls.ranks) or "any tapped layers"
         raise ValueError(
             f"{cls.__name__} compares {kinds}, but the student's taps are {_join(student)} and the teacher's "
@@ -122,7 +133,7 @@ class EmbeddingObjective(FeatureObjective):
 
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
-        return (EMBEDDINGS,)
+        return named_pairs(context, [(EMBEDDINGS.student, EMBEDDINGS.teacher)])
 
 
 def named_pairs(context: BuildContext, taps: Taps) -> tuple[TapPair, ...]:
@@ -154,7 +165,7 @@ def pool_to(x: Tensor, size: Shape) -> Tensor:
     return x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
 
 
-def pointwise(inputs: int, outputs: int, rank: int, bias: bool = False) -> nn.Module:
+def pointwise(inputs: int, outputs: int, rank: int, bias: bool = False) -> nn.Conv2d | nn.Linear:
     """The same linear map at every position: a 1x1 convolution for maps, a Linear for vectors."""
     return nn.Conv2d(inputs, outputs, 1, bias=bias) if rank == 3 else nn.Linear(inputs, outputs, bias=bias)
 
@@ -177,7 +188,8 @@ def shapes_of(pair: TapPair) -> tuple[Shape, Shape]:
 
 def shape_of(shapes: Shapes, tap: str, side: Literal["student", "teacher"]) -> Shape:
     """The shape of a tap, or of the embedding."""
-    known = {**shapes.features, "embedding": (shapes.embedding,)}
+    maps = {"maps": shapes.maps, "cams": (shapes.classes, *shapes.maps[1:])} if shapes.maps else {}
+    known = {**shapes.features, **shapes.stem, **maps, "embedding": (shapes.embedding,)}
     if tap not in known:
         raise ValueError(f"the {side} has no tap {tap!r}; it has {_join(known)}")
     return known[tap]

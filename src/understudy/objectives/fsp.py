@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from understudy.objectives.features import FeatureObjective, TapPair, make_regressor, match_size, shapes_of
+from understudy.objectives.base import BuildContext, FirstStage
+from understudy.objectives.features import FeatureObjective, TapPair, make_regressor, match_size, named_pairs, shapes_of
 from understudy.objectives.precision import full_precision
 
 
@@ -40,11 +41,12 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
 
 
 class FlowOfSolution(FeatureObjective):
-    """`fsp_loss` summed over consecutive pairs of taps, at least two.
+    """`fsp_loss` summed over consecutive pairs of taps, at least two: by default the stems and the ends of the stages.
 
-    The paper needs as many channels in the student as in the teacher. Where they differ, a trained 1x1 convolution and
-    BatchNorm project the student's to the teacher's; where they agree, it is the paper's loss. The paper initializes
-    the student with it and then trains on the labels; here it is a term of the loss throughout.
+    So there is a matrix for each stage, as in Tian et al. (2020), where both networks declare a stem. The paper needs
+    as many channels in the student as in the teacher. Where they differ, a trained 1x1 convolution and BatchNorm
+    project the student's to the teacher's; where they agree, it is the paper's loss. The student is initialized with
+    this loss alone and then trained on the labels, as in the paper; in a single stage its weight is 50.
     """
 
     ranks = (3,)
@@ -59,6 +61,14 @@ class FlowOfSolution(FeatureObjective):
                 f"{pairs[0].teacher}: tap at least two layers in both networks"
             )
         self.projectors = nn.ModuleList(_projector(pair) for pair in pairs)
+
+    @classmethod
+    def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
+        stem = named_pairs(context, list(zip(context.student.stem, context.teacher.stem, strict=False)))
+        return (*stem, *super().default_pairs(context))
+
+    def first_stage(self) -> FirstStage:
+        return FirstStage(self)
 
     def total(self, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         projected = [(project(s), t) for project, (s, t) in zip(self.projectors, layers, strict=True)]

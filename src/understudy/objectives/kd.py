@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,10 @@ class KD(Objective):
             raise ValueError(f"mean must be one of {', '.join(get_args(Mean))}; it is {mean!r}")
         self.temperature = temperature
         self.mean: Mean = mean
+
+    @classmethod
+    def label_weight(cls, options: Mapping[str, Any]) -> float:
+        return 0.1
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         targets = soft_targets(require_teacher(self, teacher), self.temperature, self.mean)

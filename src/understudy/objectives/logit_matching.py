@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from understudy.objectives.base import LOGITS, Needs, Objective, require_teacher
@@ -29,6 +32,10 @@ class LogitMatching(Objective):
 
     needs = Needs(student=LOGITS, teacher=LOGITS)
     summary = "squared distance of centered logits, the limit of KD at high temperature (Hinton et al. 2015)"
+
+    @classmethod
+    def label_weight(cls, options: Mapping[str, Any]) -> float:
+        return 0.1
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         logits = teacher_logits_of(require_teacher(self, teacher))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -44,8 +45,8 @@ class LogitStandardization(Objective):
     """Another objective that reads logits, on the z-scores of both networks' logits: `inner(Z(z), Z(v))`.
 
     The student then matches the relations between the teacher's logits but not their scale. The inner objective's
-    temperature is the paper's base temperature. The default is KD at temperature 2 and the paper's weight 9 (next to
-    cross-entropy of weight 0.1 in the paper, or of weight 1 with DKD as the inner objective).
+    temperature is the paper's base temperature. The default is the authors': KD at temperature 2 with weight 9, next to
+    cross-entropy of weight 0.1 (of weight 1 with DKD as the inner objective).
     """
 
     summary = "another objective of logits (option inner, kd by default) on their z-scores (Sun et al. 2024)"
@@ -57,6 +58,13 @@ class LogitStandardization(Objective):
         self._combine([self.inner])
         if "logits" not in self.needs.student:
             raise ValueError(f"{type(self.inner).__name__} reads no logits to standardize")
+
+    @classmethod
+    def label_weight(cls, options: Mapping[str, Any]) -> float:
+        from understudy.objectives import OBJECTIVES  # as below
+
+        inner = OBJECTIVES.get(options.get("inner") or "kd")
+        return 1.0 if inner is None else inner.label_weight({})
 
     @classmethod
     def from_shapes(cls, context: BuildContext, inner: str | None = None, **options: Any) -> Self:

@@ -10,7 +10,10 @@ from understudy.objectives.base import BuildContext, Needs, Objective, check_num
 from understudy.objectives.batch_norm import ChannelNorm
 from understudy.objectives.features import Shape, pool_to, shape_of, tap_of
 from understudy.objectives.precision import full_precision
-from understudy.signals import Batch, Signals
+from understudy.signals import Batch, Shapes, Signals
+
+MAPS = "maps"
+"""The tap of what is pooled into the embedding."""
 
 
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
@@ -26,32 +29,62 @@ def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
     return (projected.float() - teacher).square().mean()
 
 
+class Projector(nn.Module):
+    """From the student's features to the teacher's, by three layers with a bottleneck between: P of the paper.
+
+    Of maps (B, D_s, h, w), 1x1, 3x3 and 1x1 convolutions, each with BatchNorm and ReLU, as released; maps larger than
+    `size` are average-pooled to it before. Of embeddings (B, D_s), which the paper does not project, Linears; after the
+    last of them there is neither, so that values of any sign can be matched.
+
+    >>> import torch
+    >>> Projector(16, bottleneck=12, out=24, size=(4, 4))(torch.zeros(2, 16, 8, 8)).shape
+    torch.Size([2, 24, 4, 4])
+    """
+
+    def __init__(self, width: int, bottleneck: int, out: int, size: Shape) -> None:
+        super().__init__()
+        self.size, maps = size, len(size) == 2
+        layers: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(((width, bottleneck), (bottleneck, bottleneck), (bottleneck, out))):
+            last = index == 2
+            if maps:
+                kernel = 3 if index == 1 else 1
+                layers.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False))
+            else:
+                layers.append(nn.Linear(inputs, outputs, bias=last))
+            layers += [ChannelNorm(outputs), nn.ReLU()] if maps or not last else []
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        smaller = tuple(map(min, x.shape[2:], self.size))
+        return self.layers(pool_to(x, smaller))
+
+
+def projector_for(student: Shape, teacher: Shape, factor: int = 2) -> Projector:
+    """The projector between the features of these shapes; the bottleneck has 1 / `factor` of the teacher's channels."""
+    check_number("factor", factor, least=1, whole=True)
+    return Projector(student[0], max(teacher[0] // factor, 1), teacher[0], teacher[1:])
+
+
 class SimKD(Objective):
-    """`simkd_loss`. Needs no labels, and owns the projector P.
+    """`simkd_loss` of the feature maps that are pooled into the embedding, or of embeddings where there are none.
 
-    P is the paper's bottleneck of three layers, D_s -> D_t / factor -> D_t / factor -> D_t, with BatchNorm and
-    ReLU between them: linear layers for embeddings, 1x1, 3x3 and 1x1 convolutions for feature maps.
-
-    Differences from the paper:
-
-    - It matches the embeddings, exactly what the classifiers read, unless taps are named; the paper matches the last
-      feature maps before pooling.
-    - P's last layer has no BatchNorm and ReLU, so that it can output features of any sign.
-    - The paper's student predicts through P and the teacher's classifier, and has no head. Here the student keeps its
-      head, which this loss does not train: add cross-entropy or KD to train it, or predict with
-      `teacher_head(simkd.embedding(student_signals))`, which is the paper's student.
+    A student that has the teacher's classifier behind a `Projector` (`Shapes.projected`) predicts through both, as the
+    paper's: its own projection is matched, and nothing else is trained. For other students the objective owns a
+    projector; their head is not trained by it, and the paper's student predicts with
+    `teacher_head(simkd.embedding(student_signals))`. Needs no labels.
 
     `student` and `teacher` are shapes of a sample's features, (D,) or (C, H, W); the taps name where they come from.
     """
 
-    summary = "the embedding, through a projector, regresses the teacher's (SimKD, Chen et al. 2022)"
+    summary = "the features before the teacher's classifier, which the student takes over (SimKD, Chen et al. 2022)"
+    reuses_classifier = True
 
     def __init__(
         self, student: Shape, teacher: Shape, *, factor: int = 2,
-        student_tap: str = "embedding", teacher_tap: str = "embedding",
+        student_tap: str = "embedding", teacher_tap: str = "embedding", projected: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_number("factor", factor, least=1, whole=True)
         if len(student) != len(teacher) or len(student) not in (1, 3):
             raise ValueError(
                 f"SimKD compares two vectors or two feature maps, but the student's {student_tap} is {student} and "
@@ -59,15 +92,20 @@ class SimKD(Objective):
             )
         self.student_tap, self.teacher_tap = student_tap, teacher_tap
         self.needs = Needs(student=frozenset({student_tap}), teacher=frozenset({teacher_tap}))
-        # larger maps of the student are pooled before P, larger maps of the teacher in the loss
-        self.size = tuple(map(min, student[1:], teacher[1:]))
-        self.projector = _projector(student[0], max(teacher[0] // factor, 1), teacher[0], len(student) == 3)
+        self.projector = nn.Identity() if projected else projector_for(student, teacher, factor)
+
+    @classmethod
+    def label_weight(cls, options: Any) -> float:
+        return 0.0
 
     @classmethod
     def from_shapes(cls, context: BuildContext, **options: Any) -> Self:
-        student = shape_of(context.student, options.get("student_tap", "embedding"), "student")
-        teacher = shape_of(context.teacher, options.get("teacher_tap", "embedding"), "teacher")
-        return cls(student, teacher, **options)
+        named = {"student_tap", "teacher_tap"} & options.keys()
+        usual = MAPS if context.student.maps and context.teacher.maps and not named else "embedding"
+        taps: dict[str, Any] = {"student_tap": usual, "teacher_tap": usual} | options
+        student = shape_of(context.student, taps["student_tap"], "student")
+        teacher = shape_of(context.teacher, taps["teacher_tap"], "teacher")
+        return cls(student, teacher, **taps, projected=context.student.projected and not named)
 
     def project(self, student: Signals) -> Tensor:
         """The student's features in the teacher's space, (B, D_t) or (B, D_t, h, w)."""
@@ -75,7 +113,7 @@ class SimKD(Objective):
 
     @full_precision
     def _project(self, x: Tensor) -> Tensor:
-        return self.projector(pool_to(x, self.size))
+        return self.projector(x)
 
     def embedding(self, student: Signals) -> Tensor:
         """The input for the teacher's classifier in place of the teacher's own embedding, (B, D_t)."""
@@ -87,12 +125,6 @@ class SimKD(Objective):
         return simkd_loss(self.project(student), target)
 
 
-def _projector(width: int, bottleneck: int, out: int, maps: bool) -> nn.Sequential:
-    def layer(inp: int, out: int, kernel: int, bias: bool = False) -> nn.Module:
-        return nn.Conv2d(inp, out, kernel, padding=kernel // 2, bias=bias) if maps else nn.Linear(inp, out, bias)
-
-    return nn.Sequential(
-        layer(width, bottleneck, 1), ChannelNorm(bottleneck), nn.ReLU(),
-        layer(bottleneck, bottleneck, 3), ChannelNorm(bottleneck), nn.ReLU(),
-        layer(bottleneck, out, 1, bias=True),
-    )  # fmt: skip
+def features_of(shapes: Shapes, other: Shapes) -> Shape:
+    """The shape of what SimKD compares in a network with another: maps if both have any, else the embedding."""
+    return shapes.maps if shapes.maps and other.maps else (shapes.embedding,)

@@ -39,7 +39,7 @@ from understudy.models import (
     restore,
     start_from,
 )
-from understudy.objectives import BuildContext, Objective
+from understudy.objectives import BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, compose
@@ -214,13 +214,16 @@ class Pipeline(ABC, Generic[R]):
             seed = recipe.seed + number
             for name, terms in losses.items():
                 network = self.student(contract, number, several=recipe.seeds > 1 or len(losses) > 1)
+                self.adapt(terms, network, seed)
                 objective = self.objective(terms, network, seed)
                 self._check_objective(name, objective)
                 self._check_batch_size(name, network, objective)
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
-                learner = Learner(network, objective)
-                members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher))
+                first = self.first_stage(objective)
+                learner = Learner(network, objective if first is None or first.then is None else first.then)
+                member = Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher, first=first)
+                members.append(member)
         return members
 
     def student(self, contract: InputContract, number: int, *, several: bool) -> Network:
@@ -264,9 +267,16 @@ class Pipeline(ABC, Generic[R]):
         """Whether the networks may be best as they start, so that training has to beat that on the validation part."""
         return False
 
+    def adapt(self, terms: Sequence[Term], network: Network, seed: int) -> None:
+        """Change a network in the way that its loss needs."""
+
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         """The loss of a member."""
         return compose(terms, self.build_contexts(terms, network), seed)
+
+    def first_stage(self, objective: Objective) -> FirstStage | None:
+        """What trains before the other epochs; None for one stage."""
+        return None
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         """What objectives are built for, one for each teacher."""

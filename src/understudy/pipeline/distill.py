@@ -15,7 +15,8 @@ from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
 from understudy.models import InputContract, Network, build
-from understudy.objectives import BuildContext, Objective
+from understudy.models.reuse import reuse_classifier
+from understudy.objectives import OBJECTIVES, BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import slower_in_bf16
@@ -102,7 +103,7 @@ class Distill(Taught[D]):
 
     def members(self) -> list[Member]:
         members = super().members()
-        needs = [member.learner.objective.needs for member in members]
+        needs = [member.needs for member in members]
         read = {
             "student_taps": {name for one in needs for name in one.student},
             "teacher_taps": {name for one in needs for name in one.teacher},
@@ -128,6 +129,18 @@ class Distill(Taught[D]):
             return self.store.manifest.classes
         return next((network.classes for network in self.teachers.values()), ())
 
+    def adapt(self, terms: Sequence[Term], network: Network, seed: int) -> None:
+        for term in terms:
+            if not OBJECTIVES[term.name].reuses_classifier or {"student_tap", "teacher_tap"} & term.options.keys():
+                continue
+            teachers = list(self.teachers.values())
+            if len(teachers) != 1 or not isinstance(teachers[0], Network):
+                raise UnderstudyError(f"{term.name} reuses the classifier of one teacher; name one with --teacher")
+            try:
+                reuse_classifier(network, teachers[0], term.options.get("factor", 2), seed)
+            except ValueError as error:
+                raise UnderstudyError(f"{term.name}: {error}") from error
+
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         try:
             return super().objective(terms, network, seed)
@@ -138,6 +151,9 @@ class Distill(Taught[D]):
                 f"{error}; {self.recipe.targets} has none of its layers: label the data again with --features"
             ) from error
 
+    def first_stage(self, objective: Objective) -> FirstStage | None:
+        return None if self.recipe.initial_epochs == 0 or self.recipe.steps == 0 else objective.first_stage()
+
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
         if all(term.reads_logits_alone for term in terms):
             return super().build_contexts(terms, network)
@@ -146,7 +162,12 @@ class Distill(Taught[D]):
             shapes = self.store.shapes
         else:
             shapes = [teacher.shapes(self.recipe.teacher_taps or None) for teacher in self.teachers.values()]
-        return [BuildContext(student, teacher, train.ids, train.targets) for teacher in shapes]
+        classifiers = [teacher.classifier for teacher in self.teachers.values()]
+        classifiers = classifiers if len(classifiers) == len(shapes) else [None] * len(shapes)
+        return [
+            BuildContext(student, teacher, train.ids, train.targets, classifier)
+            for teacher, classifier in zip(shapes, classifiers, strict=True)
+        ]
 
     def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         test = self.data.test

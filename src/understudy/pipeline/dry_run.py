@@ -9,6 +9,7 @@ from understudy.data.skipped import count_skip_reasons
 from understudy.evaluation import flops, parameters
 from understudy.pipeline.base import Pipeline
 from understudy.pipeline.device import make_fabric
+from understudy.pipeline.first_stage import steps_before
 from understudy.pipeline.run import signals_read
 from understudy.pipeline.threads import choose_threads, using_threads
 from understudy.training import Loop
@@ -24,7 +25,7 @@ def dry_run(pipeline: Pipeline[Any]) -> dict[str, str]:
     """
     loop, threads, facts = _prepared(pipeline)
     with using_threads(threads):
-        expected = _timed(loop) * loop.steps
+        expected = _timed(loop) * (loop.steps + steps_before(pipeline.recipe, loop.members, loop.batches))
     return facts | {"steps": f"{loop.steps:,}", "time": f"about {clock(expected)}"}
 
 

@@ -1,4 +1,4 @@
-"""From a recipe's methods to losses: `crd+kd`, or `crd:weight=0.8,negatives=16384` for each term of a sum."""
+"""From a recipe's methods to losses: `crd+kd`, or `dkd:weight=0.8,warmup=20,beta=2` for each term of a sum."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from understudy.objectives.base import LOGITS, check_number
 from understudy.randomness import name_key, seed_of
 
 _LABELS = {"ce", "bce"}
+_OF_TERMS = ("weight", "warmup")  # options that every term takes
 _SOFT = {"kd", "logits"}  # with one of these alone, its weight and that of the labels add up to 1 (Hinton et al. 2015)
 
 
@@ -27,11 +28,13 @@ class Term:
         name: its key in `OBJECTIVES`.
         weight: the objective's own where None.
         options: arguments of its constructor.
+        warmup: epochs over which the weight rises; the objective's own where None.
     """
 
     name: str
     weight: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    warmup: float | None = None
 
     @property
     def reads_logits_alone(self) -> bool:
@@ -46,7 +49,7 @@ def parse_term(text: str) -> Term:
         UnderstudyError: an unknown name, or an option that the objective does not take.
 
     >>> parse_term("crd:weight=0.8,negatives=16384")
-    Term(name='crd', weight=0.8, options={'negatives': 16384})
+    Term(name='crd', weight=0.8, options={'negatives': 16384}, warmup=None)
     """
     name, _, listed = text.partition(":")
     if name not in OBJECTIVES:
@@ -54,14 +57,20 @@ def parse_term(text: str) -> Term:
     options = parse_options(listed, ",", text)
     known = _options_of(OBJECTIVES[name])
     if known is not None:
-        check_options(options, {"weight": float, **known}, name)
-    weight = options.pop("weight", None)
-    if weight is not None:
+        check_options(options, dict.fromkeys(_OF_TERMS, float) | known, name)
+    weight, warmup = (_number_of(options, option, name) for option in _OF_TERMS)
+    return Term(name, weight, options, warmup)
+
+
+def _number_of(options: dict[str, Any], option: str, name: str) -> float | None:
+    """Take an option of a term from the listed ones; None where it is not among them."""
+    value = options.pop(option, None)
+    if value is not None:
         try:
-            check_number("weight", weight)
+            check_number(option, value)
         except (TypeError, ValueError) as error:
             raise UnderstudyError(f"{name}: {error}") from None
-    return Term(name, weight, options)
+    return value
 
 
 def methods_of(recipe: DistillRecipe) -> dict[str, tuple[Term, ...]]:
@@ -76,13 +85,15 @@ def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
     """The terms with the recipe's options and with their weights, and cross-entropy where no term reads the labels.
 
     The weights of soft targets alone and of the labels add up to 1 (Hinton et al. 2015); in other sums every term has
-    its paper's weight and the labels have 1.
+    its paper's weight. The labels' weight is the one that a method's authors give them, and 1 beside several.
     """
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
         raise UnderstudyError(f"{'+'.join(names)} names an objective twice; name it once, with a weight")
     soft = len(terms) == 1 and terms[0].name in _SOFT
-    hard = recipe.hard_weight if recipe.hard_weight is not None else (0.1 if soft else 1.0)
+    hard = recipe.hard_weight
+    if hard is None:
+        hard = OBJECTIVES[terms[0].name].label_weight(terms[0].options) if len(terms) == 1 else 1.0
     if soft and hard > 1:
         raise UnderstudyError(f"hard_weight is {hard:g}; with soft targets alone it must be at most 1")
     shared = {
@@ -117,7 +128,7 @@ def compose(terms: Sequence[Term], contexts: Sequence[BuildContext], seed: int) 
             except (ValueError, TypeError) as error:
                 raise UnderstudyError(f"{term.name}: {error}") from error
         built[term.name] = (OBJECTIVES[term.name].weight if term.weight is None else term.weight, objective)
-    return WeightedSum(built)
+    return WeightedSum(built, {term.name: term.warmup for term in terms if term.warmup is not None})
 
 
 def trains_head(objective: Objective, *, labeled: bool) -> bool:
@@ -125,6 +136,8 @@ def trains_head(objective: Objective, *, labeled: bool) -> bool:
     assert isinstance(objective, WeightedSum)
     terms = [term for name, term in objective.terms.items() if objective.weights[name]]
     needs = [term.needs for term in terms if isinstance(term, Objective)]
+    if any(isinstance(term, Objective) and term.reuses_classifier for term in terms):
+        return True  # it is the teacher's
     return any("logits" in need.student and (labeled or not need.targets) for need in needs)
 
 

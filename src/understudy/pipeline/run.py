@@ -28,6 +28,7 @@ from understudy.pipeline.base import Pipeline
 from understudy.pipeline.batch_norm import Reestimated, images_for, reestimate, summary
 from understudy.pipeline.device import accelerator_of, first_process, make_fabric, workers_of
 from understudy.pipeline.evaluate import evaluate_run
+from understudy.pipeline.first_stage import FirstStageRun
 from understudy.pipeline.loss import trains_head
 from understudy.pipeline.resumption import check_data, check_teachers, same_machine
 from understudy.pipeline.threads import choose_threads, using_threads
@@ -197,7 +198,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     recipe, data, first = pipeline.recipe, pipeline.data, fabric.global_rank == 0
     teacher = pipeline.teacher(fabric.device)
     members = pipeline.members()
-    if not any((run.path / "checkpoints").glob("step-*.sha256")):
+    if not any((run.path / "checkpoints").rglob("step-*.sha256")):
         pipeline.begin(members, run)
     terminal, staged = Terminal(), is_staged(run.path)
     if first and not staged:  # what is staged is begun again in its place
@@ -225,6 +226,8 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         if reason := why_not_graphed(fabric, members):
             say(f"training runs without a CUDA graph: {reason}")
         with _compiled(recipe, members, fabric.device, say):
+            first = FirstStageRun(fabric, members, batches, recipe, teacher, run.path, pipeline.title(run), terminal)
+            first.train(quiet=staged, pause=staged)
             loop.run()
     finally:
         if first:
@@ -273,7 +276,7 @@ def _origins(pipeline: Pipeline[Any], members: Sequence[Member]) -> list[str]:
 
 def signals_read(members: Sequence[Member]) -> set[str]:
     """What members read of their teacher, besides the logits."""
-    return {name for member in members for name in member.learner.objective.needs.teacher} - {"logits"}
+    return {name for member in members for name in member.needs.teacher} - {"logits"}
 
 
 def _validator(source: Source | None, device: torch.device, workers: int) -> Callable[[Member], float] | None:

@@ -4,6 +4,7 @@ recipe.yaml        the recipe, every field
 run.json           versions, command, files with their places, teachers with their hashes, progress
 data.json.gz       what the data was made of
 metrics.jsonl      losses and accuracies of each member
+first-stage.jsonl  those of a first stage, of methods of two
 checkpoints/       what a resumed run continues from
 models/            one weights file for each member
 gallery/           the images shown on the page, with the teacher's answers
@@ -38,7 +39,8 @@ from understudy.training.logging import read_metrics
 _NOTES, _RECIPE = "run.json", "recipe.yaml"
 _MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[0-9].safetensors")
 _WRITTEN = (
-    "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", *(f"models/{name}" for name in _MODELS),
+    "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", "checkpoints/first/step-*.safetensors",
+    "checkpoints/first/step-*.sha256", "first-stage.jsonl", *(f"models/{name}" for name in _MODELS),
     "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA,
     EVALUATION, REPORT, _NOTES, _RECIPE,
 )  # fmt: skip
@@ -214,7 +216,7 @@ class Run(EvaluatedFolder):
     def begun(self) -> bool:
         """Whether it has a checkpoint or metrics."""
         metrics = self.path / "metrics.jsonl"
-        checkpointed = any(self.path.glob("checkpoints/step-*.sha256"))
+        checkpointed = any((self.path / "checkpoints").rglob("step-*.sha256"))
         return checkpointed or (metrics.exists() and metrics.stat().st_size > 0)
 
     def abandon(self) -> None:

@@ -42,6 +42,7 @@ class Loop:
         folder: for checkpoints; None to write none.
         callbacks: loggers and the like; none on ranks other than the first.
         label: names the run in the message of `Interrupted`.
+        followed: whether another loop follows, so that a signal stops after the last update too.
         starts_well: whether the weights of the start count among the best on the validation part.
         pause: stop as by a signal, of number 0, after the first update and its checkpoint.
         timer: time of the teacher and of each member; available once the loop runs.
@@ -58,6 +59,7 @@ class Loop:
     label: str = ""
     pause: bool = False
     starts_well: bool = False
+    followed: bool = False
     timer: StepTimer = field(init=False)
     _epoch: int = 0
     _step_in_epoch: int = 0
@@ -124,8 +126,9 @@ class Loop:
                 if signal_number or self.pause:
                     raise Interrupted(self.label, self._step, signal_number or flag.number)
         self._save_checkpoint()
-        if self.pause:
-            raise Interrupted(self.label, self._step, flag.number)
+        signal_number = self._sync_ranks(flag.number, 0, False)[0] if self.followed else 0
+        if self.pause or signal_number:
+            raise Interrupted(self.label, self._step, signal_number or flag.number)
 
     def _ahead(self) -> tuple[Callable[[Batch], Signals] | None, Callable[[int, int], Iterator[Batch]]]:
         """The teacher and the stream of batches: of several steps at once on accelerators, if there is room.
@@ -161,6 +164,9 @@ class Loop:
             return
         step = self._step
         lr = learning_rate(self.recipe.optimizer, step, self.steps)
+        epoch, epochs = int(self.batches.passes(step)) + 1, self.batches.passes(self.steps)
+        for member in self.members:
+            member.learner.objective.set_epoch(epoch, epochs)
         self._make_update(batch, samples, step, lr)
         if step % _CHECK_EVERY == _CHECK_EVERY - 1:
             self._check_finite()

@@ -16,7 +16,7 @@ from understudy.config.options import OptimizerConfig
 from understudy.data.loader import count_batches
 from understudy.errors import UnderstudyError
 from understudy.models import Network, to_channels_last
-from understudy.objectives import Objective, ddp_ignored_buffers, synchronize_batch_norm
+from understudy.objectives import FirstStage, Needs, Objective, ddp_ignored_buffers, synchronize_batch_norm
 from understudy.objectives.batch_norm import average_running_statistics
 from understudy.randomness import name_key, seed_of
 from understudy.signals import Batch, Signals
@@ -86,6 +86,8 @@ class Member:
         module: the learner as wrapped by Fabric.
         best: the highest validation accuracy and its weights, if training stops early.
         norms: the network's BatchNorm layers.
+        first: what trains in a stage before, of a method of two stages; the learner has the loss of the second.
+        rate: factor of the learning rate.
     """
 
     name: str
@@ -100,11 +102,19 @@ class Member:
     best: tuple[float, dict[str, Tensor]] | None = None
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics(torch.zeros(5, dtype=torch.float64)))
     norms: list[_BatchNorm] = field(default_factory=list)
+    first: FirstStage | None = None
+    rate: float = 1.0
 
     @property
     def network(self) -> Network:
         """The trained network: the moving average if one is kept."""
         return self.ema if self.ema is not None else self.learner.network
+
+    @property
+    def needs(self) -> Needs:
+        """What its losses read, of all stages."""
+        second = self.learner.objective.needs
+        return second if self.first is None else second | self.first.objective.needs
 
     def setup(self, fabric: Fabric, micro_batch: int | None = None) -> None:
         """Build the optimizer and move everything to the device.
@@ -138,7 +148,7 @@ class Member:
         """
         config = self.optimizer_config
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if self.rate == 1 else lr * self.rate
         size = micro_batch or len(batch)
         count = count_batches(len(batch), size)
         whole = count == 1

@@ -43,11 +43,13 @@ class Shuffle(nn.Module):
 class Staged(nn.Sequential):
     """`stem -> layer1 -> ... -> layerN -> tail -> global average pooling -> fc`, (B, C, H, W) -> (B, classes).
 
-    `layer1` to `layerN` are the stages, whose outputs are the default features of distillation; `width` is the number
+    `layer1` to `layerN` are the stages, whose outputs are the default features of distillation, and `stem` what enters
+    them; `width` is the number
     of output channels of the tail. Any image size works that the strides do not reduce to nothing.
     """
 
     stage_paths: tuple[str, ...]
+    stem_paths = ("stem",)
 
     def __init__(self, stem: nn.Module, stages: list[nn.Module], tail: nn.Module, width: int, classes: int) -> None:
         super().__init__()
