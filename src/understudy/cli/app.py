@@ -25,6 +25,8 @@ app = App(
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True, show_default=default_as_typed),
 )
 
+app.register_install_completion_command(help="Complete commands and flags in this shell (bash, zsh or fish).")
+
 
 def command(verb: str, summary: str, *examples: str, module: str = "") -> None:
     """Register a verb, which is imported when asked for, with examples below its help."""
@@ -204,4 +206,16 @@ command(
     "understudy datasets",
     "understudy datasets --data-root ~/data",
     module="lists",
+)
+command(
+    "runs",
+    "List the runs of a folder with what each found, and write a page with links to theirs.",
+    "understudy runs",
+    "understudy runs results/ --json",
+)
+command(
+    "doctor",
+    "Say what this machine has and what is missing: versions, devices, threads, folders, extras.",
+    "understudy doctor",
+    "understudy doctor --data-root ~/data",
 )

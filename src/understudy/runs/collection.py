@@ -24,7 +24,7 @@ from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import COLLECTION_FACTS
 from understudy.files import remove_files, write_whole
-from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, About, EvaluatedFolder, read_record
 from understudy.runs.places import Places, located, noted_places
 from understudy.runs.run import Run
 
@@ -113,6 +113,14 @@ class RunCollection(EvaluatedFolder):
     def runs(self) -> dict[str, Run]:
         """The runs by name, in their order."""
         return {name: Run(self.path / name) for name in self.record["runs"]}
+
+    @property
+    def about(self) -> About:
+        """The verb, the data, when the first of the runs began, and how long all of them trained."""
+        data, parts = self.record["config"].get("data", ""), [run.about for run in self.runs.values() if run.exists]
+        begun = min((part.created for part in parts if part.created), default=None)
+        named = data if isinstance(data, str) else " ".join(data)
+        return About(self.kind, named, begun, sum(part.seconds for part in parts))
 
     def files(self) -> Iterator[Path]:
         """What a verb wrote in the folder; its record last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,16 @@ F = TypeVar("F", bound=Facts)
 
 DATA = "data.json.gz"
 """What the data was made of when the folder's first run began."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a folder is of, as a list of runs has it."""
+
+    kind: str  # the verb
+    data: str
+    created: datetime | None
+    seconds: float  # of training
 
 
 @dataclass(frozen=True)

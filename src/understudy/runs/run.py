@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.files import remove_files, sha256, write_whole
 from understudy.models import Network, load_network
-from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, About, EvaluatedFolder, read_record
 from understudy.runs.places import Places, located, noted_places, same_files
 from understudy.training.logging import read_metrics
 
@@ -150,6 +151,12 @@ class Run(EvaluatedFolder):
     def duration(self) -> float:
         """Seconds of training, over all resumptions."""
         return float(self.record.get("seconds", 0.0))
+
+    @property
+    def about(self) -> About:
+        """The verb, the data, and when and how long it ran."""
+        recipe, created = self.recipe, self.record.get("created")
+        return About(recipe.kind, recipe.data, datetime.fromisoformat(created) if created else None, self.duration)
 
     @property
     def facts(self) -> RunFacts:

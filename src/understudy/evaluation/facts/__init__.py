@@ -10,6 +10,7 @@ from understudy.evaluation.facts.compression import (
     OriginalFacts,
     ScalingForecast,
 )
+from understudy.evaluation.facts.index import IndexEntry, IndexFacts
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
 from understudy.evaluation.facts.run import (
     ClassPair,
@@ -37,6 +38,6 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 __all__ = [
     "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
     "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
+    "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
     "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
 ]  # fmt: skip
