@@ -21,7 +21,7 @@ from understudy.files import path_of
 from understudy.pipeline.device import accelerator_of, supports_bf16, usable_cores
 from understudy.version import __version__
 
-State = Literal["ok", "missing", "old", "broken"]
+State = Literal["ok", "missing", "old"]
 
 _HIDDEN = {"test", "dev"}  # extras of those who work on Understudy
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w.-]+)['\"]")
@@ -147,8 +147,9 @@ def _machine() -> Iterator[Part]:
 def _folders(data_root: str | Path | None) -> Iterator[Part]:
     home = default_root() if data_root is None else path_of(data_root, "the data root")
     here = [name for name, named in NAMED.items() if named.is_in(home, name)]
+    found = f"{home}: {', '.join(here)}"
     how = "name the folder of your data sets with UNDERSTUDY_DATA or --data-root, or pass --download"
-    yield Part("data", f"{home}: {', '.join(here)}", *(() if home.is_dir() else ("missing", how)))
+    yield Part("data", found) if home.is_dir() else Part("data", found, "missing", how)
     cache = cache_folder("images")
     yield Part("decoded images", str(cache) if cache else "not kept, as UNDERSTUDY_CACHE is empty")
     yield Part("weights of timm", HF_HUB_CACHE)

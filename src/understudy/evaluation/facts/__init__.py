@@ -38,6 +38,6 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 __all__ = [
     "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
     "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
-    "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
+    "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts",
+    "Picture", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
 ]  # fmt: skip
