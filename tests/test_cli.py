@@ -53,6 +53,7 @@ VERBS = (
     "speech",
     "runs",
     "doctor",
+    "benchmark",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 

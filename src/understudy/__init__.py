@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from understudy.data import open_source
     from understudy.models import build
     from understudy.runs import Run, RunCollection
+    from understudy.verbs.benchmark import benchmark
     from understudy.verbs.compress import compress
     from understudy.verbs.distill import compare, distill
     from understudy.verbs.evaluate import evaluate
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Run": "runs",
     "RunCollection": "runs",
+    "benchmark": "verbs.benchmark",
     "build": "models",
     "compare": "verbs.distill",
     "compress": "verbs.compress",
@@ -55,6 +57,7 @@ __all__ = [
     "Run",
     "RunCollection",
     "__version__",
+    "benchmark",
     "build",
     "compare",
     "compress",

@@ -171,8 +171,15 @@ command(
     "Write a network as files that run elsewhere, each verified on the whole test split.",
     "understudy export runs/demo",
     "understudy export runs/demo --format onnx torch int8",
+    "understudy export runs/demo --format openvino litert executorch coreml",
     "understudy export runs/demo --network distilled-2 --preprocessing external --out device/",
     "understudy export student.safetensors --data photos/ --format int8 --calibrate 500 --tolerance 1",
+)
+command(
+    "benchmark",
+    "Put a network's formats side by side: size, latency, accuracy, agreement.",
+    "understudy benchmark runs/demo",
+    "understudy benchmark runs/demo photos/ --formats onnx int8 openvino --threads 1 0",
 )
 command(
     "reproduce",

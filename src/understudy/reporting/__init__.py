@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from understudy.config.options import Options
 from understudy.evaluation.facts import (
+    BenchmarkFacts,
     CompressionFacts,
     Facts,
     FewShotFacts,
@@ -31,7 +32,7 @@ class Page(Protocol):
 
 _PAGES: dict[type[Facts], str] = {
     RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
-    PanelFacts: "panel", IndexFacts: "index",
+    PanelFacts: "panel", IndexFacts: "index", BenchmarkFacts: "benchmark",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()

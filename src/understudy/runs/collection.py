@@ -29,8 +29,8 @@ from understudy.runs.places import Places, located, noted_places
 from understudy.runs.run import Run
 
 _WRITTEN = (
-    "subsets/*.json", "errors/*.txt", "export/model*", "export/README.md", "export/predict.py",
-    "export/index.html",
+    "subsets/*.json", "errors/*.txt", "export/model*", "export/model.mlpackage/**/*", "export/README.md",
+    "export/predict*.py", "export/index.html",
     "targets/*.bin", "targets/shards/*.bin", "targets/ids.npy", "targets/sampled.npz", "targets/data.json.gz",
     "targets/targets.json", "export/export.json", "specialists.json", "covariance.safetensors", DATA, EVALUATION,
     REPORT, RECORD,
@@ -128,7 +128,7 @@ class RunCollection(EvaluatedFolder):
             held = RunCollection(self.path / name) if RunCollection(self.path / name).exists else Run(self.path / name)
             yield from held.files()
         for pattern in _WRITTEN:
-            yield from sorted(self.path.glob(pattern))
+            yield from sorted(path for path in self.path.glob(pattern) if not path.is_dir())
 
     @property
     def facts(self) -> Any:
