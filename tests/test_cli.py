@@ -54,6 +54,7 @@ VERBS = (
     "runs",
     "doctor",
     "benchmark",
+    "push",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 

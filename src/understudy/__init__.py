@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from understudy.verbs.predict import predict
     from understudy.verbs.pretrain import pretrain
     from understudy.verbs.probe import probe
+    from understudy.verbs.push import push
     from understudy.verbs.registry import dry_run, run_config
     from understudy.verbs.resume import resume
     from understudy.verbs.specialists import specialists
@@ -45,6 +46,7 @@ _MODULES = {
     "predict": "verbs.predict",
     "pretrain": "verbs.pretrain",
     "probe": "verbs.probe",
+    "push": "verbs.push",
     "resume": "verbs.resume",
     "run_config": "verbs.registry",
     "specialists": "verbs.specialists",
@@ -71,6 +73,7 @@ __all__ = [
     "predict",
     "pretrain",
     "probe",
+    "push",
     "resume",
     "run_config",
     "specialists",

@@ -182,6 +182,13 @@ command(
     "understudy benchmark runs/demo photos/ --formats onnx int8 openvino --threads 1 0",
 )
 command(
+    "push",
+    "Put a network on the Hugging Face Hub in timm's layout, so that timm loads it by name.",
+    "understudy push runs/demo me/birds",
+    "understudy push runs/demo me/birds --private --license apache-2.0",
+    "understudy push runs/demo me/birds --out birds/",
+)
+command(
     "reproduce",
     "Run a paper's experiment and show its numbers next to the paper's; without a name, list them.",
     "understudy reproduce",

@@ -64,8 +64,8 @@ def model_card(
         )
     parts += ["## Inputs and outputs", _inputs_and_outputs(interface, files)]
     if info.facts is not None and info.facts.rows:
-        parts += ["## Evaluation", _evaluation(info.facts)]
-    parts += ["## Limitations", _limitations(info)]
+        parts += ["## Evaluation", evaluation_table(info.facts)]
+    parts += ["## Limitations", limitations(info)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -175,7 +175,8 @@ def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
 
 
-def _evaluation(facts: RunFacts) -> str:
+def evaluation_table(facts: RunFacts) -> str:
+    """The scores of the run's models."""
     lines = ["| | model | test accuracy | parameters |", "|---|---|---:|---:|"]
     for row in facts.of("teacher", "alone", "distilled", "model"):
         count = MISSING if row.parameters is None else compact(row.parameters)
@@ -193,7 +194,8 @@ def _accuracy(row: Row) -> str:
     return f"{100 * mean:.2f}%{spread}"
 
 
-def _limitations(info: ModelCardInfo) -> str:
+def limitations(info: ModelCardInfo) -> str:
+    """What it was not tested on."""
     data = markdown(shown(info.data))
     return (
         f"It predicts only the classes above and was evaluated only on the test split of {data}; expect lower accuracy "

@@ -40,7 +40,8 @@ _NOTES, _RECIPE = "run.json", "recipe.yaml"
 _MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[0-9].safetensors")
 _WRITTEN = (
     "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", *(f"models/{name}" for name in _MODELS),
-    "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA,
+    "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "wandb/**/*", "mlflow.db",
+    "metrics.csv", "metrics.jsonl", "decoder.json", DATA,
     EVALUATION, REPORT, _NOTES, _RECIPE,
 )  # fmt: skip
 
@@ -145,7 +146,7 @@ class Run(EvaluatedFolder):
         if not self.exists or read_yaml(recipe).get("kind") not in RECIPES:
             raise UnderstudyError(f"{recipe} is not of a run, and stays; choose another --run folder")
         for pattern in _WRITTEN:
-            yield from sorted(self.path.glob(pattern))
+            yield from sorted(path for path in self.path.glob(pattern) if path.is_symlink() or not path.is_dir())
 
     @property
     def duration(self) -> float:

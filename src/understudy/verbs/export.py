@@ -142,7 +142,7 @@ def export(
     rounded = any(not FORMATS[one.format].exact for one in files)
     samples = min(calibrate, len(calibration)) if rounded else 0
     info = ModelCardInfo(
-        done.name, net.spec, test.name, _hub_name(test.name), len(test), samples, _facts(of.run), license,
+        done.name, net.spec, test.name, hub_name(test.name), len(test), samples, facts_of(of.run), license,
         distilled=of.file.stem.startswith("distilled"),
     )  # fmt: skip
     options = {"weights": sha256(of.file), "tolerance": tolerance, "calibrated_on": samples, "versions": versions()}
@@ -183,9 +183,9 @@ def open_subject(
         UnderstudyError: no trained network, or data without a test split.
     """
     target = path_of(target, "the run folder or weights file")
-    file = _weights(target, network)
+    file = weights_file(target, network)
     run = Run(target) if target.is_dir() else None
-    net = _trained(file, run, trust_code)
+    net = trained_network(file, run, trust_code)
     if data is not None:
         root = None if data_root is None else path_of(data_root, "the data root")
         splits = open_source(data, root=root, download=download, size=size, pairs=pair)
@@ -202,7 +202,7 @@ def open_subject(
     return Subject(file, run, net, train, test)
 
 
-def _weights(target: Path, network: str | None) -> Path:
+def weights_file(target: Path, network: str | None) -> Path:
     """The weights file; of a run, by default the one that `predict` uses."""
     files = weights_of(str(target))  # raises for a run without a trained model
     if files[0].name == MANIFEST:
@@ -233,7 +233,7 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
     return read_json(described, "delete it, and export again") if described.exists() else None
 
 
-def _trained(file: Path, run: Run | None, trust_code: bool) -> Network:
+def trained_network(file: Path, run: Run | None, trust_code: bool) -> Network:
     """The network, whose head must have been trained."""
     network = load_network(file, trust_code=trust_code)
     untrained = [] if run is None else run.record.get("untrained_heads", [])
@@ -256,14 +256,14 @@ def _data_of(target: str | Path, run: Run | None) -> tuple[Source, Source | None
     return data.train, data.test
 
 
-def _hub_name(name: str) -> str | None:
+def hub_name(name: str) -> str | None:
     """The name of a public data set; None for the user's own."""
     if name.startswith("hf:"):
         return name.removeprefix("hf:").partition(":")[0]
     return name if name in NAMED else None
 
 
-def _facts(run: Run | None) -> RunFacts | None:
+def facts_of(run: Run | None) -> RunFacts | None:
     return run.facts if run is not None and (run.path / "evaluation.json").exists() else None
 
 
