@@ -21,6 +21,8 @@ from understudy.training.trackers import PROJECT, TRACKERS
 Values = dict[tuple[str, int], float]
 """(name, step) -> value"""
 
+WRITTEN = ("metrics.csv", "tensorboard", "mlflow.db", "wandb")
+
 
 def test_every_tracker_is_an_option() -> None:
     assert set(get_args(get_type_hints(MachineOptions)["tracker"])) == {"none", *TRACKERS}
@@ -109,8 +111,8 @@ def test_a_run_is_read_back(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert len(wanted) >= 4
     assert READERS[name](folder) == pytest.approx(wanted, rel=1e-5)
     understudy.train("digits", "mlp:4x1", steps=1, precision="32", threads=1, run=folder, overwrite=True)
-    left = {path.name for path in folder.iterdir()}
-    assert not left & {"metrics.csv", "tensorboard", "mlflow.db", "wandb"}
+    left = [path for name in WRITTEN for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+    assert not left, "a new run begins without the old one's"
 
 
 @pytest.mark.parametrize("name", sorted(set(TRACKERS) - {"csv"}))
