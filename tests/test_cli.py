@@ -51,6 +51,10 @@ VERBS = (
     "datasets",
     "resume",
     "speech",
+    "runs",
+    "doctor",
+    "benchmark",
+    "push",
 )
 TRAIN = ("train", "digits", "--model", "mlp:8x1")
 
@@ -363,3 +367,15 @@ def test_every_objective_is_listed_as_a_method(capsys: pytest.CaptureFixture[str
     listed = capsys.readouterr().out
     for name, kind in OBJECTIVES.items():
         assert re.search(rf"^(\w+, )?{name} +{kind.weight:g} ", listed, re.MULTILINE)
+
+
+def test_completion_is_installed_for_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    (script,) = (path for path in tmp_path.rglob("understudy") if path.is_file())
+    text = script.read_text()
+    assert all(verb in text for verb in VERBS)
+    assert "--temperature" in text
+    assert str(script) in capsys.readouterr().out

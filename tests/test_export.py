@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from understudy.cli.app import main
 from understudy.data import ArraySource, Source, Splits, open_source
 from understudy.errors import UnderstudyError
 from understudy.exporters import FORMATS, ModelCardInfo, export_network, interface_of, model_card, predict_script
+from understudy.exporters.onnx import SCRIPT
 from understudy.exporters.verify import Outputs, verify_float, verify_int8
 from understudy.models import Network, build
 from understudy.pipeline.modality import contract_of
@@ -217,7 +218,9 @@ def test_vectors(tmp_path: Path) -> None:
     for preprocessing in ("embedded", "external"):
         if preprocessing == "external":
             export_network(network, source, None, ("onnx",), tmp_path, preprocessing="external")
-        (tmp_path / "predict.py").write_text(predict_script(interface_of(network, source, preprocessing), "model.onnx"))
+        (tmp_path / "predict.py").write_text(
+            predict_script(interface_of(network, source, preprocessing), "model.onnx", SCRIPT)
+        )
         rows = run_script(tmp_path / "predict.py", tmp_path / "rows.npy")
         assert [row[1] for row in rows] == [f"c{i}" for i in wanted.argmax(1).tolist()]
         assert [float(row[2]) for row in rows] == pytest.approx(wanted.amax(1).tolist(), abs=2e-4)
@@ -288,7 +291,7 @@ def test_a_wrong_file_is_an_error_and_is_discarded(
     folder = tmp_path / "out"
     if before:
         shutil.copytree(exported.path, folder)
-    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], to_bytes=partial(tampered, FORMATS["onnx"].to_bytes)))
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], to_files=partial(tampered, FORMATS["onnx"].to_files)))
     with pytest.raises(
         UnderstudyError, match=r"model\.onnx does not match .* \d+ of 359 samples differ by more than .*, up to"
     ):
@@ -301,14 +304,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
 
 
-def tampered(to_bytes: Callable[[Any], bytes], job: Any) -> bytes:
+def tampered(to_files: Callable[[Any], Mapping[str, bytes]], job: Any) -> dict[str, bytes]:
     """Change one weight of the last layer by a tenth of the largest."""
-    model = onnx.load_from_string(to_bytes(job))
+    ((name, data),) = to_files(job).items()
+    model = onnx.load_from_string(data)
     last = [x for x in model.graph.initializer if len(x.dims) == 2][-1]
     values = onnx.numpy_helper.to_array(last).copy()
     values[0, 0] += 0.1 * np.abs(values).max()
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
-    return model.SerializeToString()
+    return {name: model.SerializeToString()}
 
 
 def test_verify_float() -> None:
@@ -415,7 +419,7 @@ def test_predict_script_matches_predict(channels: int, preprocessing: str, whole
     (error,) = (one.error for one in understudy.predict(tmp_path / "net.safetensors", [tmp_path / "depth.tif"]))
     assert (refused.returncode, refused.stderr.decode()) == (1, f"{tmp_path / 'depth.tif'}: {error}\n")
     code = (done.path / "predict.py").read_text()
-    assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 22
+    assert len(re.findall(r"^(?!import|from|$)", code[code.index("session") :], re.MULTILINE)) < 25
 
 
 def test_predict_script_says_which_file_is_damaged(tmp_path: Path) -> None:
@@ -491,7 +495,7 @@ def test_names_are_escaped_in_the_model_card(exported: Any, digits: Splits, run:
     assert digits.test is not None
     form = interface_of(run.network("distilled-0"), digits.test, "embedded")
     form = replace(form, contract=replace(form.contract, classes=("<b>|`", "a\n# b", "*c*")))
-    text = model_card(ModelCardInfo("net", "mlp:32x1", "my_photos", None, 9, 0, None, None), form, exported.files, None)
+    text = model_card(ModelCardInfo("net", "mlp:32x1", "my_photos", None, 9, 0, None, None), form, exported.files, {})
     assert r"Classes, in order: \<b\>\|\`, a\\n\# b, \*c\*." in text
     assert r"on my\_photos" in text
     assert "license" not in text

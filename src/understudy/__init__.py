@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from understudy.data import open_source
     from understudy.models import build
     from understudy.runs import Run, RunCollection
+    from understudy.verbs.benchmark import benchmark
     from understudy.verbs.compress import compress
     from understudy.verbs.distill import compare, distill
     from understudy.verbs.evaluate import evaluate
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from understudy.verbs.predict import predict
     from understudy.verbs.pretrain import pretrain
     from understudy.verbs.probe import probe
+    from understudy.verbs.push import push
     from understudy.verbs.registry import dry_run, run_config
     from understudy.verbs.resume import resume
     from understudy.verbs.specialists import specialists
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Run": "runs",
     "RunCollection": "runs",
+    "benchmark": "verbs.benchmark",
     "build": "models",
     "compare": "verbs.distill",
     "compress": "verbs.compress",
@@ -43,6 +46,7 @@ _MODULES = {
     "predict": "verbs.predict",
     "pretrain": "verbs.pretrain",
     "probe": "verbs.probe",
+    "push": "verbs.push",
     "resume": "verbs.resume",
     "run_config": "verbs.registry",
     "specialists": "verbs.specialists",
@@ -55,6 +59,7 @@ __all__ = [
     "Run",
     "RunCollection",
     "__version__",
+    "benchmark",
     "build",
     "compare",
     "compress",
@@ -68,6 +73,7 @@ __all__ = [
     "predict",
     "pretrain",
     "probe",
+    "push",
     "resume",
     "run_config",
     "specialists",

@@ -116,6 +116,21 @@ def write_whole(path: Path, data: bytes | str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def replace_path(new: Path, place: Path) -> None:
+    """Move a file or folder to its place, instead of the file or folder that is there."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    os.replace(new, place)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_files(files: Iterable[Path], root: Path) -> None:
     """Remove files, and the folders below `root` that become empty."""
     for file in files:

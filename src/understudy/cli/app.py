@@ -25,6 +25,8 @@ app = App(
     default_parameter=Parameter(negative_iterable=(), consume_multiple=True, show_default=default_as_typed),
 )
 
+app.register_install_completion_command(help="Complete commands and flags in this shell (bash, zsh or fish).")
+
 
 def command(verb: str, summary: str, *examples: str, module: str = "") -> None:
     """Register a verb, which is imported when asked for, with examples below its help."""
@@ -169,8 +171,22 @@ command(
     "Write a network as files that run elsewhere, each verified on the whole test split.",
     "understudy export runs/demo",
     "understudy export runs/demo --format onnx torch int8",
+    "understudy export runs/demo --format openvino litert executorch coreml",
     "understudy export runs/demo --network distilled-2 --preprocessing external --out device/",
     "understudy export student.safetensors --data photos/ --format int8 --calibrate 500 --tolerance 1",
+)
+command(
+    "benchmark",
+    "Put a network's formats side by side: size, latency, accuracy, agreement.",
+    "understudy benchmark runs/demo",
+    "understudy benchmark runs/demo photos/ --formats onnx int8 openvino --threads 1 0",
+)
+command(
+    "push",
+    "Put a network on the Hugging Face Hub in timm's layout, so that timm loads it by name.",
+    "understudy push runs/demo me/birds",
+    "understudy push runs/demo me/birds --private --license apache-2.0",
+    "understudy push runs/demo me/birds --out birds/",
 )
 command(
     "reproduce",
@@ -204,4 +220,16 @@ command(
     "understudy datasets",
     "understudy datasets --data-root ~/data",
     module="lists",
+)
+command(
+    "runs",
+    "List the runs of a folder with what each found, and write a page with links to theirs.",
+    "understudy runs",
+    "understudy runs results/ --json",
+)
+command(
+    "doctor",
+    "Say what this machine has and what is missing: versions, devices, threads, folders, extras.",
+    "understudy doctor",
+    "understudy doctor --data-root ~/data",
 )

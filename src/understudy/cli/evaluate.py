@@ -6,6 +6,8 @@ from typing import Literal
 
 from understudy.cli.flags import DataRoot, Download, Size, TrustCode
 from understudy.cli.show import show_facts
+from understudy.files import path_of
+from understudy.terminal import Terminal
 
 
 def evaluate(
@@ -21,6 +23,7 @@ def evaluate(
     size: Size = None,
     pair: tuple[str, ...] = (),
     trust_code: TrustCode = False,
+    out: str | None = None,
 ) -> None:
     """Measure accuracy, calibration, and agreement with a teacher.
 
@@ -38,6 +41,8 @@ def evaluate(
         Add to the logit of a class first, as in 3=+3.5.
     pair
         A second modality of the same samples, as in depth=FOLDER.
+    out
+        Write a page into this folder.
     """
     from understudy.config.options import parse_pairs
     from understudy.verbs.evaluate import evaluate as verb
@@ -45,6 +50,8 @@ def evaluate(
     show_facts(
         verb(
             target, data, teacher=teacher, split=split, class_bias=class_bias, data_root=data_root, download=download,
-            size=size, pair=parse_pairs(pair), trust_code=trust_code,
+            size=size, pair=parse_pairs(pair), trust_code=trust_code, out=out,
         )
     )  # fmt: skip
+    if out is not None:
+        Terminal().say(f"report: {path_of(out, 'the --out folder') / 'report.html'}")

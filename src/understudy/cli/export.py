@@ -33,8 +33,8 @@ def export(
     target
         A run folder or a weights file.
     format
-        onnx, torch (a torch.export program), int8 (quantized ONNX), web (a page that classifies images in the
-        browser), or several of them.
+        onnx, torch (a torch.export program), int8 (quantized ONNX), openvino, litert, litert-int8, executorch, coreml,
+        web (a page that classifies images in the browser), or several of them.
     preprocessing
         embedded: the file takes images as they are stored. external: it takes them resized and normalized.
     network
@@ -43,9 +43,9 @@ def export(
         What to verify and calibrate on: a data set's name, a folder, a zip, a CSV or a parquet file; default: the
         run's own.
     calibrate
-        Number of training samples for the calibration of int8.
+        Number of training samples for the calibration of 8-bit files.
     tolerance
-        Points of test accuracy that int8 may lose.
+        Points of test accuracy that 8-bit files may lose.
     out
         The folder; default: RUN/export.
     license

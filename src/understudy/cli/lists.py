@@ -49,7 +49,7 @@ def datasets(*, data_root: DataRoot = None) -> None:
     home = path_of(named, "the data root")
     rows = []
     for name, named in NAMED.items():
-        here = not named.folder or any((at / named.folder).exists() for at in (home, home / name))
+        here = named.is_in(home, name)
         counts = [f"{n:,}" for n in named.examples] + ["-"] * (3 - len(named.examples))
         rows.append((name, named.classes or "-", *counts, "yes" if here else "", group_of(name), named.about))
     print_rows(rows, ("name", "classes", "train", "test", "validation", "here", "VTAB", "content"))

@@ -119,7 +119,7 @@ class MachineKeywords(TypedDict, total=False):
     """Data loading processes; default: one per core that may be used, at most 8."""
     checkpoint_every: float
     """Seconds between checkpoints."""
-    tracker: Literal["none", "tensorboard"]
+    tracker: Literal["none", "tensorboard", "csv", "wandb", "mlflow", "trackio"]
     """Experiment tracker, in addition to metrics.jsonl."""
 
 

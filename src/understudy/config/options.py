@@ -132,7 +132,7 @@ class MachineOptions(Options):
     """Data loading processes; default: one per core that may be used, at most 8."""
     checkpoint_every: Seconds = 60.0
     """Seconds between checkpoints."""
-    tracker: Literal["none", "tensorboard"] = "none"
+    tracker: Literal["none", "tensorboard", "csv", "wandb", "mlflow", "trackio"] = "none"
     """Experiment tracker, in addition to metrics.jsonl."""
 
 

@@ -1,4 +1,4 @@
-"""Export to ONNX, `torch.export` and int8, each verified against its network; and a page that runs in the browser."""
+"""Export to files, one module a format, each verified against its network; and a page that runs in the browser."""
 
 from understudy.exporters.build import (
     CALIBRATE,
@@ -10,6 +10,7 @@ from understudy.exporters.build import (
     export_network,
     file_formats,
 )
+from understudy.exporters.format import Format, Script
 from understudy.exporters.interface import Interface, interface_of
 from understudy.exporters.model_card import ModelCardInfo, export_summary, model_card
 from understudy.exporters.predict_script import predict_script
@@ -22,8 +23,10 @@ __all__ = [
     "TOLERANCE",
     "WEB",
     "ExportedFile",
+    "Format",
     "Interface",
     "ModelCardInfo",
+    "Script",
     "check_formats",
     "check_page",
     "export_network",

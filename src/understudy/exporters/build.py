@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from math import isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from understudy.data import Source
 from understudy.data.loader import in_order
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import file_size
-from understudy.exporters import int8, onnx, torch_export
-from understudy.exporters.interface import CoreModel, Interface, Preprocessor, exported_module, interface_of
-from understudy.exporters.verify import Runner, benchmark, compute_outputs, verify_float, verify_int8
+from understudy.exporters import coreml, executorch, int8, litert, onnx, openvino, torch_export
+from understudy.exporters.format import Format
+from understudy.exporters.interface import Interface, exported_module, interface_of
+from understudy.exporters.job import Calibration, Job
+from understudy.exporters.verify import benchmark, compute_outputs, verify_float, verify_int8
 from understudy.exporters.web.runtime import archive
-from understudy.files import write_whole
-from understudy.models import Network, Ranges, activation_ranges, as_float, eval_mode, fold
+from understudy.files import replace_path, write_whole
+from understudy.models import Network, activation_ranges, as_float, eval_mode, fold
 from understudy.randomness import name_key, permutation
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 CALIBRATE, TOLERANCE = 256, 2.0
 
@@ -40,19 +37,25 @@ class Measurement:
 
     bytes: int  # size of the exported file, or of the weights file of the network
     accuracy: float | None  # on the test split; None without labels
-    latency_ms: float  # median of one sample on one thread, from one interleaved benchmark
+    latency_ms: float  # median of one sample on one thread, from one interleaved benchmark; NaN if it was not run
     latency_p90_ms: float
 
 
 @dataclass(frozen=True)
 class ExportedFile(Measurement):
-    """An exported file that was loaded back and verified against the network."""
+    """An exported file that was loaded back and verified against the network, where it can be run."""
 
     format: str  # one of `FORMATS`
     file: Path
     agreement: float  # fraction of test samples for which it predicts the same class as the network
     worst_difference: float  # largest absolute difference of a logit from that of the network, on the test split
     original: Measurement  # of the network it was exported from, in PyTorch
+    parts: tuple[str, ...] = ()  # names in the folder: the file, and those that belong to it
+
+    @property
+    def checked(self) -> bool:
+        """Whether it was run; a format that this system cannot run has NaN for what would have been measured."""
+        return not isnan(self.agreement)
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
@@ -60,68 +63,15 @@ class ExportedFile(Measurement):
         return fields | {"file": self.file.name}
 
 
-@dataclass(frozen=True)
-class Job:
-    """The inputs of an export, and intermediate models that several formats share."""
-
-    network: Network  # folded
-    interface: Interface
-    batches: Sequence[np.ndarray]  # normalized samples for calibration, (B, *contract.shape) each
-    ranges: Mapping[str, Ranges] = field(default_factory=dict)  # trained ones, by the name of a layer's weight
-
-    @property
-    def name(self) -> str:
-        return self.network.spec or "the network"
-
-    @cached_property
-    def core(self) -> ModelProto:
-        """The network without preprocessing."""
-        module = CoreModel(self.network).eval().requires_grad_(False)
-        sample = torch.zeros(2, *self.interface.contract.shape)
-        return onnx.to_onnx(torch_export.trace(module, sample, self.name), self.name)
-
-    @cached_property
-    def preprocessor(self) -> ModelProto | None:
-        """The embedded preprocessing; None if it is external."""
-        if self.interface.preprocessing == "external":
-            return None
-        return onnx.to_onnx(self._trace(Preprocessor(self.interface, self.network)), self.name)
-
-    def to_onnx(self) -> bytes:
-        return self._serialize(self.core)
-
-    def to_int8(self) -> bytes:
-        return self._serialize(int8.quantize(self.core, self.batches, self.ranges))
-
-    def to_torch(self) -> bytes:
-        program = self._trace(exported_module(self.interface, self.network))
-        return torch_export.program_bytes(program, self.interface.metadata(self.name))
-
-    def _serialize(self, core: ModelProto) -> bytes:
-        model = core if self.preprocessor is None else onnx.chain_models(self.preprocessor, core)
-        return onnx.onnx_bytes(model, self.interface.metadata(self.name))
-
-    def _trace(self, module: nn.Module) -> torch.export.ExportedProgram:
-        """Trace a module that takes the input of the file."""
-        sample = torch.zeros(2, *self.interface.shape, dtype=self.interface.dtype)
-        return torch_export.trace(module, sample, self.name)
-
-
-@dataclass(frozen=True)
-class Format:
-    """An export format."""
-
-    file: str
-    to_bytes: Callable[[Job], bytes]
-    load: Callable[[Path, int], Runner]  # (path, number of threads) -> a function from inputs of the file to logits
-    exact: bool = True  # whether the logits must equal those of the network up to rounding
-    needs_onnx: bool = True
-
-
-FORMATS = {
-    "onnx": Format("model.onnx", Job.to_onnx, onnx.load_onnx),
-    "torch": Format("model.pt2", Job.to_torch, torch_export.load_program, needs_onnx=False),
-    "int8": Format("model-int8.onnx", Job.to_int8, onnx.load_onnx, exact=False),
+FORMATS: dict[str, Format] = {
+    "onnx": onnx.FORMAT,
+    "torch": torch_export.FORMAT,
+    "int8": int8.FORMAT,
+    "openvino": openvino.FORMAT,
+    "litert": litert.FORMAT,
+    "litert-int8": litert.INT8,
+    "executorch": executorch.FORMAT,
+    "coreml": coreml.FORMAT,
 }
 WEB = "web"
 """The format of a page that holds one of the ONNX files, and is written after them."""
@@ -138,8 +88,8 @@ def check_formats(formats: Sequence[str], known: Sequence[str] = (*FORMATS, WEB)
     for name in formats:
         if name not in known:
             raise UnderstudyError(f"unknown format {name!r}{nearest(str(name), known)}")
-    if any(name == WEB or FORMATS[name].needs_onnx for name in formats):
-        onnx.check_installed()
+    for name in file_formats(formats):
+        FORMATS[name].check_installed()
     if WEB in formats:
         archive()
 
@@ -151,7 +101,7 @@ def file_formats(formats: Sequence[str]) -> tuple[str, ...]:
     (('onnx',), ('torch', 'onnx'), ('int8',))
     """
     files = tuple(name for name in formats if name != WEB)
-    lacks = WEB in formats and not any(FORMATS[name].needs_onnx for name in files)
+    lacks = WEB in formats and not any(FORMATS[name].onnx for name in files)
     return (*files, "onnx") if lacks else files
 
 
@@ -185,16 +135,19 @@ def export_network(
     """
     check_formats(formats, tuple(FORMATS))
     interface = interface_of(network, test, preprocessing)
-    batches = _calibration_batches(network, calibration, calibrate) if "int8" in formats else []
+    rounded = [name for name in formats if not FORMATS[name].exact]
+    batches = _calibration_batches(network, interface, calibration, calibrate, rounded[0]) if rounded else []
     ranges = activation_ranges(network) if network.int8 else {}
     # what is not int8 is exported, and measured, without the rounding that the network was trained with
     plain = as_float(network)
     names = {f"module.{path}.weight": one for path, one in ranges.items()}
     job = Job(fold(plain), interface, batches, names)
     with _staging(folder) as staging, eval_mode(network), eval_mode(plain):
-        paths = {name: staging / FORMATS[name].file for name in formats}
-        for name, path in paths.items():
-            write_whole(path, FORMATS[name].to_bytes(job))
+        written = {name: dict(FORMATS[name].to_files(job)) for name in formats}
+        for files in written.values():
+            for file, data in files.items():
+                write_whole(staging / file, data)
+        paths = {name: staging / FORMATS[name].file for name in formats if FORMATS[name].runs_here}
         runners = {name: FORMATS[name].load(path, 0) for name, path in paths.items()}
         outputs = compute_outputs(network, interface, runners, test)
         exact = outputs
@@ -211,21 +164,22 @@ def export_network(
         latencies = benchmark(runners, interface.convert(batch.inputs, network))
 
         original = Measurement(file_size(network), outputs.accuracy(outputs.reference), *latencies["original"])
-        exported = [
-            ExportedFile(
-                path.stat().st_size,
-                outputs.accuracy(outputs.files[name]),
-                *latencies[name],
-                format=name,
-                file=folder / path.name,
-                agreement=(exact if FORMATS[name].exact else outputs).agreement(name),
-                worst_difference=(exact if FORMATS[name].exact else outputs).worst_difference(name),
-                original=original,
-            )
-            for name, path in paths.items()
-        ]
-        for path in paths.values():
-            os.replace(path, folder / path.name)
+        exported = []
+        for name, files in written.items():
+            size, parts = sum(map(len, files.values())), tuple(sorted({file.partition("/")[0] for file in files}))
+            known = {"format": name, "file": folder / FORMATS[name].file, "parts": parts, "original": original}
+            if name not in paths:
+                exported.append(ExportedFile(size, None, nan, nan, agreement=nan, worst_difference=nan, **known))
+                continue
+            of = exact if FORMATS[name].exact else outputs
+            exported.append(
+                ExportedFile(
+                    size, outputs.accuracy(outputs.files[name]), *latencies[name], agreement=of.agreement(name),
+                    worst_difference=of.worst_difference(name), **known,
+                )
+            )  # fmt: skip
+        for part in (part for one in exported for part in one.parts):
+            replace_path(staging / part, folder / part)
     return exported
 
 
@@ -242,17 +196,19 @@ def _staging(folder: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _calibration_batches(network: Network, source: Source | None, count: int) -> list[np.ndarray]:
-    """Normalized batches of a reproducible sample of a source."""
+def _calibration_batches(
+    network: Network, interface: Interface, source: Source | None, count: int, name: str
+) -> list[Calibration]:
+    """Batches of a reproducible sample of a source, for the format of this name."""
     if source is None:
-        raise UnderstudyError("int8 needs samples to calibrate on; pass data with a training split")
+        raise UnderstudyError(f"{name} needs samples to calibrate on; pass data with a training split")
     if count < 1:
-        raise UnderstudyError(f"int8 needs samples to calibrate on; --calibrate must be at least 1, not {count}")
+        raise UnderstudyError(f"{name} needs samples to calibrate on; --calibrate must be at least 1, not {count}")
     rows = permutation(len(source), name_key("calibration"))[:count].sort().values
     check_modality(source, network.contract.modality)
     with torch.inference_mode():
         batches = [
-            network.preprocess(batch.inputs).numpy()
+            Calibration(network.preprocess(batch.inputs).numpy(), interface.convert(batch.inputs, network).numpy())
             for batch in in_order(source.subset(rows), 32, torch.device("cpu"))
             if len(batch)
         ]

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from understudy.exporters.converting import export_errors
+from understudy.exporters.format import Format
 from understudy.exporters.interface import INPUT
-from understudy.exporters.torch_export import export_errors
+from understudy.exporters.onnx import PACKAGES, SCRIPT, load_onnx, serialized
 from understudy.models import Ranges
 from understudy.models.quantization import scale_and_zero
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from understudy.exporters.job import Job
 
 _OPERATORS = [
     *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat", "Reshape", "Transpose"),
@@ -133,3 +137,11 @@ def _with_unsigned_weights(model: ModelProto) -> ModelProto:
                 shifted = (onnx.numpy_helper.to_array(stored).astype(np.int16) + 128).astype(np.uint8)
                 stored.CopyFrom(onnx.numpy_helper.from_array(shifted, name))
     return model
+
+
+def to_files(job: Job) -> dict[str, bytes]:
+    """The network as a quantized ONNX file."""
+    return {"model-int8.onnx": serialized(quantize(job.core, [one.normalized for one in job.batches], job.ranges), job)}
+
+
+FORMAT = Format("ONNX", "model-int8.onnx", to_files, load_onnx, PACKAGES, exact=False, onnx=True, script=SCRIPT)

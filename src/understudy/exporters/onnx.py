@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,24 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from understudy.errors import UnderstudyError
+from understudy.exporters.converting import export_errors, summarize
+from understudy.exporters.format import Format, Script
 from understudy.exporters.interface import INPUT, OUTPUT
-from understudy.exporters.torch_export import export_errors, summarize
 from understudy.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-
-def check_installed() -> None:
-    """Raise UnderstudyError if a package that ONNX export needs is missing."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UnderstudyError(
-                f"ONNX export needs the package {name}, which is not installed; pip install 'understudy[export]'"
-            ) from error
+    from understudy.exporters.job import Job
 
 
 def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
@@ -136,3 +126,29 @@ def load_onnx(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(session.run([OUTPUT], {name: x.numpy()})[0])
 
     return run
+
+
+def serialized(core: ModelProto, job: Job) -> bytes:
+    """A model of normalized inputs as a file: after its preprocessing, if that is embedded, with the metadata."""
+    model = core if job.preprocessor is None else chain_models(job.preprocessor, core)
+    return onnx_bytes(model, job.metadata)
+
+
+def to_files(job: Job) -> dict[str, bytes]:
+    """The network as an ONNX file."""
+    return {"model.onnx": serialized(job.core, job)}
+
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+SCRIPT = Script(
+    "onnxruntime",
+    ("import onnxruntime",),
+    """session = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"))
+metadata = {{key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}}
+
+
+def run(x):
+    return session.run(None, {{"input": x}})[0]
+""",
+)
+FORMAT = Format("ONNX", "model.onnx", to_files, load_onnx, PACKAGES, onnx=True, script=SCRIPT)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-import logging
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError
+from understudy.exporters.converting import export_errors, quiet
+from understudy.exporters.format import Format
+
+if TYPE_CHECKING:
+    from understudy.exporters.job import Job
 
 
-def trace(module: nn.Module, sample: Tensor, name: str) -> torch.export.ExportedProgram:
-    """Trace a module on a batch of at least two samples, so that the batch size is not specialized to a constant.
+def trace(module: nn.Module, sample: Tensor, name: str, *, several: bool = True) -> torch.export.ExportedProgram:
+    """Trace a module on a batch, for any number of samples.
+
+    Args:
+        sample: of at least two, so that the batch size is not specialized to a constant.
+        several: False for a program that takes as many samples as `sample` has.
 
     Raises:
         UnderstudyError: The module cannot be traced, e.g. because it branches on values.
@@ -28,7 +33,8 @@ def trace(module: nn.Module, sample: Tensor, name: str) -> torch.export.Exported
             f"{name} cannot be exported: torch.export could not trace it",
             "change that part of the model, or keep the weights file",
         ):
-            return torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            shapes = ({0: torch.export.Dim("batch")},) if several else None
+            return torch.export.export(module, (sample,), dynamic_shapes=shapes)
 
 
 def program_bytes(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> bytes:
@@ -46,38 +52,9 @@ def load_program(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     return torch.export.load(path).module()
 
 
-def summarize(error: BaseException) -> str:
-    """The first line of an error message, or the type of the error.
-
-    >>> summarize(ValueError("no operator  for roll.\\nTraceback ..."))
-    'no operator for roll'
-    >>> summarize(KeyError())
-    'KeyError'
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[0])[:200].rstrip(".") if lines else type(error).__name__
+def to_files(job: Job) -> dict[str, bytes]:
+    """The network with its preprocessing as a .pt2 file."""
+    return {"model.pt2": program_bytes(job.program, job.metadata)}
 
 
-@contextmanager
-def export_errors(problem: str, remedy: str, summary: Callable[[BaseException], str] = summarize) -> Iterator[None]:
-    """Silence an exporter, and turn its errors, which are of many types, into `UnderstudyError`s."""
-    with quiet():
-        try:
-            yield
-        except OSError:  # e.g. a full disk
-            raise
-        except Exception as error:
-            raise UnderstudyError(f"{problem} ({summary(error)}); {remedy}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress the warnings, logs and prints of exporters, which concern their own internals."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+FORMAT = Format("torch.export", "model.pt2", to_files, load_program, library="pytorch")

@@ -123,13 +123,16 @@ def verify_int8(outputs: Outputs, name: str, file: str, tolerance: float) -> Non
         )
 
 
-def benchmark(runners: Mapping[str, Runner], sample: Tensor) -> dict[str, tuple[float, float]]:
-    """Median and 90th percentile of the latency in ms of single-threaded runners, for a sample of shape (1, *shape).
+def benchmark(runners: Mapping[str, Runner], sample: Tensor, threads: int = 1) -> dict[str, tuple[float, float]]:
+    """Median and 90th percentile of the latency in ms of runners, for a sample of shape (1, *shape).
 
     Runs are interleaved, so that other load affects all runners alike.
+
+    Args:
+        threads: that torch may use; the runners have their own.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
-    with torch.inference_mode(), _single_thread():
+    with torch.inference_mode(), _threads(threads):
         for _ in range(_WARM_UP):
             for run in runners.values():
                 run(sample)
@@ -145,9 +148,9 @@ def benchmark(runners: Mapping[str, Runner], sample: Tensor) -> dict[str, tuple[
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

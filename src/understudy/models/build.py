@@ -20,6 +20,7 @@ from understudy.models.bit import NORMS, OFFICIAL_SIZE, bit
 from understudy.models.bit_weights import OfficialWeights, read_official
 from understudy.models.cifar import NETS
 from understudy.models.contract import InputContract
+from understudy.models.hub import from_hub
 from understudy.models.libraries import from_timm, from_torchvision
 from understudy.models.network import Network
 from understudy.models.plain import MOST_LAYERS, cnn, mlp
@@ -36,6 +37,7 @@ FAMILIES = {
     "bit": "bit:R50x1                  Big Transfer, R26x0.5 to R152x4; options norm=gn+ws|gn|bn|bn+ws, "
     "root=imagenet|cifar; bit:PATH/BiT-M-R50x1.npz loads official weights",
     "timm": "timm:resnet18               any timm model, with its options; pretrained=true loads weights",
+    "hf-hub": "hf-hub:timm/resnet18.a1_in1k   a model of the Hugging Face Hub in timm's layout, with its weights",
     "torchvision": "torchvision:mobilenet_v3_small   any torchvision classifier; weights=DEFAULT loads weights",
 }
 
@@ -47,8 +49,10 @@ def parse_spec(text: str) -> Spec:
 
     >>> parse_spec("mlp:1200x2?dropout=0.5&batchnorm=true")
     Spec(family='mlp', name='1200x2', options={'dropout': 0.5, 'batchnorm': True})
+    >>> str(parse_spec("timm/resnet18.a1_in1k"))
+    'timm:resnet18.a1_in1k'
     """
-    head, _, query = text.partition("?")
+    head, _, query = _as_family(text).partition("?")
     family, colon, name = head.partition(":")
     if not colon or not name:
         raise UnderstudyError(
@@ -56,6 +60,11 @@ def parse_spec(text: str) -> Spec:
             "or the path of a run folder or weights file"
         )
     return Spec(family, name, parse_options(query, "&,", text, as_text=_PATHS))
+
+
+def _as_family(text: str) -> str:
+    """`timm/NAME`, as the Hub has timm's models, as `timm:NAME`."""
+    return f"timm:{text.removeprefix('timm/')}" if text.startswith("timm/") else text
 
 
 def is_code(text: str) -> bool:
@@ -70,8 +79,8 @@ def names_model(text: str) -> bool:
     >>> names_model("timm:resnet18?weights=w.pth"), names_model("runs/teacher")
     (True, False)
     """
-    family = text.partition("?")[0].partition(":")[0]
-    return ((family in FAMILIES and ":" in text) or is_code(text)) and not Path(text).exists()
+    family = _as_family(text).partition("?")[0].partition(":")[0]
+    return ((family in FAMILIES and ":" in _as_family(text)) or is_code(text)) and not Path(text).exists()
 
 
 def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False) -> Network:
@@ -328,5 +337,6 @@ _BUILDERS: dict[str, Callable[[Spec, InputContract], Network]] = {
     "cifar": _cifar,
     "bit": _bit,
     "timm": from_timm,
+    "hf-hub": from_hub,
     "torchvision": from_torchvision,
 }

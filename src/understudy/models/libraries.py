@@ -19,7 +19,7 @@ from understudy.models.spec import Spec, call, check_options
 from understudy.models.weights import Weights, load_weights, read_weights, unwrapped
 
 # What may reach the libraries: sizes and regularization, but nothing that names a file, a class or a configuration.
-_TIMM_OPTIONS = {
+TIMM_OPTIONS = {
     "drop_rate", "drop_path_rate", "drop_block_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate",
     "patch_drop_rate", "img_size", "patch_size", "window_size", "dynamic_img_size", "dynamic_img_pad",
     "strict_img_size", "output_stride", "depth", "embed_dim", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm",
@@ -45,11 +45,14 @@ _FROM_DATA = {
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-def from_timm(spec: Spec, contract: InputContract) -> Network:
+def from_timm(spec: Spec, contract: InputContract, *, trained_channels: int = 3) -> Network:
     """A timm model with its input contract.
 
     The option `pretrained=true` downloads weights, `pretrained=FILE` loads them from a file, with a new head for
     another number of classes. The options that are passed to timm are listed above.
+
+    Args:
+        trained_channels: of the images that the weights were trained on.
     """
     import timm
     from timm.data.config import resolve_model_data_config
@@ -57,12 +60,12 @@ def from_timm(spec: Spec, contract: InputContract) -> Network:
     options = dict(spec.options)
     pretrained = options.pop("pretrained", False)
     file = Path(str(pretrained)) if pretrained not in (True, False, None) else None
-    check_options(replace(spec, options=options), _TIMM_OPTIONS, _FROM_DATA)
+    check_options(replace(spec, options=options), TIMM_OPTIONS, _FROM_DATA)
     _check_timm_name(spec)
     overlay, advice = _timm_weights(spec) if pretrained is True else (None, "")
     # for other modalities timm adapts the first layer to their number of channels
     original = bool(pretrained) and contract.is_image
-    channels = 3 if original else contract.shape[0]
+    channels = trained_channels if original else contract.shape[0]
     sizes = {"num_classes": len(contract.classes), "in_chans": channels}
     with tensors_only(spec, advice):
         module = call(
@@ -77,7 +80,8 @@ def from_timm(spec: Spec, contract: InputContract) -> Network:
     if pretrained:
         contract = replace(contract, shape=(channels, *size), interpolation=_interpolation(config["interpolation"]))
         if original:
-            contract = replace(contract, mean=tuple(config["mean"]), std=tuple(config["std"]))
+            mean, std = (tuple(config[key])[:channels] for key in ("mean", "std"))
+            contract = replace(contract, mean=mean, std=std)
     elif config.get("fixed_input_size") or pretrained_cfg.get("fixed_input_size"):
         contract = replace(contract, shape=(channels, *size))
     network = Network(module, contract)

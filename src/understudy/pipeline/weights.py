@@ -105,7 +105,7 @@ def pretrained(backbone: str, from_scratch: bool = False) -> str:
     if path_of(backbone, "the backbone").exists() or from_scratch:
         return backbone
     spec = parse_spec(backbone)
-    if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz"):
+    if {"pretrained", "weights"} & spec.options.keys() or spec.name.endswith(".npz") or spec.family == "hf-hub":
         return backbone
     join = "&" if "?" in backbone else "?"
     if spec.family == "torchvision":

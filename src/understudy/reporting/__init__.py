@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from understudy.config.options import Options
-from understudy.evaluation.facts import CompressionFacts, Facts, FewShotFacts, PanelFacts, RunFacts, SuiteFacts
+from understudy.evaluation.facts import (
+    BenchmarkFacts,
+    CompressionFacts,
+    Facts,
+    FewShotFacts,
+    IndexFacts,
+    PanelFacts,
+    RunFacts,
+    SuiteFacts,
+)
 from understudy.reporting.table import Renderables
 from understudy.reporting.text import for_page, for_terminal
 
@@ -23,7 +32,7 @@ class Page(Protocol):
 
 _PAGES: dict[type[Facts], str] = {
     RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
-    PanelFacts: "panel",
+    PanelFacts: "panel", IndexFacts: "index", BenchmarkFacts: "benchmark",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from understudy.evaluation.facts import ExportFacts, OriginalFacts
 from understudy.reporting.table import left, right, table
-from understudy.reporting.wording import MISSING, compact, milliseconds
+from understudy.reporting.wording import MISSING, compact, general, milliseconds, percent
 
 
 def export_table(name: str, facts: ExportFacts) -> Table:
@@ -17,7 +17,7 @@ def export_table(name: str, facts: ExportFacts) -> Table:
     made = table(left("file"), *map(right, heads), caption=caption)
     made.add_row("in PyTorch", *_cells(facts.original), MISSING, MISSING, style="dim")
     for file in facts.files:
-        made.add_row(Text(file.file), *_cells(file), f"{file.agreement:.2%}", f"{file.worst_difference:.2g}")
+        made.add_row(Text(file.file), *_cells(file), percent(file.agreement, 2), general(file.worst_difference))
     return made
 
 

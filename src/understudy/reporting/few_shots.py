@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.text import Text
 
 from understudy.evaluation.facts import FewShotFacts, ShotResult
+from understudy.reporting.figures import COLORS, Panel, few_ticks, panel
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
 from understudy.reporting.wording import MISSING, percent
@@ -18,8 +21,34 @@ def render(facts: FewShotFacts, folder: Path) -> str:
     """The page as one string of HTML."""
     return fill(
         "few_shots", facts.name, "few-shot transfer", facts.command, [facts.data, facts.backbone],
-        heads=_HEADS, rows=[_cells(result) for result in facts.results],
+        heads=_HEADS, rows=[_cells(result) for result in facts.results], pictures=pictures(facts),
     )  # fmt: skip
+
+
+def pictures(facts: FewShotFacts) -> list[Panel]:
+    """Accuracy against examples per class: each draw, and the median; nothing for fewer than two numbers of shots."""
+    shown = sorted((one for one in facts.results if one.accuracies and one.shots), key=lambda one: one.shots)
+    return [Panel("Accuracy, %, against examples per class", _picture(shown))] if len(shown) > 1 else []
+
+
+def _picture(shown: list[ShotResult]) -> Markup:
+    color, shots = COLORS["distilled"], [one.shots for one in shown]
+    with panel("shots", "Test accuracy against examples per class, each draw and the median", 3.2) as (ax, svg):
+        for one in shown:
+            low, high = one.spread or (0.0, 0.0)
+            ax.vlines(one.shots, 100 * low, 100 * high, color=color, linewidth=1.6, alpha=0.45)
+            ax.plot([one.shots] * len(one.accuracies), [100 * x for x in one.accuracies], "o", color=color,
+                    markersize=6, alpha=0.45, mew=0)  # fmt: skip
+        ax.plot(shots, [100 * (one.median or 0.0) for one in shown], "-D", color=color, markersize=7.5, linewidth=2)
+        ax.set_xscale("log")
+        ax.set_xticks(shots)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(which="minor", bottom=False)
+        ax.set_xlabel("examples per class")
+        ax.margins(x=0.08, y=0.1)
+        few_ticks(ax.yaxis)
+    return svg()
 
 
 def console(facts: FewShotFacts) -> Renderables:

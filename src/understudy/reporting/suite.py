@@ -8,9 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from markupsafe import Markup
 from rich.text import Text
 
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
+from understudy.reporting.figures import COLORS, Panel, few_ticks, height_of, panel
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
 from understudy.reporting.wording import MISSING, plural
@@ -37,8 +39,38 @@ def render(facts: SuiteFacts, folder: Path) -> str:
         lines=lines(tasks), heads=_heads(tasks), failed=facts.failed, tasks=len(tasks),
         done={task.name for task in tasks if task.results}, shots=any(result.shots for result in results),
         spread=any(len(result.accuracies) > 1 for result in results), grouped=any(task.group for task in tasks),
-        vtab=facts.vtab,
+        vtab=facts.vtab, pictures=pictures(tasks), dots=[task.name for task in _dots(tasks)],
     )  # fmt: skip
+
+
+def pictures(tasks: Sequence[TaskResult]) -> list[Panel]:
+    """The tasks as dots, in their order; nothing for fewer than two."""
+    dots = _dots(tasks)
+    return [Panel("Accuracy of each task, %", _picture(dots))] if len(dots) > 1 else []
+
+
+def _dots(tasks: Sequence[TaskResult]) -> list[TaskResult]:
+    """The tasks that were scored."""
+    return [task for task in tasks if task.results and task.results[-1].accuracies]
+
+
+def _picture(tasks: Sequence[TaskResult]) -> Markup:
+    """A row for each task by its number, with a dot for each draw or seed of the most shots."""
+    color, rows = COLORS["distilled"], range(len(tasks))
+    with panel("tasks", "Test accuracy of each task", height_of(len(tasks))) as (ax, svg):
+        for row, task in zip(rows, tasks, strict=True):
+            values = [100 * x for x in task.results[-1].accuracies]
+            ax.hlines(row, min(values), max(values), color=color, linewidth=1.6, alpha=0.45)
+            ax.plot(values, [row] * len(values), "o", color=color, markersize=6, alpha=0.45, mew=0)
+        ax.plot([100 * (task.results[-1].median or 0.0) for task in tasks], rows, "D", color=color, markersize=7.5)
+        ax.set_yticks(rows, [str(row + 1) for row in rows])  # names stay in the HTML, where they are escaped
+        ax.set_ylim(len(tasks) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", visible=True)
+        ax.set_xlabel("test accuracy, %")
+        ax.margins(x=0.08)
+        few_ticks(ax.xaxis)
+    return svg()
 
 
 def console(facts: SuiteFacts) -> Renderables:

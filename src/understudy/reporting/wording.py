@@ -119,15 +119,28 @@ def duration(seconds: float) -> str:
 def moment(ms: float) -> str:
     """A short time with its unit.
 
-    >>> moment(0.045), moment(1.2345)
-    ('45 µs', '1.23 ms')
+    >>> moment(0.045), moment(1.2345), moment(float("nan"))
+    ('45 µs', '1.23 ms', '–')
     """
+    if not isfinite(ms):
+        return MISSING
     value, unit = (1000 * ms, "µs") if ms < 1 else (ms, "ms")
     return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
 def milliseconds(value: float) -> str:
+    if not isfinite(value):
+        return MISSING
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def general(value: float) -> str:
+    """Two significant digits.
+
+    >>> general(0.00001234), general(float("nan"))
+    ('1.2e-05', '–')
+    """
+    return f"{value:.2g}" if isfinite(value) else MISSING
 
 
 def p_value(p: float) -> str:

@@ -24,13 +24,13 @@ from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import COLLECTION_FACTS
 from understudy.files import remove_files, write_whole
-from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, About, EvaluatedFolder, read_record
 from understudy.runs.places import Places, located, noted_places
 from understudy.runs.run import Run
 
 _WRITTEN = (
-    "subsets/*.json", "errors/*.txt", "export/model*", "export/README.md", "export/predict.py",
-    "export/index.html",
+    "subsets/*.json", "errors/*.txt", "export/model*", "export/model.mlpackage/**/*", "export/README.md",
+    "export/predict*.py", "export/index.html",
     "targets/*.bin", "targets/shards/*.bin", "targets/ids.npy", "targets/sampled.npz", "targets/data.json.gz",
     "targets/targets.json", "export/export.json", "specialists.json", "covariance.safetensors", DATA, EVALUATION,
     REPORT, RECORD,
@@ -114,13 +114,21 @@ class RunCollection(EvaluatedFolder):
         """The runs by name, in their order."""
         return {name: Run(self.path / name) for name in self.record["runs"]}
 
+    @property
+    def about(self) -> About:
+        """The verb, the data, when the first of the runs began, and how long all of them trained."""
+        data, parts = self.record["config"].get("data", ""), [run.about for run in self.runs.values() if run.exists]
+        begun = min((part.created for part in parts if part.created), default=None)
+        named = data if isinstance(data, str) else " ".join(data)
+        return About(self.kind, named, begun, sum(part.seconds for part in parts))
+
     def files(self) -> Iterator[Path]:
         """What a verb wrote in the folder; its record last."""
         for name in self.record["runs"]:
             held = RunCollection(self.path / name) if RunCollection(self.path / name).exists else Run(self.path / name)
             yield from held.files()
         for pattern in _WRITTEN:
-            yield from sorted(self.path.glob(pattern))
+            yield from sorted(path for path in self.path.glob(pattern) if not path.is_dir())
 
     @property
     def facts(self) -> Any:

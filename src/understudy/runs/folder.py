@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,16 @@ F = TypeVar("F", bound=Facts)
 
 DATA = "data.json.gz"
 """What the data was made of when the folder's first run began."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a folder is of, as a list of runs has it."""
+
+    kind: str  # the verb
+    data: str
+    created: datetime | None
+    seconds: float  # of training
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,14 @@ class EvaluatedFolder(ABC):
         if not path.exists():
             raise UnderstudyError(f"{self.path} has no evaluation yet; finish it with: {again}")
         return schema.from_json(read_json(path, f"delete it, and evaluate again with: {again}"))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the headline and the table, or why there are none."""
+        if not (self.path / EVALUATION).exists():
+            return f"<p>{escape(' '.join(self.without_page))}</p>"
+        from understudy.reporting.notebook import snippet  # which takes a second to import
+
+        return snippet(self.facts, self.path)
 
     def write_page(self, facts: Facts, page: str) -> None:
         """Write `evaluation.json` and `report.html`."""

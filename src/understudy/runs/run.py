@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.files import remove_files, sha256, write_whole
 from understudy.models import Network, load_network
-from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, EvaluatedFolder, read_record
+from understudy.runs.folder import DATA, EVALUATION, RECORD, REPORT, About, EvaluatedFolder, read_record
 from understudy.runs.places import Places, located, noted_places, same_files
 from understudy.training.logging import read_metrics
 
@@ -41,7 +42,8 @@ _MODELS = ("model-[0-9]*.safetensors", "alone-[0-9]*.safetensors", "distilled-*[
 _WRITTEN = (
     "checkpoints/step-*.safetensors", "checkpoints/step-*.sha256", "checkpoints/first/step-*.safetensors",
     "checkpoints/first/step-*.sha256", "first-stage.jsonl", *(f"models/{name}" for name in _MODELS),
-    "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "metrics.jsonl", "decoder.json", DATA,
+    "gallery/[0-9]*.png", "mistakes/[0-9]*.png", "tensorboard/events.*", "wandb/**/*", "mlflow.db", "metrics.csv",
+    "metrics.jsonl", "decoder.json", DATA,
     EVALUATION, REPORT, _NOTES, _RECIPE,
 )  # fmt: skip
 
@@ -146,12 +148,18 @@ class Run(EvaluatedFolder):
         if not self.exists or read_yaml(recipe).get("kind") not in RECIPES:
             raise UnderstudyError(f"{recipe} is not of a run, and stays; choose another --run folder")
         for pattern in _WRITTEN:
-            yield from sorted(self.path.glob(pattern))
+            yield from sorted(path for path in self.path.glob(pattern) if path.is_symlink() or not path.is_dir())
 
     @property
     def duration(self) -> float:
         """Seconds of training, over all resumptions."""
         return float(self.record.get("seconds", 0.0))
+
+    @property
+    def about(self) -> About:
+        """The verb, the data, and when and how long it ran."""
+        recipe, created = self.recipe, self.record.get("created")
+        return About(recipe.kind, recipe.data, datetime.fromisoformat(created) if created else None, self.duration)
 
     @property
     def facts(self) -> RunFacts:

@@ -9,13 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from understudy.errors import UnderstudyError
 from understudy.escaping import printable
 from understudy.files import write_whole
 from understudy.terminal import Terminal
+from understudy.training.trackers import TRACKERS
 
 _LOG_EVERY = 100  # steps
 _REFRESH_EVERY = 0.2  # seconds
@@ -36,17 +35,12 @@ class Callback(Protocol):
 class MetricsFile:
     """Appends rows to `metrics.jsonl`; a resumed run first drops the rows after its checkpoint.
 
-    The tracker "tensorboard" logs the same metrics to a folder next to it.
+    A tracker gets the same metrics.
     """
 
     def __init__(self, path: Path, tracker: str = "none") -> None:
         self.path = path
-        self.trackers: list[TensorBoardLogger] = []
-        if tracker == "tensorboard":
-            try:
-                self.trackers.append(TensorBoardLogger(path.parent, name="tensorboard", version=""))
-            except ModuleNotFoundError:
-                raise UnderstudyError("tensorboard is not installed; pip install understudy[tensorboard]") from None
+        self.trackers = [TRACKERS[tracker](path.parent)] if tracker != "none" else []
 
     def on_train_start(self, step: int, steps: int) -> None:
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]

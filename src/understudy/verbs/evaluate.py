@@ -14,15 +14,19 @@ from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, parse_bias, predict_logits, score_models
 from understudy.evaluation.facts import RunFacts
-from understudy.files import path_of
+from understudy.files import new_folder, path_of, write_whole
 from understudy.models import Network
 from understudy.pipeline.base import as_teacher
 from understudy.pipeline.device import device_of
-from understudy.pipeline.evaluate import scorable
+from understudy.pipeline.evaluate import hardware, scorable
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.modality import contract_of
+from understudy.pipeline.run import versions
 from understudy.pipeline.run_data import in_subset
 from understudy.pipeline.weights import networks_of, teachers_of
+from understudy.reporting import render
+from understudy.runs.collection import RunCollection
+from understudy.runs.folder import EVALUATION, REPORT
 from understudy.runs.run import Run
 from understudy.teachers import check_classes, combine, match_classes
 
@@ -39,6 +43,7 @@ def evaluate(
     size: int | None = None,
     pair: Mapping[str, str] | None = None,
     trust_code: bool = False,
+    out: str | Path | None = None,
 ) -> RunFacts:
     """Score a run's networks, or one weights file, on a data set: accuracy, calibration, agreement.
 
@@ -52,11 +57,15 @@ def evaluate(
         data_root, download, size: as for `open_source`.
         pair: the same samples in other modalities, by name.
         trust_code: whether the function that made a scored network (pkg.mod:fn) may be imported.
+        out: a folder for `evaluation.json` and a page, `report.html`; by default none is written.
 
     Raises:
         UnderstudyError: no labels, no such part, or networks of other classes.
     """
     target = path_of(target, "the run folder or weights file")
+    folder = None if out is None else new_folder(out, "the --out folder")
+    if folder is not None and (Run(folder).exists or RunCollection(folder).exists):
+        raise UnderstudyError(f"{folder} holds a run, whose page stays; choose another --out folder")
     root = None if data_root is None else path_of(data_root, "the data root")
     splits = open_source(data, root=root, download=download, size=size, pairs=pair)
     if splits.train.targets is None:
@@ -84,7 +93,12 @@ def evaluate(
     facts = score_models(source, networks, together, teachers, None, device=device, skipped=skipped)
     facts["data"]["split"] = split
     cautions += [*source.notes, *([describe_skipped(split, skipped)] if skipped else [])]
-    return RunFacts.from_json({"name": target.name, "kind": "evaluate", "cautions": cautions} | facts)
+    found = RunFacts.from_json({"name": target.name, "kind": "evaluate", "cautions": cautions} | facts)
+    if folder is not None:
+        found = found.model_copy(update={"hardware": hardware(), "versions": versions()})
+        write_whole(folder / EVALUATION, found.model_dump_json() + "\n")
+        write_whole(folder / REPORT, render(found, folder))
+    return found
 
 
 def _part(splits: Splits, split: str, target: Path) -> Source:

@@ -13,6 +13,7 @@ from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation.facts import ExportFacts, RunFacts
 from understudy.exporters import (
     CALIBRATE,
+    FORMATS,
     PAGE,
     TOLERANCE,
     WEB,
@@ -30,7 +31,7 @@ from understudy.exporters import (
     web_page,
 )
 from understudy.exporters.web.runtime import open_runtime
-from understudy.files import new_folder, path_of, read_json, sha256, write_whole
+from understudy.files import new_folder, path_of, read_json, remove_path, sha256, write_whole
 from understudy.models import Network, load_network
 from understudy.pipeline.evaluate import scorable
 from understudy.pipeline.kinds import pipeline_of
@@ -47,8 +48,8 @@ class Export:
     """The files of an export.
 
     Attributes:
-        path: the folder: the files, README.md (the model card), export.json, and predict.py where there is an ONNX
-            file.
+        path: the folder: the files, README.md (the model card), export.json, and predict.py where there is a file
+            with a runtime for Python.
         name: the model's, as in "demo-distilled-0".
         files: each with its measurements; all with the same `original`.
         page: index.html, or None if it was not asked for.
@@ -97,8 +98,9 @@ def export(
 
     Args:
         target: a run folder, or a weights file.
-        format: "onnx", "torch" (a `torch.export` program), "int8" (quantized ONNX) or "web" (a page that classifies
-            images in the browser with the smallest of the ONNX files), or several of them.
+        format: of `exporters.FORMATS`: "onnx", "torch" (a `torch.export` program), "int8" (quantized ONNX),
+            "openvino", "litert", "litert-int8", "executorch" or "coreml"; or "web" (a page that classifies images in
+            the browser with the smallest of the ONNX files); or several of them.
         preprocessing: "embedded": the file takes samples as the data stores them; "external": resized and normalized.
         network: which of the run's, as "distilled-crd-1"; default: the one that `predict` uses.
         data: whatever `open_source` opens, to verify and calibrate on; default: the run's own.
@@ -118,31 +120,17 @@ def export(
         raise UnderstudyError(f"tolerance must be from 0 to 100 points of accuracy, not {tolerance}")
     formats = tuple(dict.fromkeys([format] if isinstance(format, str) else format))
     if not formats:
-        raise UnderstudyError("no format to export to; pass --format onnx, torch, int8 or web")
+        raise UnderstudyError(
+            f"no format to export to; pass --format with one or several of {', '.join((*FORMATS, WEB))}"
+        )
     check_formats(formats)
-    target = path_of(target, "the run folder or weights file")
-    file = _weights(target, network)
-    run = Run(target) if target.is_dir() else None
-    folder = (
-        new_folder(out, "the --out folder")
-        if out is not None
-        else (file.parent if run is None else run.path) / "export"
+    folder = None if out is None else new_folder(out, "the --out folder")
+    of = open_subject(
+        target, network, data, data_root=data_root, download=download, size=size, pair=pair, trust_code=trust_code
     )
+    folder = folder or (of.file.parent if of.run is None else of.run.path) / "export"
     _check_folder(folder, WEB in formats)
-    net = _trained(file, run, trust_code)
-    if data is not None:
-        root = None if data_root is None else path_of(data_root, "the data root")
-        splits = open_source(data, root=root, download=download, size=size, pairs=pair)
-        calibration, test = splits.train, splits.test
-    else:
-        calibration, test = _data_of(target, run)
-    if net.contract.crop_mode == "squash":  # as in `predict`: whole images at the network's size
-        side = net.contract.shape[1]
-        calibration, test = resize_square(calibration, side), None if test is None else resize_square(test, side)
-    if test is None:
-        raise UnderstudyError(f"{calibration.name} has no test split to verify the files on; pass --data with one")
-    if test.targets is not None:
-        check_classes(net, file.stem, test.classes)
+    net, test, calibration = of.network, of.test, of.train
     interface = interface_of(net, test, preprocessing)
     if WEB in formats:
         check_page(interface)
@@ -150,19 +138,71 @@ def export(
         net, test, calibration, file_formats(formats), folder,
         preprocessing=preprocessing, calibrate=calibrate, tolerance=tolerance,
     )  # fmt: skip
-    name = file.stem if run is None else f"{run.path.resolve().name}-{file.stem}"
-    done = Export(folder, name, tuple(files), folder / PAGE if WEB in formats else None)
-    samples = min(calibrate, len(calibration)) if "int8" in formats else 0
+    done = Export(folder, of.name, tuple(files), folder / PAGE if WEB in formats else None)
+    rounded = any(not FORMATS[one.format].exact for one in files)
+    samples = min(calibrate, len(calibration)) if rounded else 0
     info = ModelCardInfo(
-        done.name, net.spec, test.name, _hub_name(test.name), len(test), samples, _facts(run), license,
-        distilled=file.stem.startswith("distilled"),
+        done.name, net.spec, test.name, hub_name(test.name), len(test), samples, facts_of(of.run), license,
+        distilled=of.file.stem.startswith("distilled"),
     )  # fmt: skip
-    options = {"weights": sha256(file), "tolerance": tolerance, "calibrated_on": samples, "versions": versions()}
+    options = {"weights": sha256(of.file), "tolerance": tolerance, "calibrated_on": samples, "versions": versions()}
     _describe(done, info, interface, options)
     return done
 
 
-def _weights(target: Path, network: str | None) -> Path:
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, and data to check its files on."""
+
+    file: Path  # of its weights
+    run: Run | None
+    network: Network
+    train: Source
+    test: Source
+
+    @property
+    def name(self) -> str:
+        """As in "demo-distilled-0"."""
+        return self.file.stem if self.run is None else f"{self.run.path.resolve().name}-{self.file.stem}"
+
+
+def open_subject(
+    target: str | Path,
+    network: str | None,
+    data: object | None,
+    *,
+    data_root: str | Path | None,
+    download: bool,
+    size: int | None,
+    pair: Mapping[str, str] | None,
+    trust_code: bool,
+) -> Subject:
+    """Open what is to be exported; the arguments are those of `export`.
+
+    Raises:
+        UnderstudyError: no trained network, or data without a test split.
+    """
+    target = path_of(target, "the run folder or weights file")
+    file = weights_file(target, network)
+    run = Run(target) if target.is_dir() else None
+    net = trained_network(file, run, trust_code)
+    if data is not None:
+        root = None if data_root is None else path_of(data_root, "the data root")
+        splits = open_source(data, root=root, download=download, size=size, pairs=pair)
+        train, test = splits.train, splits.test
+    else:
+        train, test = _data_of(target, run)
+    if net.contract.crop_mode == "squash":  # as in `predict`: whole images at the network's size
+        side = net.contract.shape[1]
+        train, test = resize_square(train, side), None if test is None else resize_square(test, side)
+    if test is None:
+        raise UnderstudyError(f"{train.name} has no test split to verify the files on; pass --data with one")
+    if test.targets is not None:
+        check_classes(net, file.stem, test.classes)
+    return Subject(file, run, net, train, test)
+
+
+def weights_file(target: Path, network: str | None) -> Path:
     """The weights file; of a run, by default the one that `predict` uses."""
     files = weights_of(str(target))  # raises for a run without a trained model
     if files[0].name == MANIFEST:
@@ -193,7 +233,7 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
     return read_json(described, "delete it, and export again") if described.exists() else None
 
 
-def _trained(file: Path, run: Run | None, trust_code: bool) -> Network:
+def trained_network(file: Path, run: Run | None, trust_code: bool) -> Network:
     """The network, whose head must have been trained."""
     network = load_network(file, trust_code=trust_code)
     untrained = [] if run is None else run.record.get("untrained_heads", [])
@@ -216,38 +256,51 @@ def _data_of(target: str | Path, run: Run | None) -> tuple[Source, Source | None
     return data.train, data.test
 
 
-def _hub_name(name: str) -> str | None:
+def hub_name(name: str) -> str | None:
     """The name of a public data set; None for the user's own."""
     if name.startswith("hf:"):
         return name.removeprefix("hf:").partition(":")[0]
     return name if name in NAMED else None
 
 
-def _facts(run: Run | None) -> RunFacts | None:
+def facts_of(run: Run | None) -> RunFacts | None:
     return run.facts if run is not None and (run.path / "evaluation.json").exists() else None
 
 
 def _describe(done: Export, info: ModelCardInfo, interface: Interface, options: dict[str, object]) -> None:
-    """Write the model card, the script and the page, and remove files of an earlier export that this one did not."""
-    folder, own = done.path, [one.file.name for one in done.files]
+    """Write the model card, the scripts and the page, and remove files of an earlier export that this one did not."""
+    folder, own = done.path, {part for one in done.files for part in one.parts}
     earlier = _earlier(folder) or {}
-    runnable = next((one.file.name for one in done.files if one.format != "torch"), None)
     page = None
     if done.page is not None:
-        smallest = min((one for one in done.files if one.format != "torch"), key=lambda one: one.bytes)
+        smallest = min((one for one in done.files if FORMATS[one.format].onnx), key=lambda one: one.bytes)
         write_whole(done.page, web_page(info, interface, smallest, open_runtime()))
         page, options = (PAGE, smallest), options | {"page": PAGE}
     elif earlier.get("page") == PAGE:
         (folder / PAGE).unlink(missing_ok=True)
-    script = None if runnable is None else "predict.py"
-    if runnable is not None:
-        write_whole(folder / "predict.py", predict_script(interface, runnable))
-    else:
-        (folder / "predict.py").unlink(missing_ok=True)
+    scripts = _scripts(done.files)
+    for name, one in scripts.items():
+        script = FORMATS[one.format].script
+        assert script is not None
+        write_whole(folder / name, predict_script(interface, one.file.name, script))
+    for name in {"predict.py", *earlier.get("scripts", ())} - scripts.keys():
+        (folder / Path(name).name).unlink(missing_ok=True)
     # before the card, as a card without it is not an export's
-    summary = export_summary(info, interface, done.files, options)
+    summary = export_summary(info, interface, done.files, options | {"scripts": list(scripts)})
     write_whole(folder / "export.json", json.dumps(summary, indent=2) + "\n")
-    write_whole(folder / "README.md", model_card(info, interface, done.files, script, page))
+    write_whole(folder / "README.md", model_card(info, interface, done.files, scripts, page))
     for one in earlier.get("files", []):
-        if one["file"] not in own:
-            (folder / Path(one["file"]).name).unlink(missing_ok=True)
+        for part in {one["file"], *one.get("parts", ())} - own:
+            remove_path(folder / Path(part).name)
+
+
+def _scripts(files: Sequence[ExportedFile]) -> dict[str, ExportedFile]:
+    """The scripts by name: predict.py of the first file that has a runtime, predict-FORMAT.py of other runtimes."""
+    found: dict[str, ExportedFile] = {}
+    runtimes = set()
+    for one in files:
+        script = FORMATS[one.format].script
+        if script is not None and script not in runtimes:
+            runtimes.add(script)
+            found[f"predict-{one.format}.py" if found else "predict.py"] = one
+    return found

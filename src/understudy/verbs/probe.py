@@ -93,7 +93,7 @@ def _pretrained(name: str, contract: Callable[[], InputContract]) -> Network:
     Raises:
         UnderstudyError: it has no weights by that name.
     """
-    if parse_spec(name).family not in ("timm", "torchvision"):
+    if parse_spec(name).family not in ("timm", "torchvision", "hf-hub"):
         raise UnderstudyError(
             f"{name} has no pre-trained weights, and a random network is not worth probing; give a run folder, a "
             "weights file, or a timm: or torchvision: model"

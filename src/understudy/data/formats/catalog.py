@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from understudy.data.formats.index import SplitName
 
@@ -30,6 +31,10 @@ class NamedSet:
     prefix: str = ""  # of the file names in the MNIST family
     first_label: int = 0
     downloadable: bool = True
+
+    def is_in(self, root: Path, name: str) -> bool:
+        """Whether its files are in a folder, or in one of its name below that; digits are everywhere."""
+        return not self.folder or any((at / self.folder).exists() for at in (root, root / name))
 
 
 _DIGITS = tuple(string.digits)

@@ -1,6 +1,7 @@
 """The results of an evaluation as typed, immutable values, from which alone `reporting` makes its pages and tables."""
 
 from understudy.evaluation.facts.base import Facts, Matrix
+from understudy.evaluation.facts.benchmark import BenchmarkFacts, ThreadsFacts
 from understudy.evaluation.facts.compression import (
     CandidateFacts,
     CompressionFacts,
@@ -10,6 +11,7 @@ from understudy.evaluation.facts.compression import (
     OriginalFacts,
     ScalingForecast,
 )
+from understudy.evaluation.facts.index import IndexEntry, IndexFacts
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
 from understudy.evaluation.facts.run import (
     ClassPair,
@@ -35,8 +37,9 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 }  # fmt: skip
 
 __all__ = [
-    "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
-    "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
-    "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
+    "COLLECTION_FACTS", "BenchmarkFacts", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence",
+    "Confusions", "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts",
+    "FileFacts", "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts",
+    "Picture", "Role", "Row", "RunFacts", "ScalingForecast", "Seed",
+    "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult", "ThreadsFacts",
 ]  # fmt: skip
