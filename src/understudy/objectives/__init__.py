@@ -2,10 +2,12 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
+from understudy.objectives.balance import Balance, balancing
 from understudy.objectives.base import BuildContext, Needs, Objective, PerTeacher, WeightedSum, ddp_ignored_buffers
 from understudy.objectives.batch_norm import synchronize_batch_norm
 from understudy.objectives.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy_loss
 from understudy.objectives.correlation_congruence import CorrelationCongruence, correlation_loss
+from understudy.objectives.cosine import Cosine, cosine_loss
 from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
 from understudy.objectives.cross_entropy import CrossEntropy, cross_entropy_loss
 from understudy.objectives.dist import DIST, dist_loss
@@ -18,7 +20,11 @@ from understudy.objectives.kd import KD, PartialKD, ensemble_log_probs, kd_loss,
 from understudy.objectives.logit_matching import LogitMatching, logit_matching_loss
 from understudy.objectives.logit_standardization import LogitStandardization, standardize_logits
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
+from understudy.objectives.patch_similarity import PatchSimilarity, patch_similarity_loss
+from understudy.objectives.patches import Patches, patch_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
+from understudy.objectives.queue import QueueSimilarity, queue_loss
+from understudy.objectives.represent import Represent
 from understudy.objectives.rkd import RelationalKD, rkd_loss
 from understudy.objectives.similarity_preserving import SimilarityPreserving, similarity_loss
 from understudy.objectives.simkd import SimKD, simkd_loss
@@ -45,17 +51,24 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ft": FactorTransfer,
     "fsp": FlowOfSolution,
     "crd": CRD,
+    "cosine": Cosine,
+    "queue": QueueSimilarity,
+    "patches": Patches,
+    "patch_similarity": PatchSimilarity,
+    "represent": Represent,
 }
 """The objectives by their names in recipes and on the command line. Register new ones here."""
 
 __all__ = [
-    "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
-    "BuildContext", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FitNet", "FlowOfSolution",
-    "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective", "Paraphraser", "PartialKD",
-    "PerTeacher", "ProbabilisticTransfer", "RelationalKD", "SimKD", "SimilarityPreserving", "TapPair",
-    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "binary_cross_entropy_loss",
-    "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss",
-    "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss", "kd_loss", "logit_matching_loss",
-    "mutual_information_bound", "nst_loss", "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss",
+    "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "Balance",
+    "BinaryCrossEntropy", "BuildContext", "CorrelationCongruence", "Cosine", "CrossEntropy", "FactorTransfer",
+    "FitNet", "FlowOfSolution", "LogitMatching", "LogitStandardization", "Needs", "NeuronSelectivity", "Objective",
+    "Paraphraser", "PartialKD", "PatchSimilarity", "Patches", "PerTeacher", "ProbabilisticTransfer",
+    "QueueSimilarity", "RelationalKD", "Represent", "SimKD", "SimilarityPreserving", "TapPair",
+    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "balancing",
+    "binary_cross_entropy_loss", "correlation_loss", "cosine_loss", "crd_loss", "cross_entropy_loss",
+    "ddp_ignored_buffers", "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss", "fsp_loss", "hint_loss",
+    "kd_loss", "logit_matching_loss", "mutual_information_bound", "nst_loss", "partial_kd_loss", "patch_loss",
+    "patch_similarity_loss", "pkt_loss", "queue_loss", "rkd_loss", "similarity_loss", "simkd_loss",
     "standardize_logits", "synchronize_batch_norm", "vid_loss",
 ]  # fmt: skip

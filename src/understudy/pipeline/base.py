@@ -166,6 +166,11 @@ class Pipeline(ABC, Generic[R]):
         """Who answers beside the students, ready on a device."""
         return None
 
+    @property
+    def teacher_classes(self) -> tuple[str, ...] | None:
+        """The classes that the teachers predict, () if not the same; None where there is no teacher."""
+        return None
+
     def teacher_digests(self) -> dict[str, str]:
         """The SHA-256 of the teachers' files, or of their weights."""
         files = {file: sha256(Path(file)) for file in self.teacher_files}
@@ -220,7 +225,11 @@ class Pipeline(ABC, Generic[R]):
                 role = name.partition("-")[0]
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
                 learner = Learner(network, objective)
-                members.append(Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher))
+                known = self.teacher_classes
+                compared = known is None or (bool(known) and known == network.classes)
+                members.append(
+                    Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher, compared)
+                )
         return members
 
     def student(self, contract: InputContract, number: int, *, several: bool) -> Network:

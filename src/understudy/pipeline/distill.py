@@ -14,19 +14,22 @@ from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, build
+from understudy.models import InputContract, Network, build, with_own_classes
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
-from understudy.pipeline.device import slower_in_bf16
+from understudy.pipeline.device import device_of, slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
 from understudy.pipeline.run_data import open_parts
 from understudy.pipeline.targets import Taught
 from understudy.pipeline.weights import teacher_files, teachers_of
-from understudy.teachers import Teacher, combine, match_classes
+from understudy.runs.run import Run
+from understudy.signals import Signals, joined
+from understudy.teachers import Teacher, adopt_classes, combine, match_classes
 from understudy.training import Member
 
+_FITTED = 2048  # samples of which the teacher's space is measured
 D = TypeVar("D", bound=DistillRecipe)
 
 
@@ -35,7 +38,7 @@ class Distill(Taught[D]):
 
     def check(self) -> None:
         super().check()
-        methods_of(self.recipe)  # unknown names and options
+        _ = self._terms  # unknown names and options
 
     @property
     def _transfer_set(self) -> object | None:
@@ -61,23 +64,42 @@ class Distill(Taught[D]):
         recipe, data = self.recipe, self.data
         networks: dict[str, Network] = {}
         for index, module in enumerate(self.overrides.teachers):
-            network = networks[f"teacher-{index}"] = build(module, data.contract(recipe.teacher_modality))
-            if not network.classes:  # neither the data nor the module names them
-                names = map(str, range(network.shapes(()).classes))
-                network.contract = replace(network.contract, classes=tuple(names))
+            network = build(module, data.contract(recipe.teacher_modality))
+            networks[f"teacher-{index}"] = with_own_classes(network)
         for name in self._teacher_names:
             contract = partial(data.contract, recipe.teacher_modality)
-            networks |= teachers_of(name, contract, trust_code=self.overrides.trust_code)
+            networks |= teachers_of(name, contract, size=recipe.teacher_size, trust_code=self.overrides.trust_code)
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
         if not networks:
             return {}
         classes = data.labeled.classes or next(iter(networks.values())).classes
         for name, network in networks.items():
-            match_classes(network, f"teacher {name}", classes)
+            self.match(f"teacher {name}", network, classes)
             set_modality(network, f"teacher {name}", recipe.teacher_modality)
             check_modality(data.train, network.contract.modality)
         return networks
+
+    def match(self, name: str, network: Network, classes: tuple[str, ...]) -> None:
+        """Have a teacher predict the data's classes, which it must where a term of a loss reads its logits."""
+        reading = next((term.name for terms in self._terms.values() for term in terms if term.needs_classes), None)
+        if reading is None:
+            adopt_classes(network, classes)
+        elif not network.classes:
+            raise UnderstudyError(
+                f"{name} has no classifier, and {reading} learns from the logits of one; learn from its embedding with "
+                "--method represent, say"
+            )
+        else:
+            match_classes(network, name, classes)
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[Term, ...]]:
+        return methods_of(self.recipe)
+
+    @property
+    def _trains_classes(self) -> bool:
+        return any(term.trains_classes and term.weight != 0 for terms in self._terms.values() for term in terms)
 
     @property
     def _teacher_names(self) -> tuple[str, ...]:
@@ -95,10 +117,39 @@ class Distill(Taught[D]):
         return self.recipe.student
 
     def losses(self) -> Mapping[str, tuple[Term, ...]]:
-        methods = methods_of(self.recipe)
+        methods = self._terms
         losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
-        baseline = self.recipe.baseline and self.data.train.targets is not None
+        baseline = self.recipe.baseline and self.data.train.targets is not None and self._trains_classes
         return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
+
+    def begin(self, members: Sequence[Member], run: Run) -> None:
+        super().begin(members, run)
+        fitted = [member for member in members if member.learner.objective.fitted]
+        if not fitted:
+            return
+        answers = self._first_answers()
+        for member in fitted:
+            try:
+                member.learner.objective.fit(answers)
+            except ValueError as error:
+                raise UnderstudyError(str(error)) from error
+
+    def _first_answers(self) -> Signals:
+        """The teachers' embeddings of the first samples that are shown."""
+        device = device_of(self.recipe)
+        teacher = self.teacher(device)
+        assert teacher is not None, "a teacher is required"
+        teacher.watch({"embedding"})
+        loader, found = self.batches(device), list[Signals]()
+        most = -(-_FITTED // self.recipe.batch_size)
+        for batch in loader.stream(0, min(most, self.recipe.steps or self.recipe.epochs * loader.steps)):
+            if len(batch):
+                found.append(teacher(batch))
+        if not found:
+            raise UnderstudyError(
+                f"no image of {self.data.train.name} could be read, so there is nothing to learn from"
+            )
+        return joined(found)
 
     def members(self) -> list[Member]:
         members = super().members()
@@ -115,18 +166,19 @@ class Distill(Taught[D]):
         return members
 
     def contract(self) -> InputContract:
-        """Of data without labels a student learns the teachers' classes."""
+        """Of data without labels a student learns the teachers' classes; where none are learned it has none."""
         contract = for_crops(self.data.contract(self.recipe.student_modality), self.recipe)
-        if contract.classes:
-            return contract
-        return replace(contract, classes=self._known_classes)
+        if not self._trains_classes:
+            return replace(contract, classes=())
+        return contract if contract.classes else replace(contract, classes=self.teacher_classes)
 
     @property
-    def _known_classes(self) -> tuple[str, ...]:
-        """The classes that the teachers know."""
+    def teacher_classes(self) -> tuple[str, ...]:
+        """The classes that all teachers know, in one order."""
         if self.store is not None:
-            return self.store.manifest.classes
-        return next((network.classes for network in self.teachers.values()), ())
+            return self.store.manifest.classes if self.store.shapes[0].classes else ()
+        known = {network.classes for network in self.teachers.values()}
+        return known.pop() if len(known) == 1 else ()
 
     def objective(self, terms: Sequence[Term], network: Network, seed: int) -> Objective:
         try:
@@ -151,6 +203,8 @@ class Distill(Taught[D]):
     def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         test = self.data.test
         if test is not None and not all(can_read(test, network) for network in self.teachers.values()):
+            return None
+        if test is not None and any(network.classes != test.classes for network in self.teachers.values()):
             return None
         return self.live_teacher(device)
 

@@ -234,7 +234,9 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         labeled = data.train.targets is not None
         run.note(
             init_from=_origins(pipeline, members),
-            untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
+            untrained_heads=[
+                m.name for m in members if m.network.classes and not trains_head(m.learner.objective, labeled=labeled)
+            ],
             cost=loop.timer.read(),
             skipped=data.skipped | {"train": data.skipped["train"] | undecoded},
         )
