@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from understudy.data.source import Source
+from understudy.randomness import name_key, uniform
 
 MAX_SAMPLES = 200_000
 """Larger datasets are not searched for duplicates."""
@@ -93,3 +95,20 @@ def _classes(source: Source, missing: torch.Tensor) -> str:
     if len(rows) == 1:
         return f"class {names}"
     return f"{len(rows):,} classes ({names}{', ...' if len(rows) > 5 else ''})" if rows else ""
+
+
+def spread(source: Source, most: int) -> Source:
+    """At most so many samples of a source, evenly spread over it; the same ones whenever it is asked.
+
+    >>> spread(Source("some", (), torch.arange(10), None, (2,)), 3).ids.tolist()
+    [0, 3, 6]
+    """
+    if len(source) <= most:
+        return source
+    return source.subset(torch.arange(most) * len(source) // most)
+
+
+def held_apart(source: Source, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows, int64, that are kept and that are held out, so many, by a hash of their ids: labels are not read."""
+    order = uniform(source.ids, seed ^ name_key("held out")).argsort()
+    return order[count:].sort().values, order[:count].sort().values

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from understudy.data import Source, stratified_split
 from understudy.errors import UnderstudyError
-from understudy.evaluation.logits import predict_logits
+from understudy.evaluation.logits import default_batch_size, predict_logits
 from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
 
@@ -27,12 +27,12 @@ _ITERATIONS = 1000
 class Embeddings:
     """The penultimate layers of networks for a source, on the CPU."""
 
-    source: Source  # the samples that could be read, without inputs; all are labeled
+    source: Source  # the samples that could be read, without inputs
     by_network: dict[str, Tensor]  # (N, D) float32
 
     @property
     def targets(self) -> Tensor:
-        """(N,) int64."""
+        """(N,) int64 of a labeled source."""
         assert self.source.targets is not None
         return self.source.targets
 
@@ -46,6 +46,15 @@ def extract_embeddings(
     """
     if source.targets is None:
         raise UnderstudyError(f"{source.name} has no labels, which a linear probe needs; use a labeled set")
+    return embed(networks, source, batch_size=batch_size, skipped=skipped)
+
+
+def embed(
+    networks: Mapping[str, Network], source: Source, *, batch_size: int | None = None,
+    skipped: dict[str, str] | None = None,
+) -> Embeddings:  # fmt: skip
+    """`extract_embeddings` of a source with labels or without; the batches are as large as the images allow."""
+    batch_size = batch_size or default_batch_size(source, *networks.values())
     parts: dict[str, list[Tensor]] = {name: [] for name in networks}
     watched = {name: network.signals for name, network in networks.items()}
     device = next(iter(networks.values())).mean.device

@@ -20,6 +20,7 @@ from understudy.models.weights import read_classes, read_weights, unwrapped
 LARGEST_SIDE = 224
 """Pixels that a network's input is limited to unless another size is asked for, as for vision transformers of 518."""
 _IMAGENET = 1000  # classes
+_FILES = ("weights", "pretrained", "classes")
 
 
 class Embedder(nn.Module):
@@ -49,7 +50,7 @@ def as_given(spec: str, contract: InputContract, *, size: int | None = None, tru
     if is_code(spec):
         return with_own_classes(build(spec, contract, trust_code=trust_code))
     parsed = parse_spec(spec)
-    bare = build(_named(replace(parsed, options=_without_files(parsed))), replace(contract, classes=()))
+    bare = build(_named(_bare(parsed, contract, size)), replace(contract, classes=()))
     outputs = _outputs(parsed, bare)
     named = parsed.options.get("classes")
     listed = None if named is None else read_classes(Path(str(named)))
@@ -137,8 +138,23 @@ def _own_contract(spec: Spec, contract: InputContract) -> InputContract:
     )  # fmt: skip
 
 
-def _without_files(spec: Spec) -> dict[str, Any]:
-    return {name: value for name, value in spec.options.items() if name not in ("weights", "pretrained", "classes")}
+def _bare(spec: Spec, contract: InputContract, size: int | None) -> Spec:
+    """The model without weights, at no larger a size than it will have, as it is run to find its classifier."""
+    options = {name: value for name, value in spec.options.items() if name not in _FILES}
+    config = _timm_config(spec)
+    if config is not None and config.fixed_input_size and "img_size" not in options:
+        own = config.input_size[-1]
+        side = size or _side(own, contract)
+        options |= {"img_size": side} if side < own else {}
+    return replace(spec, options=options)
+
+
+def _timm_config(spec: Spec) -> Any:
+    if spec.family != "timm":
+        return None
+    from timm.models import get_pretrained_cfg, is_model
+
+    return get_pretrained_cfg(spec.name) if is_model(spec.name.partition(".")[0]) else None
 
 
 def _named(spec: Spec) -> str:

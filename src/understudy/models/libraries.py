@@ -219,7 +219,8 @@ def from_torchvision(spec: Spec, contract: InputContract) -> Network:
         contract = replace(contract, shape=shape, interpolation=_interpolation(preset.interpolation.value))
         if contract.is_image:
             contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
-        _replace_heads(module, len(contract.classes), torch.zeros(1, 3, *contract.shape[1:]))
+        if len(contract.classes) != len(known[str(weights)].meta["categories"]):
+            _replace_heads(module, len(contract.classes), torch.zeros(1, 3, *contract.shape[1:]))
     if contract.shape[0] == 1:
         # torchvision's models take three channels; the input contract repeats a single one
         contract = replace(contract, shape=(3, *contract.shape[1:]), mean=contract.mean * 3, std=contract.std * 3)

@@ -44,6 +44,7 @@ from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, compose
 from understudy.pipeline.modality import set_modality
+from understudy.pipeline.representation import Watch
 from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_parts, require, resolve_augmentation
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
@@ -267,6 +268,10 @@ class Pipeline(ABC, Generic[R]):
 
     def begin(self, members: Sequence[Member], run: Run) -> None:
         """What is done to the networks once, before the first step of a run, and is found again in its checkpoints."""
+
+    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
+        """What shows at each epoch whether the members learn, on samples that they are not trained on."""
+        return None
 
     @property
     def starts_well(self) -> bool:

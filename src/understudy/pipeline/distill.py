@@ -13,7 +13,9 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
+from understudy.data.parts import held_apart
 from understudy.errors import UnderstudyError
+from understudy.evaluation.facts import RunFacts
 from understudy.models import InputContract, Network, build, with_own_classes
 from understudy.objectives import BuildContext, Objective
 from understudy.panels.panel import SpecialistPanel
@@ -21,6 +23,7 @@ from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import device_of, slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
+from understudy.pipeline.representation import WATCHED, Watch, compare_representations, watch_of
 from understudy.pipeline.run_data import open_parts
 from understudy.pipeline.targets import Taught
 from understudy.pipeline.weights import teacher_files, teachers_of
@@ -29,6 +32,8 @@ from understudy.signals import Signals, joined
 from understudy.teachers import Teacher, adopt_classes, combine, match_classes
 from understudy.training import Member
 
+_START = "start.safetensors"  # the student before its first step
+_FEWEST, _ENOUGH = 20, 200  # samples: fewer are not split, and so many are enough to watch
 _FITTED = 2048  # samples of which the teacher's space is measured
 D = TypeVar("D", bound=DistillRecipe)
 
@@ -58,6 +63,31 @@ class Distill(Taught[D]):
         if self.recipe.transfer_beside:
             return merged_unlabeled(train, transfer)
         return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
+
+    def hold_out(self, train: Source) -> tuple[Source, Source | None]:
+        """Of a representation a tenth is held out to watch it on, of few samples up to a fifth, and at most 500."""
+        mixed = bool(self.recipe.mixup) and self.recipe.targets is not None  # answers to pairs of all samples
+        if self._trains_classes or mixed or len(train) < _FEWEST:
+            return super().hold_out(train)
+        count = min(WATCHED, max(len(train) // 10, min(len(train) // 5, _ENOUGH)))
+        kept, held = held_apart(train, count, self.recipe.seed)
+        return train.subset(kept), train.subset(held)
+
+    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
+        held_out = self.data.calibration
+        if self._trains_classes or held_out is None:
+            return None
+        return watch_of(held_out, self.teachers, self.store, device)
+
+    def complete(self, run: Run, facts: RunFacts) -> RunFacts:
+        if self._trains_classes:
+            return super().complete(run, facts)
+        data, models = self.data, {name: self.load(file) for name, file in run.models.items()}
+        found = compare_representations(
+            models, self.load(run.path / _START), self.teachers, self.store, data.train, data.calibration, data.test,
+            device_of(self.recipe), run.path,
+        )  # fmt: skip
+        return facts.model_copy(update={"representation": found})
 
     @cached_property
     def teachers(self) -> dict[str, Network]:
@@ -124,6 +154,8 @@ class Distill(Taught[D]):
 
     def begin(self, members: Sequence[Member], run: Run) -> None:
         super().begin(members, run)
+        if not self._trains_classes:
+            members[0].learner.network.save(run.path / _START)
         fitted = [member for member in members if member.learner.objective.fitted]
         if not fitted:
             return

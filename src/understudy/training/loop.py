@@ -42,6 +42,7 @@ class Loop:
         folder: for checkpoints; None to write none.
         callbacks: loggers and the like; none on ranks other than the first.
         label: names the run in the message of `Interrupted`.
+        watch: member -> what it makes of samples that it is not trained on, at the end of each epoch; None for nothing.
         starts_well: whether the weights of the start count among the best on the validation part.
         pause: stop as by a signal, of number 0, after the first update and its checkpoint.
         timer: time of the teacher and of each member; available once the loop runs.
@@ -58,6 +59,7 @@ class Loop:
     label: str = ""
     pause: bool = False
     starts_well: bool = False
+    watch: Callable[[Member], Row] | None = None
     timer: StepTimer = field(init=False)
     _epoch: int = 0
     _step_in_epoch: int = 0
@@ -214,6 +216,9 @@ class Loop:
                 if self.recipe.patience is not None:
                     improved |= member.keep_if_best(accuracy)
             self._epochs_without_improvement = 0 if improved else self._epochs_without_improvement + 1
+        if self.watch is not None:
+            common = {"step": self._step, "epoch": rows[0]["epoch"]}
+            rows += [common | {"member": member.name} | self.watch(member) for member in self.members]
         for callback in self.callbacks:
             callback.on_epoch_end(rows)
 

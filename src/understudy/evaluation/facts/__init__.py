@@ -11,6 +11,7 @@ from understudy.evaluation.facts.compression import (
     ScalingForecast,
 )
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
+from understudy.evaluation.facts.representation import Nearest, RepresentationFacts, Space
 from understudy.evaluation.facts.run import (
     ClassPair,
     Confidence,
@@ -37,6 +38,7 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 __all__ = [
     "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
     "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts", "Picture", "Role", "Row",
-    "RunFacts", "ScalingForecast", "Seed", "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
+    "GivenFacts", "Matrix", "Metric", "Mistake", "Nearest", "OriginalFacts", "PanelFacts", "Picture",
+    "RepresentationFacts", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "Space", "SpeechFacts",
+    "SpeechRow", "SuiteFacts", "TaskResult",
 ]  # fmt: skip
