@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from understudy.signals import Batch, Signals
 HELD_OUT = 0.2  # fraction of the training samples of each class that selects the weight decay
 DECAYS = tuple(10.0**-power for power in range(7))  # strongest first
 _ITERATIONS = 1000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +105,12 @@ class ProbedSet:
     test: int
     probes: dict[str, Probe]  # by network, as "alone-0" or "distilled-crd-0"
     skipped: dict[str, int]  # reason -> number of records that could not be read
+    neighbors: dict[str, float] = field(default_factory=dict)  # accuracy of nearest neighbors, by network, if asked for
 
     @property
     def groups(self) -> dict[str, list[Probe]]:
         """The seeds of each kind of network, as "alone" or "distilled-crd"."""
-        found: dict[str, list[Probe]] = {}
-        for name, probe in self.probes.items():
-            head, _, number = name.rpartition("-")
-            found.setdefault(head if number.isdecimal() else name, []).append(probe)
-        return found
+        return grouped(self.probes)
 
     def mean(self, group: str) -> float:
         """Mean accuracy over seeds."""
@@ -126,6 +124,15 @@ class ProbedSet:
     def to_json(self) -> dict[str, Any]:
         means = {group: {"accuracy": self.mean(group), "sd": self.sd(group)} for group in self.groups}
         return asdict(self) | {"means": means}
+
+
+def grouped(by_network: Mapping[str, T]) -> dict[str, list[T]]:
+    """What there is of each network by its kind: "distilled-0" and "distilled-1" are seeds of "distilled"."""
+    found: dict[str, list[T]] = {}
+    for name, value in by_network.items():
+        head, _, number = name.rpartition("-")
+        found.setdefault(head if number.isdecimal() else name, []).append(value)
+    return found
 
 
 def linear_probe(train: Embeddings, test: Embeddings, name: str) -> Probe:

@@ -21,7 +21,15 @@ from understudy.data.modalities import check_modality
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import file_size
 from understudy.exporters import int8, onnx, torch_export
-from understudy.exporters.interface import CoreModel, Interface, Preprocessor, exported_module, interface_of
+from understudy.exporters.interface import (
+    EMBEDDING,
+    OUTPUT,
+    CoreModel,
+    Interface,
+    Preprocessor,
+    exported_module,
+    interface_of,
+)
 from understudy.exporters.verify import Runner, benchmark, compute_outputs, verify_float, verify_int8
 from understudy.exporters.web.runtime import archive
 from understudy.files import write_whole
@@ -78,7 +86,8 @@ class Job:
         """The network without preprocessing."""
         module = CoreModel(self.network).eval().requires_grad_(False)
         sample = torch.zeros(2, *self.interface.contract.shape)
-        return onnx.to_onnx(torch_export.trace(module, sample, self.name), self.name)
+        output = OUTPUT if self.network.classes else EMBEDDING
+        return onnx.to_onnx(torch_export.trace(module, sample, self.name), self.name, output)
 
     @cached_property
     def preprocessor(self) -> ModelProto | None:

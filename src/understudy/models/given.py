@@ -50,7 +50,7 @@ def as_given(spec: str, contract: InputContract, *, size: int | None = None, tru
     if is_code(spec):
         return with_own_classes(build(spec, contract, trust_code=trust_code))
     parsed = parse_spec(spec)
-    bare = build(_named(_bare(parsed, contract, size)), replace(contract, classes=()))
+    bare = build(_named(_bare(parsed)), replace(contract, classes=()))
     outputs = _outputs(parsed, bare)
     named = parsed.options.get("classes")
     listed = None if named is None else read_classes(Path(str(named)))
@@ -138,14 +138,12 @@ def _own_contract(spec: Spec, contract: InputContract) -> InputContract:
     )  # fmt: skip
 
 
-def _bare(spec: Spec, contract: InputContract, size: int | None) -> Spec:
-    """The model without weights, at no larger a size than it will have, as it is run to find its classifier."""
+def _bare(spec: Spec) -> Spec:
+    """The model without weights, of 224 pixels at most, as it is run to find its classifier."""
     options = {name: value for name, value in spec.options.items() if name not in _FILES}
     config = _timm_config(spec)
     if config is not None and config.fixed_input_size and "img_size" not in options:
-        own = config.input_size[-1]
-        side = size or _side(own, contract)
-        options |= {"img_size": side} if side < own else {}
+        options |= {"img_size": LARGEST_SIDE} if config.input_size[-1] > LARGEST_SIDE else {}
     return replace(spec, options=options)
 
 

@@ -13,7 +13,7 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
-from understudy.data.parts import held_apart
+from understudy.data.parts import distinct, held_apart
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import RunFacts
 from understudy.models import InputContract, Network, build, with_own_classes
@@ -65,9 +65,15 @@ class Distill(Taught[D]):
         return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
 
     def hold_out(self, train: Source) -> tuple[Source, Source | None]:
-        """Of a representation a tenth is held out to watch it on, of few samples up to a fifth, and at most 500."""
+        """Of a representation a tenth is held out to watch it on, of few samples up to a fifth, and at most 500.
+
+        Exact copies are left out before.
+        """
         mixed = bool(self.recipe.mixup) and self.recipe.targets is not None  # answers to pairs of all samples
-        if self._trains_classes or mixed or len(train) < _FEWEST:
+        if self._trains_classes or mixed:
+            return super().hold_out(train)
+        train = distinct(train)
+        if len(train) < _FEWEST:
             return super().hold_out(train)
         count = min(WATCHED, max(len(train) // 10, min(len(train) // 5, _ENOUGH)))
         kept, held = held_apart(train, count, self.recipe.seed)

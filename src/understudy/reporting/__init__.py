@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from understudy.config.options import Options
-from understudy.evaluation.facts import CompressionFacts, Facts, FewShotFacts, PanelFacts, RunFacts, SuiteFacts
+from understudy.evaluation.facts import (
+    CompressionFacts,
+    Facts,
+    FewShotFacts,
+    NeighborFacts,
+    PanelFacts,
+    RunFacts,
+    SuiteFacts,
+)
 from understudy.reporting.table import Renderables
 from understudy.reporting.text import for_page, for_terminal
 
@@ -23,7 +31,7 @@ class Page(Protocol):
 
 _PAGES: dict[type[Facts], str] = {
     RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
-    PanelFacts: "panel",
+    PanelFacts: "panel", NeighborFacts: "neighbors",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()

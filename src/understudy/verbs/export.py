@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from understudy.data import NAMED, Source, open_source, resize_square
+from understudy.data.parts import spread
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation.facts import ExportFacts, RunFacts
 from understudy.exporters import (
@@ -21,6 +22,8 @@ from understudy.exporters import (
     ModelCardInfo,
     check_formats,
     check_page,
+    embedding_card,
+    embedding_network,
     export_network,
     export_summary,
     file_formats,
@@ -40,6 +43,8 @@ from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.teachers import check_classes
 from understudy.verbs.arguments import check_whole
+
+_COMPARED = 200  # images that an exported embedding is compared on
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def export(
     *,
     format: str | Sequence[str] = ("onnx",),
     preprocessing: str = "embedded",
+    embedding: bool = False,
     network: str | None = None,
     data: object | None = None,
     calibrate: int = CALIBRATE,
@@ -100,6 +106,7 @@ def export(
         format: "onnx", "torch" (a `torch.export` program), "int8" (quantized ONNX) or "web" (a page that classifies
             images in the browser with the smallest of the ONNX files), or several of them.
         preprocessing: "embedded": the file takes samples as the data stores them; "external": resized and normalized.
+        embedding: export the embedding, normalized to unit length, in place of the logits.
         network: which of the run's, as "distilled-crd-1"; default: the one that `predict` uses.
         data: whatever `open_source` opens, to verify and calibrate on; default: the run's own.
         calibrate: number of training samples for the calibration of int8.
@@ -120,6 +127,8 @@ def export(
     if not formats:
         raise UnderstudyError("no format to export to; pass --format onnx, torch, int8 or web")
     check_formats(formats)
+    if embedding and not {"onnx", "torch"} >= set(formats):
+        raise UnderstudyError("embeddings are exported as onnx and torch; leave out --format int8 and web")
     target = path_of(target, "the run folder or weights file")
     file = _weights(target, network)
     run = Run(target) if target.is_dir() else None
@@ -129,7 +138,9 @@ def export(
         else (file.parent if run is None else run.path) / "export"
     )
     _check_folder(folder, WEB in formats)
-    net = _trained(file, run, trust_code)
+    net = load_network(file, trust_code=trust_code) if embedding else _trained(file, run, trust_code)
+    if not (net.classes or embedding):
+        raise UnderstudyError(f"{target} has an embedding and no classifier; pass --embedding")
     if data is not None:
         root = None if data_root is None else path_of(data_root, "the data root")
         splits = open_source(data, root=root, download=download, size=size, pairs=pair)
@@ -139,10 +150,15 @@ def export(
     if net.contract.crop_mode == "squash":  # as in `predict`: whole images at the network's size
         side = net.contract.shape[1]
         calibration, test = resize_square(calibration, side), None if test is None else resize_square(test, side)
+    if embedding:
+        test = replace(spread(calibration if test is None else test, _COMPARED), targets=None)
     if test is None:
         raise UnderstudyError(f"{calibration.name} has no test split to verify the files on; pass --data with one")
     if test.targets is not None:
         check_classes(net, file.stem, test.classes)
+    if embedding:
+        width = net.shapes(()).embedding
+        net = embedding_network(net)
     interface = interface_of(net, test, preprocessing)
     if WEB in formats:
         check_page(interface)
@@ -152,6 +168,12 @@ def export(
     )  # fmt: skip
     name = file.stem if run is None else f"{run.path.resolve().name}-{file.stem}"
     done = Export(folder, name, tuple(files), folder / PAGE if WEB in formats else None)
+    if embedding:
+        write_whole(folder / "README.md", embedding_card(name, interface, files, width, test.name))
+        summary = {"name": name, "embedding": width, "weights": sha256(file), "versions": versions()}
+        listed = {"files": [one.to_json() for one in files]}
+        write_whole(folder / "export.json", json.dumps(summary | listed, indent=2) + "\n")
+        return done
     samples = min(calibrate, len(calibration)) if "int8" in formats else 0
     info = ModelCardInfo(
         done.name, net.spec, test.name, _hub_name(test.name), len(test), samples, _facts(run), license,

@@ -10,6 +10,7 @@ from understudy.evaluation.facts.compression import (
     OriginalFacts,
     ScalingForecast,
 )
+from understudy.evaluation.facts.neighbors import Neighbor, NeighborFacts, Query
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
 from understudy.evaluation.facts.representation import Nearest, RepresentationFacts, Space
 from understudy.evaluation.facts.run import (
@@ -38,7 +39,7 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 __all__ = [
     "COLLECTION_FACTS", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
     "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "Matrix", "Metric", "Mistake", "Nearest", "OriginalFacts", "PanelFacts", "Picture",
-    "RepresentationFacts", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "Space", "SpeechFacts",
-    "SpeechRow", "SuiteFacts", "TaskResult",
+    "GivenFacts", "Matrix", "Metric", "Mistake", "Nearest", "Neighbor", "NeighborFacts", "OriginalFacts",
+    "PanelFacts", "Picture", "Query", "RepresentationFacts", "Role", "Row", "RunFacts", "ScalingForecast", "Seed",
+    "ShotResult", "Space", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
 ]  # fmt: skip
