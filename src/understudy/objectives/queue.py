@@ -80,7 +80,8 @@ class QueueSimilarity(Objective):
     @classmethod
     def from_shapes(cls, context: BuildContext, *, size: int | None = None, **options: Any) -> Self:
         """`size` is half of the samples by default, at most 8,192: an image should not meet many of its own views."""
-        return cls(*widths_of(context), size or max(min(LONGEST, len(context.ids) // 2), 1), **options)
+        half = max(min(LONGEST, len(context.ids) // 2), 1)
+        return cls(*widths_of(context), half if size is None else size, **options)
 
     def fit(self, teacher: Signals) -> None:
         self.balance.fit(tap_of(teacher, "embedding", "teacher").float())
