@@ -164,7 +164,8 @@ def test_a_store_without_embeddings_says_what_to_do() -> None:
 def test_nearest_neighbors_vote_as_in_scikit_learn() -> None:
     x, keys = randn(30, 5), randn(60, 5, seed=1)
     targets, key_targets = torch.arange(30) % 3, torch.arange(60) % 3
-    model = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    weights: Any = lambda d: np.exp((1 - d) / 0.07)  # noqa: E731 a function, unlike what its stub says
+    model = KNeighborsClassifier(20, metric="cosine", weights=weights)
     predicted = model.fit(keys.numpy(), key_targets.numpy()).predict(x.numpy())
     assert knn_accuracy(x, targets, keys, key_targets) == pytest.approx(float((predicted == targets.numpy()).mean()))
 

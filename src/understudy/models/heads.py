@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +77,11 @@ def select(head: nn.Linear | nn.Conv2d, order: list[int]) -> nn.Linear | nn.Conv
     >>> select(nn.Linear(4, 3), []).weight.shape
     torch.Size([0, 4])
     """
-    convolution = nn.Conv2d if order else _NoOutputs
-    kind, size = (convolution, {"kernel_size": 1}) if isinstance(head, nn.Conv2d) else (nn.Linear, {})
-    width = head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
+    kind: Any = nn.Linear if isinstance(head, nn.Linear) else nn.Conv2d if order else _NoOutputs
+    width, size = (head.in_features, {}) if isinstance(head, nn.Linear) else (head.in_channels, {"kernel_size": 1})
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about layers without outputs, which have nothing to initialize
-        made = skip_init(kind, width, len(order), bias=head.bias is not None, device=head.weight.device, **size)
+        made: Any = skip_init(kind, width, len(order), bias=head.bias is not None, device=head.weight.device, **size)
         for own, other in zip(made.parameters(), head.parameters(), strict=True):
             own.copy_(other[order])
     return made.requires_grad_(head.weight.requires_grad)

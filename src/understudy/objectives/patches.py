@@ -95,7 +95,7 @@ class PatchObjective(FeatureObjective):
 
 
 def _last(shapes: Shapes, side: Literal["student", "teacher"]) -> str:
-    for name, shape in reversed(shapes.features.items()):
+    for name, shape in list(shapes.features.items())[::-1]:
         try:
             grid_of(shape)
         except ValueError:

@@ -39,6 +39,8 @@ WATCHED = 500
 """Samples that are watched during training."""
 _QUERIES, _KEYS = 500, 1000
 _MAPPED, _SHOWN, _EACH = 300, 5, 4
+_LABELS = {"knn": "k-NN", "neighbors": "neighbors"}  # the first that there is is shown
+_COSTS = ("parameters", "flops", "latency_ms")
 _TEACHER, _START = "teacher", "start"
 Measures = dict[str, float]
 
@@ -64,8 +66,9 @@ class Watch:
             member.learner.network.to(self.device)
             self.start[member.name] = self._measures(member.learner.network)
         first, own = next(iter(self.start.values())), self.teacher_measures
-        texts = [f"{name} {_shown(one)}" for name, one in (("teacher", own), ("student at the start", first))]
-        return f"{len(self.teacher):,} images held out: {'; '.join(texts)}"
+        if "knn" not in own:
+            del own["neighbors"]  # all, as they are its own
+        return f"{len(self.teacher):,} images held out: teacher {_shown(own)}; student at the start {_shown(first)}"
 
     @property
     def teacher_measures(self) -> Measures:
@@ -138,7 +141,7 @@ def compare_representations(
             assert store is not None, "there are teachers or their answers"
             together = _stored(store, one.source)
         one.by_network[_TEACHER] = side_by_side(together)
-    costs = {name: cost(network) for name, network in networks.items()}
+    costs: dict[str, dict[str, Any]] = {name: cost(network) for name, network in networks.items()}
     if teachers:
         costs[_TEACHER] = ensemble_cost(list(teachers.values()))
     titles = {name: network.spec or "module" for name, network in networks.items()}
@@ -159,7 +162,7 @@ def compare_representations(
                 name=name, role=name if name in (_TEACHER, _START) else "distilled",  # type: ignore[arg-type]
                 model=titles[name], width=x.by_network[name].shape[1],
                 map=principal_plane(x.by_network[name])[:_MAPPED].tolist(), **values,
-                **{key: costs.get(name, {}).get(key) for key in ("parameters", "flops", "latency_ms")},
+                **{key: value for key, value in costs.get(name, {}).items() if key in _COSTS},
             )
             for name, values in measured.items()
         ],
@@ -210,5 +213,5 @@ def _pictures(
 
 
 def _shown(measures: Measures) -> str:
-    quality = f"k-NN {measures['knn']:.1%}" if "knn" in measures else f"neighbors {measures['neighbors']:.1%}"
-    return f"{quality}, rank {measures['rank']:.0f}"
+    shown = next((f"{label} {measures[key]:.1%}, " for key, label in _LABELS.items() if key in measures), "")
+    return f"{shown}rank {measures['rank']:.0f}"

@@ -156,9 +156,8 @@ def export(
         raise UnderstudyError(f"{calibration.name} has no test split to verify the files on; pass --data with one")
     if test.targets is not None:
         check_classes(net, file.stem, test.classes)
-    if embedding:
-        width = net.shapes(()).embedding
-        net = embedding_network(net)
+    width = net.shapes(()).embedding if embedding else 0
+    net = embedding_network(net) if embedding else net
     interface = interface_of(net, test, preprocessing)
     if WEB in formats:
         check_page(interface)
