@@ -379,6 +379,8 @@ def test_from_a_store(photos: Path, teacher: str, tmp_path: Path) -> None:
     assert {one.name for one in kept.manifest.signals} == {"embedding"}
     done = understudy.distill(photos, None, "cnn:4", method="represent", targets=kept.path, run=tmp_path / "a", **QUICK)
     assert done.facts.representation is not None
+    with pytest.raises(UnderstudyError, match="has no logits, which kd reads"):
+        understudy.distill(photos, None, "cnn:4", targets=kept.path, run=tmp_path / "kd", **QUICK)
     both = understudy.distill(photos, teacher, "cnn:4", method="cosine", targets=kept.path, run=tmp_path / "b", **QUICK)
     assert both.finished, "the teacher gives the answers of the store"
 

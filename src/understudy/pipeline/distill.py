@@ -229,6 +229,12 @@ class Distill(Taught[D]):
             ) from error
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
+        reading = next((term.name for term in terms if term.needs_classes), None)
+        if reading is not None and self.store is not None and not self.store.shapes[0].classes:
+            raise UnderstudyError(
+                f"{self.recipe.targets} has no logits, which {reading} reads; learn from its embeddings with --method "
+                "represent, say, or label the data with a teacher of its classes"
+            )
         if all(term.reads_logits_alone for term in terms):
             return super().build_contexts(terms, network)
         train, student = self.data.train, network.shapes(self.recipe.student_taps or None)

@@ -36,12 +36,12 @@ class Term:
     @property
     def reads_logits_alone(self) -> bool:
         """Whether it can be built without knowing the networks' layers."""
-        return self.name in _LABELS or self.needs_classes
+        return self.name in _LABELS or OBJECTIVES[self.name].needs.teacher == LOGITS
 
     @property
     def needs_classes(self) -> bool:
         """Whether it reads the teacher's logits, so that the teacher must predict the student's classes."""
-        return OBJECTIVES[self.name].needs.teacher == LOGITS
+        return "logits" in OBJECTIVES[self.name].needs.teacher
 
     @property
     def trains_classes(self) -> bool:
