@@ -19,7 +19,8 @@ def render(facts: NeighborFacts, folder: Path) -> str:
 
 def console(facts: NeighborFacts) -> Renderables:
     """A line for each image that was found."""
-    made = table(left("query"), left("nearest"), right("cosine"), caption=f"of {facts.images:,} images")
+    columns = left("query", wrap=True), left("nearest", wrap=True), right("cosine")
+    made = table(*columns, caption=f"of {facts.images:,} images")
     for query in facts.queries:
         if query.error is not None:
             made.add_row(cell(query.path), Text(query.error, "yellow"), "")

@@ -194,10 +194,7 @@ class Loop:
     def _metrics(self, step: int) -> list[Row]:
         lr = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
         common = {"step": step, "epoch": self.batches.passes(step), "lr": lr}
-        return [
-            common | {"member": m.name, "part": "train"} | m.metrics.compute(m.uses_teacher and m.compared)
-            for m in self.members
-        ]
+        return [common | {"member": m.name, "part": "train"} | m.mean_metrics() for m in self.members]
 
     def _end_epoch(self) -> None:
         self._check_finite()
