@@ -42,7 +42,8 @@ class Neighborhood:
 
 def title(space: Space, found: RepresentationFacts) -> str:
     """The name of a space on the page."""
-    return space.name if space.role == "distilled" and len(found.of("distilled")) > 1 else NAMES[space.role]
+    several = space.role == "distilled" and len(found.of("distilled")) > 1
+    return space.name.removeprefix("distilled-") if several else NAMES[space.role]
 
 
 def measures(found: RepresentationFacts) -> list[Measure]:
