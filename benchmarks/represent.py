@@ -5,8 +5,8 @@
 
 The teacher answers `--views` views of the training part of DATA once, without its labels. Each method then trains the
 student for so many minutes of one process on these answers; "labels" trains it with cross-entropy on the labels for as
-many steps as `represent`. All are measured frozen on the test part: 20 nearest neighbors among the training part, a
-linear probe, and logistic regression on 1, 5 and 10 images a class (the median of five draws). The test part chooses
+many epochs as the last method. All are measured frozen on the test part: 20 nearest neighbors among the training part,
+a linear probe, and logistic regression on 1, 5 and 10 images a class (the median of five draws). The test part chooses
 nothing, and the last step counts.
 """
 
@@ -33,7 +33,6 @@ from understudy.evaluation.representation import effective_rank, knn_accuracy
 from understudy.models import Network
 from understudy.pipeline.modality import contract_of
 from understudy.pipeline.weights import networks_of, teachers_of
-from understudy.training.timing import ms_per_image
 
 SHOTS, DRAWS, DECAY = (1, 5, 10), 5, 1e-2
 COLUMNS = ("k-NN", "linear probe", *(f"{shots} a class" for shots in SHOTS), "rank")
@@ -102,9 +101,10 @@ def main() -> None:
     )  # fmt: skip
     print(f"{asked.views} views answered in {time.monotonic() - started:.0f} s", flush=True)
 
-    def trained(method: str, seed: int, steps: int) -> Any:
-        path = folder / f"{method}-{seed}-{steps}"
-        common: dict[str, Any] = machine | {"steps": steps, "lr": asked.lr, "clip": 1.0, "seed": seed, "run": path}
+    def trained(method: str, seed: int, epochs: int) -> Any:
+        length = {"epochs": epochs} if epochs else {"steps": 0}
+        path = folder / f"{method}-{seed}-{epochs}"
+        common: dict[str, Any] = machine | length | {"lr": asked.lr, "clip": 1.0, "seed": seed, "run": path}
         if method == "labels":
             return quiet(understudy.train, train, asked.student, size=asked.size, precise_bn=False, **common)
         return quiet(understudy.distill, photos, None, asked.student, targets=targets.path, method=method, **common)
@@ -114,11 +114,11 @@ def main() -> None:
     for method in (*asked.methods, "labels"):
         for seed in range(asked.seeds):
             if method != "labels":
-                cost = ms_per_image(trained(method, seed, 12).record["cost"])
-                last = max(int(asked.minutes * 60_000 / (cost["distilled-0"] * asked.batch_size)), 13)
+                seconds = trained(method, seed, 1).record["seconds"]  # of an epoch, and of what comes before it
+                last = max(int(asked.minutes * 60 / seconds), 2)
             started = time.monotonic()
             run = trained(method, seed, last)
-            print(f"{method}, seed {seed}: {last:,} steps in {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{method}, seed {seed}: {last:,} epochs in {time.monotonic() - started:.0f} s", flush=True)
             networks[f"{method}-{seed}"] = next(iter(networks_of(run.path).values()))
             start = networks_of(trained(method, seed, 0).path) if method == asked.methods[0] else {}
             networks |= {f"random-{seed}": network for network in start.values()}
