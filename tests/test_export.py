@@ -145,7 +145,7 @@ def test_metadata_is_stored_in_the_file(run: Run, exported: Any) -> None:
         x.data_type for x in onnx.load(exported.path / "model-int8.onnx").graph.initializer if len(x.dims) == 2
     ]
     assert quantized
-    assert set(quantized) == {onnx.TensorProto.INT8}
+    assert set(quantized) == {onnx.TensorProto.UINT8}
 
 
 def test_files_contain_no_local_paths(exported: Any) -> None:

@@ -178,9 +178,23 @@ def test_a_trained_run_whose_classes_are_in_another_order(
     assert any("its classes put into the order of the data" in note for note in run.facts.notes)
 
 
-@pytest.mark.parametrize("teacher", [SPEC, "timm:resnet10t?pretrained=true", "torchvision:resnet18?weights=DEFAULT"])
-def test_a_teacher_without_weights(teacher: str, small_images: ArraySource, tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match=r"write .*\?weights=FILE"):
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ("cnn:4", r"write .*\?weights=FILE"),
+        (f"{SPEC}?weights=nowhere.pth", "which is no file"),
+        ("timm:resnet10t?pretrained=true", "could not be downloaded"),
+        ("torchvision:resnet18?weights=DEFAULT", "could not be downloaded"),
+    ],
+)
+def test_a_teacher_without_weights(
+    teacher: str, says: str, small_images: ArraySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: object, **named: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    with pytest.raises(UnderstudyError, match=says):
         understudy.distill(small_images, teacher, "mlp:4", run=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
 

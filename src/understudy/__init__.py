@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from understudy.verbs.export import export
     from understudy.verbs.few_shots import few_shots
     from understudy.verbs.label import label
+    from understudy.verbs.neighbors import neighbors
     from understudy.verbs.predict import predict
     from understudy.verbs.pretrain import pretrain
     from understudy.verbs.probe import probe
@@ -42,6 +43,7 @@ _MODULES = {
     "export": "verbs.export",
     "few_shots": "verbs.few_shots",
     "label": "verbs.label",
+    "neighbors": "verbs.neighbors",
     "open_source": "data",
     "predict": "verbs.predict",
     "pretrain": "verbs.pretrain",
@@ -69,6 +71,7 @@ __all__ = [
     "export",
     "few_shots",
     "label",
+    "neighbors",
     "open_source",
     "predict",
     "pretrain",

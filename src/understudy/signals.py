@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, cat
 
 T = TypeVar("T")
 
@@ -90,6 +90,16 @@ class Signals:
             {name: x[rows] for name, x in self.features.items()},
             tuple(member[rows] for member in self.members),
         )
+
+
+def joined(parts: Sequence[Signals]) -> Signals:
+    """The logits and embeddings of several batches as those of one, with those of an ensemble's members."""
+    embeddings = [part.embedding for part in parts if part.embedding is not None]
+    return Signals(
+        cat([part.logits for part in parts]),
+        cat(embeddings) if embeddings else None,
+        members=tuple(joined(each) for each in zip(*(part.members for part in parts), strict=True)),
+    )
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,8 @@ command(
     "understudy distill photos/ --teacher runs/a --student cnn:16-32 --transfer-set unlabeled/",
     "understudy distill cifar100 --teacher runs/wrn --student cifar:wrn_16_2 --method crd+kd",
     "understudy distill photos/ --teacher runs/a --student cnn:16-32 --method crd --student-modality chrominance",
+    "understudy distill photos/ --teacher timm:vit_small_patch14_dinov2 --student timm:mobilenetv3_small_100 "
+    "--method represent",
 )
 command(
     "compare",
@@ -124,6 +126,7 @@ command(
     "understudy label cifar100 --teacher runs/wrn --views 32 --out targets/",
     "understudy label unlabeled/ --teacher runs/a runs/b --embedding --out targets/",
     "understudy label photos/ --teacher runs/teacher --out targets/ --part 3/16",
+    "understudy label unlabeled/ --teacher timm:vit_small_patch14_dinov2 --embedding --out targets/",
     "understudy distill cifar100 --targets targets/ --student cifar:resnet8",
 )
 app.command(
@@ -156,7 +159,14 @@ command(
     "understudy probe timm:resnet18 photos/",
     "understudy probe runs/demo digits",
     "understudy probe runs/demo photos/ cifar100 --teacher runs/teacher",
+    "understudy probe runs/distill-photos-1 flowers/ --teacher timm:vit_small_patch14_dinov2 --knn",
     "understudy probe runs/omit-3 mnist --only-classes 3 8 --json",
+)
+command(
+    "neighbors",
+    "List the images nearest to others by a network's embedding, as a page.",
+    "understudy neighbors runs/distill-photos-1 photos/ query.jpg",
+    "understudy neighbors runs/distill-photos-1 photos/ queries/ --top 5 --out found.html",
 )
 command(
     "predict",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from understudy.cli.flags import DataRoot, Download, Size, TrustCode, Whole
+from understudy.cli.flags import FLAG, DataRoot, Download, Size, TrustCode, Whole
 from understudy.terminal import Terminal
 
 
@@ -14,6 +14,7 @@ def export(
     *,
     format: tuple[str, ...] = ("onnx",),
     preprocessing: Literal["embedded", "external"] = "embedded",
+    embedding: Annotated[bool, FLAG] = False,
     network: str | None = None,
     data: str | None = None,
     calibrate: Whole = 256,
@@ -37,6 +38,8 @@ def export(
         web (a page that classifies images in the browser), or several of them.
     preprocessing
         embedded: the file takes images as they are stored. external: it takes them resized and normalized.
+    embedding
+        Export the embedding, normalized to unit length, in place of the logits.
     network
         Which of the run's networks, as in distilled-crd-1; default: the one that predict uses.
     data
@@ -58,9 +61,9 @@ def export(
     from understudy.verbs.export import export as verb
 
     done = verb(
-        target, format=format, preprocessing=preprocessing, network=network, data=data, calibrate=calibrate,
-        tolerance=tolerance, out=out, license=license, data_root=data_root, download=download, size=size,
-        pair=parse_pairs(pair), trust_code=trust_code,
+        target, format=format, preprocessing=preprocessing, embedding=embedding, network=network, data=data,
+        calibrate=calibrate, tolerance=tolerance, out=out, license=license, data_root=data_root, download=download,
+        size=size, pair=parse_pairs(pair), trust_code=trust_code,
     )  # fmt: skip
     terminal = Terminal()
     terminal.print(export_table(done.name, done.facts))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from understudy.cli.flags import DataRoot, Download, Size, TrustCode
+from understudy.cli.flags import FLAG, DataRoot, Download, Size, TrustCode
 from understudy.terminal import Terminal
 
 
@@ -17,6 +17,7 @@ def probe(
     *data: str,
     teacher: tuple[str, ...] = (),
     only_classes: tuple[str, ...] = (),
+    knn: Annotated[bool, FLAG] = False,
     data_root: DataRoot = None,
     download: Download = False,
     size: Size = None,
@@ -35,6 +36,8 @@ def probe(
         Run folders, weights files or pre-trained models' names to probe beside them.
     only_classes
         Classes of the data, by name or index, as in 3 8; default: all.
+    knn
+        Measure nearest neighbors too: 20, by cosine.
     as_json
         Print a JSON list with an object for each data set.
     """
@@ -42,8 +45,8 @@ def probe(
     from understudy.verbs.probe import probe as verb
 
     found = verb(
-        target, *data, teacher=teacher, only_classes=only_classes, data_root=data_root, download=download, size=size,
-        trust_code=trust_code,
+        target, *data, teacher=teacher, only_classes=only_classes, knn=knn, data_root=data_root, download=download,
+        size=size, trust_code=trust_code,
     )  # fmt: skip
     if as_json:
         print(json.dumps([one.to_json() for one in found], indent=2))

@@ -184,6 +184,8 @@ class DistillKeywords(TrainingKeywords, total=False):
     """Folder of the teachers' answers, as understudy label wrote it, in place of the teachers."""
     teacher_modality: str
     """Input of the teachers; needed only for those that do not say."""
+    teacher_size: int | None
+    """Input size of pre-trained teachers in pixels; default: their own, at most 224 and twice the images'."""
     student_modality: str
     """Input of the student: rgb, gray, luminance, chrominance, or a pair's name."""
     baseline: bool
@@ -223,14 +225,16 @@ class LabelKeywords(SampleKeywords, MachineKeywords, AugmentationKeywords, total
     """Keep these layers' outputs too."""
     int8: bool
     """Keep embeddings and features as int8 with a scale; default: float16."""
-    logits: Literal["auto", "all", "compact"]
-    """All as float16, or compact: nearly as good in 32 bytes; auto: all, up to 64 classes."""
+    logits: Literal["auto", "all", "compact", "none"]
+    """All as float16, compact: nearly as good in 32 bytes, or none; auto: all, up to 64 classes, where they match."""
     members: bool
     """Keep the answers of several teachers apart, as methods on embeddings need them."""
     mean: Literal["arithmetic", "geometric"]
     """Mean of the teachers' distributions."""
     teacher_modality: str
     """Input of the teachers; needed only for those that do not say."""
+    teacher_size: int | None
+    """Input size of pre-trained teachers in pixels; default: their own, at most 224 and twice the images'."""
     mixup: float
     """Alpha of MixUp of the views; 0 disables it."""
     batch_size: int

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import field_validator, model_validator
 
 from understudy.config.options import ClassifierOptions, TrainingOptions
-from understudy.config.values import Amount, Count, PathText, Positive, Several, Temperature, listed_names
+from understudy.config.values import Amount, Count, PathText, Pixels, Positive, Several, Temperature, listed_names
 
 COMPARED = ("kd", "crd", "crd+kd", "dkd")
 """The default methods of `compare`: of logits and embeddings, which fit any two networks."""
@@ -73,13 +73,15 @@ class DistillRecipe(Recipe):
 
     kind: str = "distill"
     teacher: tuple[str, ...] = ()
-    """Run folders or weights files; several make an ensemble, as do the seeds of one run."""
+    """Run folders, weights files or pre-trained models, as in timm:NAME?weights=FILE; several make an ensemble."""
     student: str = ""
     """Model to train, as in mlp:800x2 or timm:resnet18."""
     targets: PathText | None = None
     """Folder of the teachers' answers, as understudy label wrote it, in place of the teachers."""
     teacher_modality: str = ""
     """Input of the teachers; needed only for those that do not say."""
+    teacher_size: Pixels | None = None
+    """Input size of pre-trained teachers in pixels; default: their own, at most 224 and twice the images'."""
     student_modality: str = ""
     """Input of the student: rgb, gray, luminance, chrominance, or a pair's name."""
     baseline: bool = True

@@ -266,7 +266,7 @@ class LabelConfig(SampleOptions, MachineOptions):
     data: str = ""
     """Samples to label: a name, a folder, a zip, a CSV, a parquet file or tar shards; labels are not needed."""
     teacher: tuple[str, ...] = ()
-    """Run folders or weights files; several make an ensemble, as do the seeds of one run."""
+    """Run folders, weights files or pre-trained models, as in timm:NAME?weights=FILE; several make an ensemble."""
     views: Views = 32
     """Augmented views of each sample; students see them in turn."""
     embedding: bool = False
@@ -275,14 +275,16 @@ class LabelConfig(SampleOptions, MachineOptions):
     """Keep these layers' outputs too."""
     int8: bool = False
     """Keep embeddings and features as int8 with a scale; default: float16."""
-    logits: Literal["auto", "all", "compact"] = "auto"
-    """All as float16, or compact: nearly as good in 32 bytes; auto: all, up to 64 classes."""
+    logits: Literal["auto", "all", "compact", "none"] = "auto"
+    """All as float16, compact: nearly as good in 32 bytes, or none; auto: all, up to 64 classes, where they match."""
     members: bool = False
     """Keep the answers of several teachers apart, as methods on embeddings need them."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean of the teachers' distributions."""
     teacher_modality: str = ""
     """Input of the teachers; needed only for those that do not say."""
+    teacher_size: Pixels | None = None
+    """Input size of pre-trained teachers in pixels; default: their own, at most 224 and twice the images'."""
     mixup: Amount = 0.0
     """Alpha of MixUp of the views; 0 disables it."""
     batch_size: Positive = 128

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from understudy.data.source import Source
+from understudy.randomness import name_key, uniform
 
 MAX_SAMPLES = 200_000
 """Larger datasets are not searched for duplicates."""
@@ -93,3 +96,48 @@ def _classes(source: Source, missing: torch.Tensor) -> str:
     if len(rows) == 1:
         return f"class {names}"
     return f"{len(rows):,} classes ({names}{', ...' if len(rows) > 5 else ''})" if rows else ""
+
+
+def spread(source: Source, most: int) -> Source:
+    """At most so many samples of a source, evenly spread over it; the same ones whenever it is asked.
+
+    >>> spread(Source("some", (), torch.arange(10), None, (2,)), 3).ids.tolist()
+    [0, 3, 6]
+    """
+    if len(source) <= most:
+        return source
+    return source.subset(torch.arange(most) * len(source) // most)
+
+
+def held_apart(source: Source, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows, int64, that are kept and that are held out, so many, by a hash of their ids: labels are not read."""
+    order = uniform(source.ids, seed ^ name_key("held out")).argsort()
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def distinct(source: Source) -> Source:
+    """A source without samples that equal an earlier one in every byte, which is noted; as it is if it cannot be told.
+
+    >>> from understudy.data.formats.arrays import array_source
+    >>> kept = distinct(array_source("toy", torch.tensor([[1, 2], [3, 4], [1, 2]]), [0, 1, 0]))
+    >>> kept.ids.tolist(), kept.notes
+    ([0, 1], ('1 exact copy of other samples of toy is left out',))
+    """
+    sizes = source.sizes() if len(source) <= MAX_SAMPLES else None
+    if sizes is None or bool((sizes < 0).any()):
+        return source
+    _, place, counts = sizes.unique(return_inverse=True, return_counts=True)
+    rows = ((counts[place] > 1) & (sizes > 0)).nonzero().flatten()
+    if int(sizes[rows].sum()) > MAX_BYTES:
+        return source
+    seen, copies = set[bytes](), list[int]()
+    for row, digest in _digests(source, rows.tolist()):
+        copies += [row] if digest in seen else []
+        seen.add(digest)
+    if not copies:
+        return source
+    kept = torch.ones(len(source), dtype=torch.bool)
+    kept[copies] = False
+    said = "1 exact copy" if len(copies) == 1 else f"{len(copies):,} exact copies"
+    note = f"{said} of other samples of {source.name} {'is' if len(copies) == 1 else 'are'} left out"
+    return replace(source.subset(kept.nonzero().flatten()), notes=(*source.notes, note))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,25 +14,26 @@ from torch import Tensor
 
 from understudy.data import Source, stratified_split
 from understudy.errors import UnderstudyError
-from understudy.evaluation.logits import predict_logits
+from understudy.evaluation.logits import default_batch_size, predict_logits
 from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
 
 HELD_OUT = 0.2  # fraction of the training samples of each class that selects the weight decay
 DECAYS = tuple(10.0**-power for power in range(7))  # strongest first
 _ITERATIONS = 1000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
     """The penultimate layers of networks for a source, on the CPU."""
 
-    source: Source  # the samples that could be read, without inputs; all are labeled
+    source: Source  # the samples that could be read, without inputs
     by_network: dict[str, Tensor]  # (N, D) float32
 
     @property
     def targets(self) -> Tensor:
-        """(N,) int64."""
+        """(N,) int64 of a labeled source."""
         assert self.source.targets is not None
         return self.source.targets
 
@@ -46,6 +47,15 @@ def extract_embeddings(
     """
     if source.targets is None:
         raise UnderstudyError(f"{source.name} has no labels, which a linear probe needs; use a labeled set")
+    return embed(networks, source, batch_size=batch_size, skipped=skipped)
+
+
+def embed(
+    networks: Mapping[str, Network], source: Source, *, batch_size: int | None = None,
+    skipped: dict[str, str] | None = None,
+) -> Embeddings:  # fmt: skip
+    """`extract_embeddings` of a source with labels or without; the batches are as large as the images allow."""
+    batch_size = batch_size or default_batch_size(source, *networks.values())
     parts: dict[str, list[Tensor]] = {name: [] for name in networks}
     watched = {name: network.signals for name, network in networks.items()}
     device = next(iter(networks.values())).mean.device
@@ -95,15 +105,12 @@ class ProbedSet:
     test: int
     probes: dict[str, Probe]  # by network, as "alone-0" or "distilled-crd-0"
     skipped: dict[str, int]  # reason -> number of records that could not be read
+    neighbors: dict[str, float] = field(default_factory=dict)  # accuracy of nearest neighbors, by network, if asked for
 
     @property
     def groups(self) -> dict[str, list[Probe]]:
         """The seeds of each kind of network, as "alone" or "distilled-crd"."""
-        found: dict[str, list[Probe]] = {}
-        for name, probe in self.probes.items():
-            head, _, number = name.rpartition("-")
-            found.setdefault(head if number.isdecimal() else name, []).append(probe)
-        return found
+        return grouped(self.probes)
 
     def mean(self, group: str) -> float:
         """Mean accuracy over seeds."""
@@ -117,6 +124,15 @@ class ProbedSet:
     def to_json(self) -> dict[str, Any]:
         means = {group: {"accuracy": self.mean(group), "sd": self.sd(group)} for group in self.groups}
         return asdict(self) | {"means": means}
+
+
+def grouped(by_network: Mapping[str, T]) -> dict[str, list[T]]:
+    """What there is of each network by its kind: "distilled-0" and "distilled-1" are seeds of "distilled"."""
+    found: dict[str, list[T]] = {}
+    for name, value in by_network.items():
+        head, _, number = name.rpartition("-")
+        found.setdefault(head if number.isdecimal() else name, []).append(value)
+    return found
 
 
 def linear_probe(train: Embeddings, test: Embeddings, name: str) -> Probe:

@@ -10,6 +10,7 @@ from understudy.exporters.build import (
     export_network,
     file_formats,
 )
+from understudy.exporters.embedding import embedding_card, embedding_network
 from understudy.exporters.format import Format, Script
 from understudy.exporters.interface import Interface, interface_of
 from understudy.exporters.model_card import ModelCardInfo, export_summary, model_card
@@ -29,6 +30,8 @@ __all__ = [
     "Script",
     "check_formats",
     "check_page",
+    "embedding_card",
+    "embedding_network",
     "export_network",
     "export_summary",
     "file_formats",

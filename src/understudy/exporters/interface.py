@@ -19,7 +19,7 @@ from understudy.models import InputContract, Network
 from understudy.models.contract import prepare_inputs
 from understudy.signals import ASPECTS
 
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT, EMBEDDING = "input", "logits", "embedding"
 
 Preprocessing = Literal["embedded", "external"]
 Layout = Literal["NHWC", "NCHW", "ND"]

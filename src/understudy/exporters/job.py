@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from understudy.exporters import onnx, torch_export
-from understudy.exporters.interface import CoreModel, Interface, Preprocessor, exported_module
+from understudy.exporters.interface import EMBEDDING, OUTPUT, CoreModel, Interface, Preprocessor, exported_module
 from understudy.models import Network, Ranges
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Job:
         """The network without preprocessing, in ONNX."""
         module = CoreModel(self.network).eval().requires_grad_(False)
         sample = torch.zeros(2, *self.interface.contract.shape)
-        return onnx.to_onnx(torch_export.trace(module, sample, self.name), self.name)
+        output = OUTPUT if self.network.classes else EMBEDDING
+        return onnx.to_onnx(torch_export.trace(module, sample, self.name), self.name, output)
 
     @cached_property
     def preprocessor(self) -> ModelProto | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from understudy.exporters.job import Job
 
 
-def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
+def to_onnx(program: torch.export.ExportedProgram, name: str, output: str = OUTPUT) -> ModelProto:
     """Convert a traced module to ONNX, in the opset that torch's exporter recommends.
 
     Means over the height and width of images become global average pooling, which ONNX Runtime computes in the layout
@@ -34,7 +34,7 @@ def to_onnx(program: torch.export.ExportedProgram, name: str) -> ModelProto:
     remedy = "export it with --format torch, or replace that operator"
     with export_errors(f"{name} cannot be exported to ONNX", remedy, _unsupported):
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT], external_data=False
+            program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[output], external_data=False
         )
     assert exported is not None
     return _with_pooling(exported.model_proto)
@@ -123,7 +123,7 @@ def load_onnx(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     name = session.get_inputs()[0].name
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {name: x.numpy()})[0])
+        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
     return run
 

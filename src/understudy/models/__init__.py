@@ -3,6 +3,7 @@
 from understudy.models.build import FAMILIES, build, is_code, load_network, names_model, parse_spec, restore, start_from
 from understudy.models.contract import InputContract, select_modality
 from understudy.models.fold import fold
+from understudy.models.given import as_given, with_own_classes
 from understudy.models.heads import find_heads
 from understudy.models.network import Network, eval_mode, to_channels_last
 from understudy.models.quantization import Ranges, activation_ranges, as_float, calibrate, quantize
@@ -10,7 +11,8 @@ from understudy.models.stages import is_depthwise, stages
 from understudy.models.weights import read_weights
 
 __all__ = [
-    "FAMILIES", "InputContract", "Network", "Ranges", "activation_ranges", "as_float", "build", "calibrate",
-    "eval_mode", "find_heads", "fold", "is_code", "is_depthwise", "load_network", "names_model", "parse_spec",
-    "quantize", "read_weights", "restore", "select_modality", "stages", "start_from", "to_channels_last",
+    "FAMILIES", "InputContract", "Network", "Ranges", "activation_ranges", "as_float", "as_given", "build",
+    "calibrate", "eval_mode", "find_heads", "fold", "is_code", "is_depthwise", "load_network", "names_model",
+    "parse_spec", "quantize", "read_weights", "restore", "select_modality", "stages", "start_from",
+    "to_channels_last", "with_own_classes",
 ]  # fmt: skip

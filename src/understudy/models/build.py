@@ -86,8 +86,9 @@ def names_model(text: str) -> bool:
 def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trust_code: bool = False) -> Network:
     """Build a network from a model name, or from a module that maps (B, *contract.shape) to logits.
 
-    The contract has the shape, mean, std and classes of the data. A model with its own size and normalization, as it is
-    pre-trained or of fixed input size, keeps them. `pkg.mod:fn` is imported only with `trust_code`.
+    The contract has the shape, mean, std and classes of the data; without classes, a named model has an embedding
+    alone. A model with its own size and normalization, as it is pre-trained or of fixed input size, keeps them.
+    `pkg.mod:fn` is imported only with `trust_code`.
 
     >>> contract = InputContract((1, 28, 28), (0.13,), (0.31,), tuple("0123456789"))
     >>> network = build("cnn:8-16", contract, seed=1)
@@ -107,10 +108,18 @@ def build(spec: str | nn.Module, contract: InputContract, *, seed: int = 0, trus
     wanted = contract.classes
     if classes is not None:
         contract = replace(contract, classes=classes)
+    named = bool(contract.classes) or code or _official_file(parsed) is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _from_code(parsed, contract, trust_code) if code else _BUILDERS[parsed.family](parsed, contract)
+        if code:
+            network = _from_code(parsed, contract, trust_code)
+        else:  # without classes, there is one at first, to find what its classifier reads
+            first = contract if named else replace(contract, classes=("",))
+            network = _BUILDERS[parsed.family](parsed, first)
     network.spec = network.spec or spec
+    if not named:
+        network.select_classes([], ())
+        network.head_kept = False
     if file is not None:
         _load_whole(network, file)
     if projector is not None:
@@ -134,7 +143,7 @@ def _files(spec: Spec) -> tuple[Spec, Path | None, tuple[str, ...] | None]:
         raise UnderstudyError(f"classes={named} says what the weights of a file predict; add weights=FILE")
     weights = str(options.get("weights", ""))
     # torchvision's own weights have names, and official ones of Big Transfer are arrays
-    other = spec.family == "bit" and weights.lower().endswith(".npz")
+    other = _official_file(spec) == weights
     if not weights or other or (spec.family == "torchvision" and re.fullmatch(r"\w+", weights)):
         file = None
     else:
@@ -144,9 +153,15 @@ def _files(spec: Spec) -> tuple[Spec, Path | None, tuple[str, ...] | None]:
 
 
 def _load_whole(network: Network, file: Path) -> None:
-    """Load a weights file with the head."""
+    """Load a weights file with the head, if the network has classes."""
     weights, own = read_weights(file), network.module.state_dict()
     state = unwrapped(weights.tensors, own)
+    if not network.classes and network.head_paths:
+        ours = {name: x for name, x in own.items() if name.rpartition(".")[0] in network.head_paths}
+        kept = {name: x for name, x in state.items() if name.rpartition(".")[0] not in network.head_paths}
+        load_weights(network.module, kept | ours, str(file))
+        network.init_from = f"initialized from {weights.origin}, without a classifier"
+        return
     differing = {
         name for name in own.keys() | state.keys() if name not in own or _shape(own, name) != _shape(state, name)
     }
@@ -284,6 +299,12 @@ def _bit(spec: Spec, contract: InputContract) -> Network:
         return _official(spec, read_official(Path(weights)), contract, options)
     contract = _bit_normalized(contract)
     return Network(call(bit, spec, spec.name, contract.shape[0], len(contract.classes), **options), contract)
+
+
+def _official_file(spec: Spec) -> str | None:
+    """The file of a Big Transfer model's official weights, which have a head; None where there is none."""
+    named = (spec.name, str(spec.options.get("weights", "")))
+    return next((name for name in named if spec.family == "bit" and name.lower().endswith(".npz")), None)
 
 
 def _official(spec: Spec, official: OfficialWeights, contract: InputContract, options: dict[str, Any]) -> Network:

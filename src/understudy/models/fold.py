@@ -72,7 +72,7 @@ def _deviation(folded: Network, original: Network, inputs: Tensor) -> float:
 
 def _outputs(network: Network, inputs: Tensor) -> list[Tensor]:
     signals = network.watch(["embedding"] if network.head_paths else [])(inputs)
-    return [x for x in (signals.logits, signals.embedding) if x is not None]
+    return [x for x in (signals.logits, signals.embedding) if x is not None and x.numel()]
 
 
 class _ReadCounter(TorchFunctionMode):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 
 def possible_heads(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -99,14 +103,30 @@ def new_head(old: nn.Linear | nn.Conv2d, classes: int) -> nn.Linear | nn.Conv2d:
     return nn.Linear(old.in_features, classes, bias=bias)
 
 
+def select(head: nn.Linear | nn.Conv2d, order: list[int]) -> nn.Linear | nn.Conv2d:
+    """A classifier whose output i is what output `order[i]` of another is; none leaves what reads an embedding only.
+
+    >>> select(nn.Linear(4, 3), []).weight.shape
+    torch.Size([0, 4])
+    """
+    kind: Any = nn.Linear if isinstance(head, nn.Linear) else nn.Conv2d if order else _NoOutputs
+    width, size = (head.in_features, {}) if isinstance(head, nn.Linear) else (head.in_channels, {"kernel_size": 1})
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about layers without outputs, which have nothing to initialize
+        made: Any = skip_init(kind, width, len(order), bias=head.bias is not None, device=head.weight.device, **size)
+        for own, other in zip(made.parameters(), head.parameters(), strict=True):
+            own.copy_(other[order])
+    return made.requires_grad_(head.weight.requires_grad)
+
+
+class _NoOutputs(nn.Conv2d):
+    """A convolution without outputs, which PyTorch cannot compute as it can such a linear layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input[:, :0]
+
+
 def zero(head: nn.Module) -> None:
     """Set the weights and biases of a classifier to zero, as for transfer (Big Transfer, section 3.3)."""
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
-
-
-def reorder(head: nn.Linear | nn.Conv2d, order: list[int]) -> None:
-    """Permute the outputs of a classifier: output i becomes what output `order[i]` was."""
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.copy_(parameter[order].clone())

@@ -164,6 +164,8 @@ def _load_pretrained(network: Network, weights: Weights, first_conv: str | None)
 
     own = network.module.state_dict()
     state = unwrapped(weights.tensors, own)
+    state = {name: _resampled(network.module, x, own[name]) if name == "pos_embed" and name in own else x
+             for name, x in state.items()}  # fmt: skip
     heads = {f"{path}.{name}": x for path, head in network.heads.items() for name, x in head.state_dict().items()}
     kept = all(name in state and state[name].shape == x.shape for name, x in heads.items())
     if not kept:
@@ -177,6 +179,17 @@ def _load_pretrained(network: Network, weights: Weights, first_conv: str | None)
         f"head of {classes} classes kept" if kept else f"with a new head of {classes} classes"
     )
     return kept
+
+
+def _resampled(module: Any, given: Tensor, own: Tensor) -> Tensor:
+    """Position embeddings (1, T, D) of a vision transformer for the grid of another image size."""
+    from timm.layers import resample_abs_pos_embed
+
+    grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
+    if given.shape == own.shape or given.dim() != 3 or grid is None:
+        return given
+    prefix = 0 if getattr(module, "no_embed_class", False) else getattr(module, "num_prefix_tokens", 1)
+    return resample_abs_pos_embed(given.float(), list(grid), num_prefix_tokens=prefix)
 
 
 def from_torchvision(spec: Spec, contract: InputContract) -> Network:
@@ -210,7 +223,8 @@ def from_torchvision(spec: Spec, contract: InputContract) -> Network:
         contract = replace(contract, shape=shape, interpolation=_interpolation(preset.interpolation.value))
         if contract.is_image:
             contract = replace(contract, shape=(3, *contract.shape[1:]), mean=tuple(preset.mean), std=tuple(preset.std))
-        _replace_heads(module, len(contract.classes), torch.zeros(1, 3, *contract.shape[1:]))
+        if len(contract.classes) != len(known[str(weights)].meta["categories"]):
+            _replace_heads(module, len(contract.classes), torch.zeros(1, 3, *contract.shape[1:]))
     if contract.shape[0] == 1:
         # torchvision's models take three channels; the input contract repeats a single one
         contract = replace(contract, shape=(3, *contract.shape[1:]), mean=contract.mean * 3, std=contract.std * 3)

@@ -21,7 +21,7 @@ from understudy.files import write_whole
 from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.depthwise import speed_up_depthwise
 from understudy.models.dropout import replace_dropouts, seed_dropouts
-from understudy.models.heads import find_heads, find_pool, possible_heads, reorder, zero
+from understudy.models.heads import find_heads, find_pool, possible_heads, select, zero
 from understudy.models.stages import channels_first, stages
 from understudy.objectives.cat_kd import CAMS
 from understudy.objectives.simkd import MAPS, Projector
@@ -33,7 +33,8 @@ class Network(nn.Module):
 
     Selecting a modality, resizing, channel conversion and normalization happen here, not in the data, so that a teacher
     and a student get the same view of a sample, each in its own modality, resolution and normalization. The module maps
-    (B, *contract.shape) to logits (B, len(contract.classes)); `spec` is its model name, "" if it was made in Python.
+    (B, *contract.shape) to logits (B, len(contract.classes)), (B, 0) of a network that has an embedding alone; `spec`
+    is its model name, "" if it was made in Python.
     """
 
     mean: Tensor
@@ -335,11 +336,19 @@ class Network(nn.Module):
     def reorder_classes(self, classes: tuple[str, ...]) -> None:
         """Predict the same classes in another order, by permuting the rows of the classifiers."""
         assert sorted(classes) == sorted(self.classes), classes
-        order = [self.classes.index(name) for name in classes]
-        for head in self.heads.values():
-            reorder(head, order)
+        self.select_classes([self.classes.index(name) for name in classes], classes)
+
+    def select_classes(self, order: Sequence[int], classes: tuple[str, ...]) -> None:
+        """Predict `classes` by the logits `order` of what was predicted before; none leaves an embedding alone.
+
+        A network without classes has logits (B, 0), and its embedding is what the classifier would read.
+        """
+        assert len(order) == len(classes), (order, classes)
+        for path, head in self.heads.items():
+            parent, _, name = path.rpartition(".")
+            setattr(self.module.get_submodule(parent), name, select(head, list(order)))
         if self.class_bias is not None:
-            self.class_bias = self.class_bias[order]
+            self.class_bias = self.class_bias[list(order)]
         self.contract = replace(self.contract, classes=classes)
 
     def set_class_bias(self, bias: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from understudy.objectives.activation_boundaries import ActivationBoundaries, activation_boundary_loss
 from understudy.objectives.attention_transfer import AttentionTransfer, attention_loss
+from understudy.objectives.balance import Balance, balancing
 from understudy.objectives.base import (
     BuildContext,
     FirstStage,
@@ -20,6 +21,7 @@ from understudy.objectives.correlation_congruence import (
     congruence_loss,
     correlation_loss,
 )
+from understudy.objectives.cosine import Cosine, cosine_loss
 from understudy.objectives.crd import CRD, crd_loss, mutual_information_bound
 from understudy.objectives.cross_entropy import CrossEntropy, cross_entropy_loss
 from understudy.objectives.dist import DIST, dist_loss
@@ -34,7 +36,11 @@ from understudy.objectives.logit_standardization import LogitStandardization, st
 from understudy.objectives.mlkd import MultiLevel, multi_level_loss
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.ofa import OneForAll, ofa_loss
+from understudy.objectives.patch_similarity import PatchSimilarity, patch_similarity_loss
+from understudy.objectives.patches import Patches, patch_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
+from understudy.objectives.queue import QueueSimilarity, queue_loss
+from understudy.objectives.represent import Represent
 from understudy.objectives.review import Review, hierarchical_loss
 from understudy.objectives.rkd import RelationalKD, rkd_loss
 from understudy.objectives.similarity_preserving import SimilarityPreserving, similarity_loss
@@ -71,19 +77,26 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "review": Review,
     "ofa": OneForAll,
     "crd": CRD,
+    "cosine": Cosine,
+    "queue": QueueSimilarity,
+    "patches": Patches,
+    "patch_similarity": PatchSimilarity,
+    "represent": Represent,
 }
 """The objectives by their names in recipes and on the command line. Register new ones here."""
 
 __all__ = [
-    "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "BinaryCrossEntropy",
-    "BuildContext", "ClassAttention", "CorrelationCongruence", "CrossEntropy", "FactorTransfer", "FirstStage", "FitNet",
-    "FlowOfSolution", "KernelCongruence", "LogitMatching", "LogitStandardization", "MultiLevel", "Needs",
-    "NeuronSelectivity", "Objective", "OneForAll", "Paraphraser", "PartialKD", "PerTeacher", "ProbabilisticTransfer",
-    "RelationalKD", "Review", "SimKD", "SimilarityPreserving", "SoftmaxRegression", "TapPair", "TransformedTeacher",
-    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "binary_cross_entropy_loss",
-    "cam_loss", "congruence_loss", "correlation_loss", "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers",
-    "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss", "fsp_loss", "hierarchical_loss", "hint_loss",
-    "kd_loss", "logit_matching_loss", "multi_level_loss", "mutual_information_bound", "nst_loss", "ofa_loss",
-    "partial_kd_loss", "pkt_loss", "rkd_loss", "similarity_loss", "simkd_loss", "srrl_loss", "standardize_logits",
+    "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "Balance",
+    "BinaryCrossEntropy", "BuildContext", "ClassAttention", "CorrelationCongruence", "Cosine", "CrossEntropy",
+    "FactorTransfer", "FirstStage", "FitNet", "FlowOfSolution", "KernelCongruence", "LogitMatching",
+    "LogitStandardization", "MultiLevel", "Needs", "NeuronSelectivity", "Objective", "OneForAll", "Paraphraser",
+    "PartialKD", "PatchSimilarity", "Patches", "PerTeacher", "ProbabilisticTransfer", "QueueSimilarity", "RelationalKD",
+    "Represent", "Review", "SimKD", "SimilarityPreserving", "SoftmaxRegression", "TapPair", "TransformedTeacher",
+    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "balancing",
+    "binary_cross_entropy_loss", "cam_loss", "congruence_loss", "correlation_loss", "cosine_loss", "crd_loss",
+    "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss",
+    "fsp_loss", "hierarchical_loss", "hint_loss", "kd_loss", "logit_matching_loss", "multi_level_loss",
+    "mutual_information_bound", "nst_loss", "ofa_loss", "partial_kd_loss", "patch_loss", "patch_similarity_loss",
+    "pkt_loss", "queue_loss", "rkd_loss", "similarity_loss", "simkd_loss", "srrl_loss", "standardize_logits",
     "synchronize_batch_norm", "ttm_loss", "vid_loss",
 ]  # fmt: skip

@@ -80,6 +80,8 @@ class Objective(nn.Module):
             if it uses ids or labels in a way that ignores the partners.
         synced_buffers: names of buffers that the objective itself keeps equal on all ranks, so that data parallelism
             need not broadcast them.
+        fitted: whether `fit` measures anything.
+        labels_beside: whether the labels' cross-entropy is added to it where labels are there and nothing else is said.
     """
 
     needs: Needs = Needs()
@@ -90,6 +92,8 @@ class Objective(nn.Module):
     supports_mixup: bool = True
     reuses_classifier: ClassVar[bool] = False
     synced_buffers: ClassVar[frozenset[str]] = frozenset()
+    fitted: bool = False
+    labels_beside: ClassVar[bool] = True
 
     @classmethod
     def from_shapes(cls, context: BuildContext, **options: Any) -> Self:
@@ -106,6 +110,12 @@ class Objective(nn.Module):
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
+
+    def fit(self, teacher: Signals) -> None:
+        """Measure the teacher's space on its answers to some samples, once before the first step; nothing by default.
+
+        Raises a ValueError if they cannot be learned from.
+        """
 
     def check(self) -> None:
         """Raise a ValueError if an earlier batch broke a rule that `forward` checks at once on CPUs only.
@@ -132,6 +142,7 @@ class Objective(nn.Module):
         self.needs = Needs(NOTHING)
         for part in parts:
             self.needs |= part.needs
+        self.fitted = any(part.fitted for part in parts)
         self.per_sample = all(part.per_sample for part in parts)
         self.supports_mixup = all(part.supports_mixup for part in parts)
 
@@ -180,6 +191,10 @@ class WeightedSum(Objective):
             total = total + (loss * self.factors[self.place[name]] if name in self.place else loss)
         return total
 
+    def fit(self, teacher: Signals) -> None:
+        for objective in self.terms.children():
+            objective.fit(teacher)  # type: ignore[operator]
+
     def first_stage(self) -> FirstStage | None:
         """The terms that have a first stage, each at weight 1; then all terms that are left, at their own weights."""
         terms = {name: term for name, term in self.terms.items() if isinstance(term, Objective)}
@@ -213,12 +228,20 @@ class PerTeacher(Objective):
         self._combine(objectives)
         self.warmup = objectives[0].warmup
 
+    def fit(self, teacher: Signals) -> None:
+        for objective, member in self._paired(teacher):
+            objective.fit(member)
+
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
+        losses = [objective(student, member, batch) for objective, member in self._paired(teacher)]
+        return torch.stack(losses).sum()
+
+    def _paired(self, teacher: Signals | None) -> list[tuple[Any, Signals]]:
+        """Each teacher's objective with its signals."""
         members = require_teacher(self, teacher).members
         if len(members) != len(self.each):
             raise ValueError(f"this objective was built for {len(self.each)} teachers, but got {len(members)}")
-        losses = [objective(student, member, batch) for objective, member in zip(self.each, members, strict=True)]
-        return torch.stack(losses).sum()
+        return list(zip(self.each, members, strict=True))
 
     def first_stage(self) -> FirstStage | None:
         stages = [stage for each in self.each if isinstance(each, Objective) and (stage := each.first_stage())]

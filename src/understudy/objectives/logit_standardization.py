@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from understudy.objectives.base import BuildContext, Objective, require_teacher
+from understudy.objectives.base import LOGITS, BuildContext, Needs, Objective, require_teacher
 from understudy.objectives.kd import KD
 from understudy.signals import Batch, Signals
 
@@ -49,6 +49,7 @@ class LogitStandardization(Objective):
     cross-entropy of weight 0.1 (of weight 1 with DKD as the inner objective).
     """
 
+    needs = Needs(student=LOGITS, teacher=LOGITS)
     summary = "another objective of logits (option inner, kd by default) on their z-scores (Sun et al. 2024)"
     weight = 9.0
 

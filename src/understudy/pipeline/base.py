@@ -44,6 +44,7 @@ from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.device import slower_in_bf16
 from understudy.pipeline.loss import Term, compose
 from understudy.pipeline.modality import set_modality
+from understudy.pipeline.representation import Watch
 from understudy.pipeline.run_data import Overrides, RunData, in_subset, open_parts, require, resolve_augmentation
 from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
@@ -166,6 +167,11 @@ class Pipeline(ABC, Generic[R]):
         """Who answers beside the students, ready on a device."""
         return None
 
+    @property
+    def teacher_classes(self) -> tuple[str, ...] | None:
+        """The classes that the teachers predict, () if not the same; None where there is no teacher."""
+        return None
+
     def teacher_digests(self) -> dict[str, str]:
         """The SHA-256 of the teachers' files, or of their weights."""
         files = {file: sha256(Path(file)) for file in self.teacher_files}
@@ -222,8 +228,11 @@ class Pipeline(ABC, Generic[R]):
                 uses_teacher = role == "distilled" or bool(objective.needs.teacher)
                 first = self.first_stage(objective)
                 learner = Learner(network, objective if first is None or first.then is None else first.then)
-                member = Member(f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher, first=first)
-                members.append(member)
+                known = self.teacher_classes
+                members.append(Member(
+                    f"{name}-{number}", role, seed, learner, recipe.optimizer, uses_teacher, first=first,
+                    compared=known is None or (bool(known) and known == network.classes),
+                ))  # fmt: skip
         return members
 
     def student(self, contract: InputContract, number: int, *, several: bool) -> Network:
@@ -261,6 +270,10 @@ class Pipeline(ABC, Generic[R]):
 
     def begin(self, members: Sequence[Member], run: Run) -> None:
         """What is done to the networks once, before the first step of a run, and is found again in its checkpoints."""
+
+    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
+        """What shows at each epoch whether the members learn, on samples that they are not trained on."""
+        return None
 
     @property
     def starts_well(self) -> bool:

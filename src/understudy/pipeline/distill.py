@@ -13,21 +13,29 @@ from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
 from understudy.data import Source, merged_unlabeled
 from understudy.data.modalities import check_modality
+from understudy.data.parts import distinct, held_apart
 from understudy.errors import UnderstudyError
-from understudy.models import InputContract, Network, build
+from understudy.evaluation.facts import RunFacts
+from understudy.models import InputContract, Network, build, with_own_classes
 from understudy.models.reuse import reuse_classifier
 from understudy.objectives import OBJECTIVES, BuildContext, FirstStage, Objective
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
-from understudy.pipeline.device import slower_in_bf16
+from understudy.pipeline.device import device_of, slower_in_bf16
 from understudy.pipeline.loss import Term, methods_of
 from understudy.pipeline.modality import can_read, set_modality
+from understudy.pipeline.representation import WATCHED, Watch, compare_representations, watch_of
 from understudy.pipeline.run_data import open_parts
 from understudy.pipeline.targets import Taught
 from understudy.pipeline.weights import teacher_files, teachers_of
-from understudy.teachers import Teacher, combine, match_classes
+from understudy.runs.run import Run
+from understudy.signals import Signals, joined
+from understudy.teachers import Teacher, adopt_classes, combine, match_classes
 from understudy.training import Member
 
+_START = "start.safetensors"  # the student before its first step
+_FEWEST, _ENOUGH = 20, 200  # samples: fewer are not split, and so many are enough to watch
+_FITTED = 2048  # samples of which the teacher's space is measured
 D = TypeVar("D", bound=DistillRecipe)
 
 
@@ -36,7 +44,7 @@ class Distill(Taught[D]):
 
     def check(self) -> None:
         super().check()
-        methods_of(self.recipe)  # unknown names and options
+        _ = self._terms  # unknown names and options
 
     @property
     def _transfer_set(self) -> object | None:
@@ -57,28 +65,78 @@ class Distill(Taught[D]):
             return merged_unlabeled(train, transfer)
         return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
 
+    def hold_out(self, train: Source) -> tuple[Source, Source | None]:
+        """Of a representation a tenth is held out to watch it on, of few samples up to a fifth, and at most 500.
+
+        Exact copies are left out before.
+        """
+        mixed = bool(self.recipe.mixup) and self.recipe.targets is not None  # answers to pairs of all samples
+        if self._trains_classes or mixed:
+            return super().hold_out(train)
+        train = distinct(train)
+        if len(train) < _FEWEST:
+            return super().hold_out(train)
+        count = min(WATCHED, max(len(train) // 10, min(len(train) // 5, _ENOUGH)))
+        kept, held = held_apart(train, count, self.recipe.seed)
+        return train.subset(kept), train.subset(held)
+
+    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
+        held_out = self.data.calibration
+        if self._trains_classes or held_out is None:
+            return None
+        return watch_of(held_out, self.teachers, self.store, device)
+
+    def complete(self, run: Run, facts: RunFacts) -> RunFacts:
+        if self._trains_classes:
+            return super().complete(run, facts)
+        data, models = self.data, {name: self.load(file) for name, file in run.models.items()}
+        found = compare_representations(
+            models, self.load(run.path / _START), self.teachers, self.store, data.train, data.calibration, data.test,
+            device_of(self.recipe), run.path,
+        )  # fmt: skip
+        return facts.model_copy(update={"representation": found})
+
     @cached_property
     def teachers(self) -> dict[str, Network]:
         recipe, data = self.recipe, self.data
         networks: dict[str, Network] = {}
         for index, module in enumerate(self.overrides.teachers):
-            network = networks[f"teacher-{index}"] = build(module, data.contract(recipe.teacher_modality))
-            if not network.classes:  # neither the data nor the module names them
-                names = map(str, range(network.shapes(()).classes))
-                network.contract = replace(network.contract, classes=tuple(names))
+            network = build(module, data.contract(recipe.teacher_modality))
+            networks[f"teacher-{index}"] = with_own_classes(network)
         for name in self._teacher_names:
             contract = partial(data.contract, recipe.teacher_modality)
-            networks |= teachers_of(name, contract, trust_code=self.overrides.trust_code)
+            networks |= teachers_of(name, contract, size=recipe.teacher_size, trust_code=self.overrides.trust_code)
         for network in networks.values():
             network.full_precision = slower_in_bf16(recipe, network)
         if not networks:
             return {}
         classes = data.labeled.classes or next(iter(networks.values())).classes
         for name, network in networks.items():
-            match_classes(network, f"teacher {name}", classes)
+            self.match(f"teacher {name}", network, classes)
             set_modality(network, f"teacher {name}", recipe.teacher_modality)
             check_modality(data.train, network.contract.modality)
         return networks
+
+    def match(self, name: str, network: Network, classes: tuple[str, ...]) -> None:
+        """Have a teacher predict the data's classes, which it must where a term of a loss reads its logits."""
+        reading = next((term.name for terms in self._terms.values() for term in terms if term.needs_classes), None)
+        if reading is None:
+            adopt_classes(network, classes)
+        elif not network.classes:
+            raise UnderstudyError(
+                f"{name} has no classifier, and {reading} learns from the logits of one; learn from its embedding with "
+                "--method represent, say"
+            )
+        else:
+            match_classes(network, name, classes)
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[Term, ...]]:
+        return methods_of(self.recipe)
+
+    @property
+    def _trains_classes(self) -> bool:
+        return any(term.trains_classes and term.weight != 0 for terms in self._terms.values() for term in terms)
 
     @property
     def _teacher_names(self) -> tuple[str, ...]:
@@ -96,10 +154,41 @@ class Distill(Taught[D]):
         return self.recipe.student
 
     def losses(self) -> Mapping[str, tuple[Term, ...]]:
-        methods = methods_of(self.recipe)
+        methods = self._terms
         losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
-        baseline = self.recipe.baseline and self.data.train.targets is not None
+        baseline = self.recipe.baseline and self.data.train.targets is not None and self._trains_classes
         return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
+
+    def begin(self, members: Sequence[Member], run: Run) -> None:
+        super().begin(members, run)
+        if not self._trains_classes:
+            members[0].learner.network.save(run.path / _START)
+        fitted = [member for member in members if member.learner.objective.fitted]
+        if not fitted:
+            return
+        answers = self._first_answers()
+        for member in fitted:
+            try:
+                member.learner.objective.fit(answers)
+            except ValueError as error:
+                raise UnderstudyError(str(error)) from error
+
+    def _first_answers(self) -> Signals:
+        """The teachers' embeddings of the first samples that are shown."""
+        device = device_of(self.recipe)
+        teacher = self.teacher(device)
+        assert teacher is not None, "a teacher is required"
+        teacher.watch({"embedding"})
+        loader, found = self.batches(device), list[Signals]()
+        most = -(-_FITTED // self.recipe.batch_size)
+        for batch in loader.stream(0, min(most, self.recipe.steps or self.recipe.epochs * loader.steps)):
+            if len(batch):
+                found.append(teacher(batch))
+        if not found:
+            raise UnderstudyError(
+                f"no image of {self.data.train.name} could be read, so there is nothing to learn from"
+            )
+        return joined(found)
 
     def members(self) -> list[Member]:
         members = super().members()
@@ -116,18 +205,19 @@ class Distill(Taught[D]):
         return members
 
     def contract(self) -> InputContract:
-        """Of data without labels a student learns the teachers' classes."""
+        """Of data without labels a student learns the teachers' classes; where none are learned it has none."""
         contract = for_crops(self.data.contract(self.recipe.student_modality), self.recipe)
-        if contract.classes:
-            return contract
-        return replace(contract, classes=self._known_classes)
+        if not self._trains_classes:
+            return replace(contract, classes=())
+        return contract if contract.classes else replace(contract, classes=self.teacher_classes)
 
     @property
-    def _known_classes(self) -> tuple[str, ...]:
-        """The classes that the teachers know."""
+    def teacher_classes(self) -> tuple[str, ...]:
+        """The classes that all teachers know, in one order."""
         if self.store is not None:
-            return self.store.manifest.classes
-        return next((network.classes for network in self.teachers.values()), ())
+            return self.store.manifest.classes if self.store.shapes[0].classes else ()
+        known = {network.classes for network in self.teachers.values()}
+        return known.pop() if len(known) == 1 else ()
 
     def adapt(self, terms: Sequence[Term], network: Network, seed: int) -> None:
         for term in terms:
@@ -155,6 +245,12 @@ class Distill(Taught[D]):
         return None if self.recipe.initial_epochs == 0 or self.recipe.steps == 0 else objective.first_stage()
 
     def build_contexts(self, terms: Sequence[Term], network: Network) -> list[BuildContext]:
+        reading = next((term.name for term in terms if term.needs_classes), None)
+        if reading is not None and self.store is not None and not self.store.shapes[0].classes:
+            raise UnderstudyError(
+                f"{self.recipe.targets} has no logits, which {reading} reads; learn from its embeddings with --method "
+                "represent, say, or label the data with a teacher of its classes"
+            )
         if all(term.reads_logits_alone for term in terms):
             return super().build_contexts(terms, network)
         train, student = self.data.train, network.shapes(self.recipe.student_taps or None)
@@ -172,6 +268,8 @@ class Distill(Taught[D]):
     def evaluation_teacher(self, device: torch.device) -> LiveTeacher | None:
         test = self.data.test
         if test is not None and not all(can_read(test, network) for network in self.teachers.values()):
+            return None
+        if test is not None and any(network.classes != test.classes for network in self.teachers.values()):
             return None
         return self.live_teacher(device)
 

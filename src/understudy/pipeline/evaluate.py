@@ -91,7 +91,8 @@ def scorable(
     if blind and test is not None:
         modality = models[blind[0]].contract.modality
         cautions.append(f"{test.name} has no modality {modality}, which {', '.join(blind)} would read: not scored.")
-    return {name: network for name, network in models.items() if name not in {*untrained, *blind}}, cautions
+    scored = {name: network for name, network in models.items() if name not in {*untrained, *blind}}
+    return {name: network for name, network in scored.items() if network.classes}, cautions
 
 
 def hardware() -> str:

@@ -23,6 +23,7 @@ from understudy.data.loader import BatchLoader
 from understudy.data.views import Views
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_whole
+from understudy.models import Network
 from understudy.pipeline.basis import fit_bases
 from understudy.pipeline.device import first_process, make_fabric, workers_of
 from understudy.pipeline.distill import Distill
@@ -33,6 +34,7 @@ from understudy.pipeline.threads import blank_batch, threads_by_trial
 from understudy.runs.folder import DATA
 from understudy.runs.places import noted_places
 from understudy.runs.targets import Rows, TargetsFolder, check_same
+from understudy.teachers import adopt_classes
 from understudy.teachers.encoding import Compact, Float16
 from understudy.teachers.store import IDS, SAMPLED, Manifest, Shard, Stored, shards_of
 from understudy.terminal import Terminal
@@ -74,19 +76,29 @@ class Labeling:
 
     def manifest(self) -> Manifest:
         """What the store will hold."""
-        train, classes = self.pipeline.data.train, next(iter(self.pipeline.teachers.values())).classes
+        train, classes = self.pipeline.data.train, self.pipeline.teacher_classes
         return Manifest(
             data=train.name, samples=len(train), shape=train.shape, classes=classes,
             teachers=self.pipeline.teacher_digests(), mean=self.pipeline.recipe.mean, views=asdict(self.views),
             decoder=f"Pillow {PIL.__version__}, torch {torch.__version__.partition('+')[0]}",
             batch=self.config.batch_size, shard=SHARD,
-            signals=tuple(self._signals(len(classes))),
+            signals=tuple(self._signals(len(classes) if self._matching else 0)),
             config=self.config.model_dump(mode="json", exclude=set(LabelConfig.fixed)),
         )  # fmt: skip
+
+    @property
+    def _matching(self) -> bool:
+        """Whether the teachers predict the same classes, which are those of the data if it is labeled."""
+        own, known = self.pipeline.data.labeled.classes, self.pipeline.teacher_classes
+        return bool(known) and known == (own or known)
 
     def _signals(self, classes: int) -> Iterator[Stored]:
         config, teachers = self.config, list(self.pipeline.teachers.values())
         layers = "int8" if config.int8 else "float16"
+        if not classes and config.logits in ("all", "compact"):
+            raise UnderstudyError("the teachers do not predict the classes of the data; leave out --logits")
+        if (not classes or config.logits == "none") and not (config.embedding or config.features):
+            raise UnderstudyError("without logits there is nothing to keep; pass --embedding")
         auto = "all" if classes <= _FULL else "compact"
         asked = auto if config.logits == "auto" else config.logits
         smaller = Compact.row_bytes((classes,)) < Float16.row_bytes((classes,))
@@ -97,7 +109,10 @@ class Labeling:
         for member, network in enumerate(teachers if apart else teachers[:1]):
             number, prefix = (member, f"{member}-") if apart else (None, "")
             shapes = network.shapes(config.features)
-            yield Stored(file=f"{prefix}logits.bin", member=number, name="logits", encoding=logits, shape=(classes,))
+            if classes and config.logits != "none":
+                yield Stored(
+                    file=f"{prefix}logits.bin", member=number, name="logits", encoding=logits, shape=(classes,)
+                )
             if config.embedding:
                 width = (shapes.embedding,)
                 yield Stored(
@@ -105,6 +120,13 @@ class Labeling:
                 )
             for place, (tap, shape) in enumerate(shapes.features.items()):
                 yield Stored(file=f"{prefix}feature-{place}.bin", member=number, name=tap, encoding=layers, shape=shape)
+
+
+class Labels(Distill[Any]):
+    """The data and the teachers of a labeling, whose answers are kept whatever their classes are."""
+
+    def match(self, name: str, network: Network, classes: tuple[str, ...]) -> None:
+        adopt_classes(network, classes)
 
 
 def label(job: Labeling) -> None:

@@ -41,6 +41,16 @@ class Term:
         """Whether it can be built without knowing the networks' layers."""
         return self.name in _LABELS or OBJECTIVES[self.name].needs.teacher == LOGITS
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether it reads the teacher's logits, so that the teacher must predict the student's classes."""
+        return "logits" in OBJECTIVES[self.name].needs.teacher
+
+    @property
+    def trains_classes(self) -> bool:
+        """Whether the student is to have a classifier for it."""
+        return self.name in _LABELS or OBJECTIVES[self.name].labels_beside
+
 
 def parse_term(text: str) -> Term:
     """A term from text; values are read as YAML scalars.
@@ -84,8 +94,9 @@ def methods_of(recipe: DistillRecipe) -> dict[str, tuple[Term, ...]]:
 def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
     """The terms with the recipe's options and with their weights, and cross-entropy where no term reads the labels.
 
-    The weights of soft targets alone and of the labels add up to 1 (Hinton et al. 2015); in other sums every term has
-    its paper's weight. The labels' weight is the one that a method's authors give them, and 1 beside several.
+    Representations are learned without labels unless `hard_weight` says otherwise. The weights of soft targets alone
+    and of the labels add up to 1 (Hinton et al. 2015); in other sums every term has its paper's weight. The labels'
+    weight is the one that a method's authors give them, and 1 beside several.
     """
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
@@ -106,7 +117,8 @@ def _weighted(terms: Sequence[Term], recipe: DistillRecipe) -> tuple[Term, ...]:
         if weight is None:
             weight = 1 - hard if soft else OBJECTIVES[term.name].weight
         full.append(replace(term, weight=weight, options=shared.get(term.name, {}) | dict(term.options)))
-    return tuple(full) if _LABELS & set(names) else (*full, Term("ce", hard))
+    beside = recipe.hard_weight is not None or any(OBJECTIVES[name].labels_beside for name in names)
+    return (*full, Term("ce", hard)) if beside and not _LABELS & set(names) else tuple(full)
 
 
 def compose(terms: Sequence[Term], contexts: Sequence[BuildContext], seed: int) -> WeightedSum:

@@ -201,12 +201,16 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if not any((run.path / "checkpoints").rglob("step-*.sha256")):
         pipeline.begin(members, run)
     terminal, staged = Terminal(), is_staged(run.path)
+    watch = pipeline.watch(members, fabric.device)
+    before = "" if watch is None else watch.begin(members)
     if first and not staged:  # what is staged is begun again in its place
         for line in _origins(pipeline, members):
             terminal.say(line)
         skipped = (describe_skipped(part, found) for part, found in data.skipped.items() if found)
         for line in (*data.notes, *skipped, *data.cautions):
             terminal.say(line, "yellow")
+        if before:
+            terminal.say(before)
         run.note(cautions=data.cautions)
     if teacher is not None:
         teacher.watch(signals_read(members))
@@ -218,6 +222,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     loop = Loop(
         fabric, members, batches, recipe, teacher, _validator(data.validation, fabric.device, workers_of(recipe)),
         run.path / "checkpoints", callbacks, str(run.path), pause=staged, starts_well=pipeline.starts_well,
+        watch=watch,
     )  # fmt: skip
     started = time.monotonic()
     say = terminal.say if first and not staged else lambda line: None
@@ -237,7 +242,9 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
         labeled = data.train.targets is not None
         run.note(
             init_from=_origins(pipeline, members),
-            untrained_heads=[m.name for m in members if not trains_head(m.learner.objective, labeled=labeled)],
+            untrained_heads=[
+                m.name for m in members if m.network.classes and not trains_head(m.learner.objective, labeled=labeled)
+            ],
             cost=loop.timer.read(),
             skipped=data.skipped | {"train": data.skipped["train"] | undecoded},
         )
@@ -318,7 +325,7 @@ def _reestimated(pipeline: Pipeline[Any], network: Network, device: torch.device
     """What `reestimate` does to a network that was trained on so many images."""
     recipe, data = pipeline.recipe, pipeline.data
     source = data.train if data.train.targets is not None else data.labeled
-    if not recipe.precise_bn or not trained or source.targets is None:
+    if not recipe.precise_bn or not trained or source.targets is None or not network.classes:
         return None
     if recipe.augmentation.crop_size:
         source = resize_square(source, network.contract.shape[-1])

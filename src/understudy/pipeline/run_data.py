@@ -65,7 +65,8 @@ class RunData:
         labeled: the training part of the recipe's data, or its samples in the recipe's subset.
         train: what the loop trains on: the selected samples, or the transfer set.
         validation: held out from the training part, or None.
-        calibration: what the logits are scaled on: the validation part, or what was held out for this alone; or None.
+        calibration: what the logits are scaled on, or representations are watched on: the validation part, or what was
+            held out for this alone; or None.
         test: what is evaluated on, or None.
         sampler: which samples of `train` each epoch shows; all of them where None.
         opened: all that was opened, by the names of the parts; None for a part that there is not.

@@ -121,8 +121,7 @@ def check_looks(store: Store, source: Source, teacher: Any = None) -> None:
         scale = max(float(before.abs().mean()), 1.0)
         differences.append(float((now - before).abs().mean()) / scale)
         if teacher is not None:
-            fresh = store.as_kept(teacher(batch)).logits.softmax(1)
-            apart.append(float((fresh - store(batch).logits.softmax(1)).abs().sum(1).mean()) / 2)
+            apart.append(_apart(store, teacher, batch))
     if differences and max(differences) > _TOLERANCE:
         raise UnderstudyError(
             f"the views of {source.name} are not those of {store.path} (sampled ones differ by "
@@ -133,6 +132,21 @@ def check_looks(store: Store, source: Source, teacher: Any = None) -> None:
             f"the teacher does not give the answers of {store.path} (its probabilities differ by "
             f"{sum(apart) / len(apart):.3f} on sampled views); give the teacher that made them, or label the data again"
         )
+
+
+def _apart(store: Store, teacher: Any, batch: Batch) -> float:
+    """How far a teacher's answers are from those kept: of their probabilities, or else of their embeddings."""
+    if store.shapes[0].classes:
+        fresh, kept = store.as_kept(teacher(batch)), store(batch)
+        return float((fresh.logits.softmax(1) - kept.logits.softmax(1)).abs().sum(1).mean()) / 2
+    if not store.shapes[0].embedding:
+        return 0.0
+    each = []
+    for answers in (teacher, store):
+        answers.watch({"embedding"})
+        signals = answers(batch)
+        each.append((signals.members or (signals,))[0].embedding)
+    return float((1 - F.cosine_similarity(each[0], each[1])).mean()) / 2
 
 
 def _reduced(batch: Batch) -> Tensor:

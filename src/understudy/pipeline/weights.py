@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
 from understudy.files import path_of
-from understudy.models import InputContract, Network, build, is_code, load_network, names_model, parse_spec
+from understudy.models import InputContract, Network, as_given, is_code, load_network, names_model, parse_spec
 from understudy.pipeline.panel_folder import MANIFEST, load_panel, panel_files
 from understudy.runs.run import Run, find_run
 
@@ -47,37 +48,44 @@ def networks_of(target: str | Path, *, trust_code: bool = False) -> dict[str, Ne
 def teacher_files(name: str) -> list[Path]:
     """The files that `teachers_of` reads."""
     if names_model(name):
-        _check_named_teacher(name)
         options = parse_spec(name).options
-        return [Path(str(options[key])) for key in ("weights", "classes") if key in options]
+        named = [Path(str(options[key])) for key in ("weights", "pretrained", "classes") if key in options]
+        return [file for file in named if file.is_file()]
     return [part for file in weights_of(name) for part in files_of(file)]
 
 
-def teachers_of(name: str, contract: Callable[[], InputContract], *, trust_code: bool = False) -> dict[str, Network]:
-    """The networks of a run folder, of a weights file or of a model's name with its weights.
+def teachers_of(
+    name: str, contract: Callable[[], InputContract], *, size: int | None = None, trust_code: bool = False
+) -> dict[str, Network]:
+    """The networks of a run folder, of a weights file or of a pre-trained model's name, with their own classes.
 
     Args:
         contract: gives that of the data, for a model's name.
+        size: of the input in pixels, for a model's name; see `as_given`.
 
     Raises:
-        UnderstudyError: there is no such path, or the name loads no weights with a head, so that there is no teacher.
+        UnderstudyError: there is no such path, or the name loads no weights, so that there is no teacher.
     """
     path_of(name, "the teacher")
     if names_model(name):
         _check_named_teacher(name)
-        return {name: build(name, contract(), trust_code=trust_code and is_code(name))}
+        loaded = name if is_code(name) else pretrained(name)
+        return {name: as_given(loaded, contract(), size=size, trust_code=trust_code and is_code(name))}
     return {str(file): load_teacher(file) for file in weights_of(name)}  # code that a file names is never run
 
 
 def _check_named_teacher(name: str) -> None:
-    """Check that a model's name loads weights with a head, without which it is no teacher."""
-    weights = str(parse_spec(name).options.get("weights", ""))
-    if not is_code(name) and not Path(weights).is_file():
+    """Check that a model's name loads weights, without which it is no teacher."""
+    spec = parse_spec(name)
+    weights = str(spec.options.get("weights", ""))
+    ours = spec.family in ("timm", "torchvision") or spec.name.lower().endswith(".npz")
+    missing = bool(weights) and not Path(weights).is_file() and not re.fullmatch(r"[A-Z]\w*", weights)
+    if not is_code(name) and (missing or not (weights or ours)):
         given = f"weights={weights}, which is no file" if weights else "no weights of its own"
         head = name.partition("?")[0]
         raise UnderstudyError(
-            f"the teacher {head} has {given}, and needs a file of weights with its head: write {head}?weights=FILE, or "
-            "give the run folder or weights file of a trained model"
+            f"the teacher {head} has {given}, and needs a file of weights: write {head}?weights=FILE, or give the run "
+            "folder or weights file of a trained model"
         )
 
 

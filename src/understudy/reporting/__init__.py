@@ -13,6 +13,7 @@ from understudy.evaluation.facts import (
     Facts,
     FewShotFacts,
     IndexFacts,
+    NeighborFacts,
     PanelFacts,
     RunFacts,
     SuiteFacts,
@@ -32,7 +33,7 @@ class Page(Protocol):
 
 _PAGES: dict[type[Facts], str] = {
     RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
-    PanelFacts: "panel", IndexFacts: "index", BenchmarkFacts: "benchmark",
+    PanelFacts: "panel", IndexFacts: "index", BenchmarkFacts: "benchmark", NeighborFacts: "neighbors",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()

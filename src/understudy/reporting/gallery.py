@@ -51,7 +51,7 @@ def tile(picture: Picture, classes: Sequence[str], folder: Path) -> Tile:
     predictions = [
         Prediction(name(i), name(i) == label, {role: shares[i] for role, shares in models.items()}) for i in top
     ]
-    source, tiny = _embedded(folder, picture.image)
+    source, tiny = embedded(folder, picture.image)
     return Tile(source, tiny, label, f"{picture.temperature:g}", predictions)
 
 
@@ -66,10 +66,10 @@ class WrongTile:
 
 def wrong_tile(mistake: Mistake, folder: Path) -> WrongTile:
     """A mistake with its file embedded, which must be a PNG file in the folder."""
-    return WrongTile(*_embedded(folder, mistake.image), mistake)
+    return WrongTile(*embedded(folder, mistake.image), mistake)
 
 
-def _embedded(folder: Path, path: str) -> tuple[str, bool]:
+def embedded(folder: Path, path: str) -> tuple[str, bool]:
     """The data URI of a PNG file, and whether the image is tiny."""
     root = folder.resolve()
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from understudy.evaluation.facts import Row, RunFacts
 from understudy.reporting.contrast import Contrast, contrasts, is_comparison, reference, title
 from understudy.reporting.gain import Gain, gain
+from understudy.reporting.representation import headline as represented
 from understudy.reporting.significance import MIN_SEEDS
 from understudy.reporting.wording import Headline, Tone, count, gap_share, percent, plural, ratio, spelled
 
@@ -15,6 +16,8 @@ _MAX_NAMED = 4  # methods that a clause names; more are counted
 
 def headline(facts: RunFacts) -> Headline:
     """The finding of a run. Nothing is chosen by its test score: of several methods all are named or counted."""
+    if facts.representation is not None:
+        return represented(facts.representation)
     if is_comparison(facts):
         return _comparison(facts)
     if distilled := facts.of("distilled"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich.table import Table
 from rich.text import Text
 
-from understudy.evaluation.probe import ProbedSet
+from understudy.evaluation.probe import ProbedSet, grouped
 from understudy.reporting.summary import ORDER, ROLE_NAMES
 from understudy.reporting.table import Column, left, right, table
 from understudy.terminal import cell as name_cell
@@ -30,4 +31,7 @@ def probe_table(found: Sequence[ProbedSet]) -> Table:
             cell, sd = Text(f"{100 * one.mean(group):.2f}"), one.sd(group)
             cells.append(cell if sd is None else cell.append(f" ± {100 * sd:.2f}", style="dim"))
         made.add_row(name_cell(one.data), f"{one.classes:,}", f"{one.train:,}", f"{one.test:,}", *cells)
+        if one.neighbors:
+            own = grouped(one.neighbors)
+            made.add_row("nearest neighbors", "", "", "", *(f"{100 * fmean(own[group]):.2f}" for group in groups))
     return made

@@ -8,7 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.evaluation.facts import RunFacts
-from understudy.reporting import comparison, comparison_figures, contrast, figures, heatmaps, speech, summary, wording
+from understudy.reporting import (
+    comparison,
+    comparison_figures,
+    contrast,
+    figures,
+    heatmaps,
+    representation,
+    speech,
+    summary,
+    wording,
+)
 from understudy.reporting.bars import bars
 from understudy.reporting.confusions import confusion_lists
 from understudy.reporting.details import details
@@ -47,6 +57,7 @@ def render(facts: RunFacts, folder: Path) -> str:
         curves=[] if several else figures.curves(facts), curve_key=figures.dashes(facts), dashes=figures.DASHES,
         confusions=confusion_lists(facts.confusions) if facts.confusions else [],
         correlations=heatmaps.section(facts), speech=speech.section(facts),
+        representation=representation.section(facts.representation, folder),
         gallery=gallery,
         largest_share=max((max(p.shares.values()) for tile in gallery for p in tile.predictions), default=1) or 1,
         role_names=summary.ROLE_NAMES,
@@ -60,6 +71,8 @@ def console(facts: RunFacts) -> Renderables:
     parts: Renderables = [_methods_table(facts) if contrast.is_comparison(facts) else _table(facts)]
     if facts.speech:
         parts.append(speech.word_error_table(facts.speech))
+    if facts.representation:
+        parts = [representation.console_table(facts.representation)]
     return [*parts, *(Text(caution, "yellow") for caution in facts.cautions)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -79,8 +80,15 @@ class Ensemble:
     def __call__(self, batch: Batch) -> Signals:
         members = tuple(teacher(batch) for teacher in self.teachers)
         with torch.inference_mode():
-            log_probs = ensemble_log_probs(torch.stack([member.logits for member in members]), 1.0, self.mean)
-        return Signals(log_probs, members=members)
+            return together(members, self.mean)
+
+
+def together(members: Sequence[Signals], mean: Mean) -> Signals:
+    """The signals of an ensemble; its logits are (B, 0) where its teachers do not predict the same classes."""
+    logits = [member.logits for member in members]
+    if not logits[0].shape[1] or any(x.shape != logits[0].shape for x in logits):
+        return Signals(logits[0][:, :0], members=tuple(members))
+    return Signals(ensemble_log_probs(torch.stack(logits), 1.0, mean), members=tuple(members))
 
 
 def combine(teachers: Sequence[T], mean: Mean = "arithmetic") -> T | Ensemble:
@@ -90,10 +98,48 @@ def combine(teachers: Sequence[T], mean: Mean = "arithmetic") -> T | Ensemble:
 
 def match_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:
     """Have a network predict the classes of the data in their order; raises as `check_classes` unless it knows them."""
-    if network.classes != classes and sorted(network.classes) == sorted(classes):
-        network.reorder_classes(classes)
-        network.init_from += f"{', ' if network.init_from else ''}its classes put into the order of the data"
+    adopt_classes(network, classes)
     check_classes(network, name, classes)
+
+
+def adopt_classes(network: Network, classes: tuple[str, ...]) -> bool:
+    """Have a network predict these classes, in this order, if it knows them; whether it does.
+
+    One with more classes, as of ImageNet, is cut down to those whose names are among these, or one of whose names is,
+    as "tabby" of "tabby, tabby cat"; case, spaces, hyphens and underscores do not matter.
+    """
+    if network.classes == classes:
+        return True
+    note = ", " if network.init_from else ""
+    if sorted(network.classes) == sorted(classes):
+        network.reorder_classes(classes)
+        network.init_from += f"{note}its classes put into the order of the data"
+        return True
+    order = named_among(classes, network.classes)
+    if order is None:
+        return False
+    network.init_from += f"{note}{len(classes)} of its {len(network.classes):,} classes taken, by the data's names"
+    network.select_classes(order, classes)
+    return True
+
+
+def named_among(classes: Sequence[str], known: Sequence[str]) -> list[int] | None:
+    """Which of the known classes each class is; None unless each is exactly one of them, and no two the same.
+
+    >>> named_among(["tabby_cat", "bee"], ["bee", "crane", "tabby, tabby cat"])
+    [2, 0]
+    """
+    places: dict[str, set[int]] = {}
+    for index, names in enumerate(known):
+        for name in (names, *names.split(",")):
+            places.setdefault(_plain(name), set()).add(index)
+    found = [places.get(_plain(name), set()) for name in classes]
+    order = [next(iter(one)) for one in found if len(one) == 1]
+    return order if classes and len(set(order)) == len(classes) else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def check_classes(network: Network, name: str, classes: tuple[str, ...]) -> None:

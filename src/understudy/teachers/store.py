@@ -28,9 +28,9 @@ from torch import Tensor
 from understudy.data.augment import Augmentation
 from understudy.data.views import Views
 from understudy.errors import UnderstudyError
-from understudy.objectives import ensemble_log_probs
 from understudy.signals import Batch, Shapes, Signals
 from understudy.teachers.encoding import ENCODINGS, Compact, Encoding, Float16, Int8
+from understudy.teachers.frozen import together
 
 MANIFEST, IDS, SAMPLED = "targets.json", "ids.npy", "sampled.npz"
 _SHARE = 0.25  # of a GPU's free memory that a store may take
@@ -178,8 +178,9 @@ class Store:
         found = []
         for member in range(self.manifest.members) or (None,):
             own = {one.name: one.shape for one in self.manifest.signals if one.member == member}
+            classes = own.get("logits", (0,))[0]
             taps = {name: shape for name, shape in own.items() if name not in ("logits", "embedding")}
-            found.append(Shapes(len(self.manifest.classes), own.get("embedding", (0,))[0], taps))
+            found.append(Shapes(classes, own.get("embedding", (0,))[0], taps))
         return found
 
     def to(self, device: torch.device) -> Store:
@@ -198,14 +199,14 @@ class Store:
         Raises:
             UnderstudyError: the store does not hold one of them.
         """
-        wanted, held = {"logits", *signals}, {one.name for one in self.manifest.signals}
+        wanted, held = set(signals), {one.name for one in self.manifest.signals}
         if missing := sorted(wanted - held):
             flag = "--embedding" if missing[0] == "embedding" else f"--features {missing[0]}"
             raise UnderstudyError(
                 f"{self.path} holds {', '.join(sorted(held))} of the teacher, and the method reads its {missing[0]}; "
                 f"label the data again with {flag}"
             )
-        self._watched = wanted
+        self._watched = wanted | {"logits"}
 
     def rows(self, ids: Tensor) -> Tensor:
         """(B,) int64 rows of samples, which must be among those labeled."""
@@ -234,9 +235,7 @@ class Store:
     def _together(self, members: Mapping[int | None, Signals]) -> Signals:
         if None in members:
             return members[None]
-        each = tuple(members.values())
-        logits = torch.stack([member.logits for member in each])
-        return Signals(ensemble_log_probs(logits, 1.0, self.manifest.mean), members=each)
+        return together(tuple(members.values()), self.manifest.mean)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -303,4 +302,5 @@ def _check_digests(path: Path, manifest: Manifest, tables: Mapping[str, Tensor])
 
 def _signals(values: Mapping[str, Tensor]) -> Signals:
     taps = {name: x for name, x in values.items() if name not in ("logits", "embedding")}
-    return Signals(values["logits"], values.get("embedding"), taps)
+    first = next(iter(values.values()))
+    return Signals(values.get("logits", first.new_empty(len(first), 0)), values.get("embedding"), taps)

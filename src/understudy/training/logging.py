@@ -20,7 +20,7 @@ _LOG_EVERY = 100  # steps
 _REFRESH_EVERY = 0.2  # seconds
 
 Row = dict[str, Any]
-"""Metrics of one member: "step", "epoch", "lr", "member", "part" ("train" or "validation"), "loss", "accuracy", ..."""
+"""Metrics of one member: "step", "epoch", "lr", "member", "part" ("train", "validation", "held out"), "loss", ..."""
 
 
 class Callback(Protocol):
@@ -133,6 +133,9 @@ def summarize(rows: list[Row]) -> str:
     >>> rows = [{"part": "train", "member": f"distilled-kd-{i}", "loss": i / 10, "accuracy": 0.81} for i in (1, 2)]
     >>> summarize(rows)
     'kd: loss 0.1500 acc 81.0%'
+    >>> held = {"part": "held out", "member": "distilled-0", "knn": 0.5, "neighbors": 0.2, "rank": 7.3, "gap": 0.31}
+    >>> summarize([{"part": "train", "member": "distilled-0", "loss": 0.1}, held])
+    'distilled: loss 0.1000 k-NN 50.0% rank 7 gap closed 31%'
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -144,6 +147,12 @@ def summarize(rows: list[Row]) -> str:
         for key, label in (("accuracy", "acc"), ("agreement", "agreement")):
             if all(key in row for row in group):
                 text.append(f"{label} {_mean(group, key):.1%}")
+        held = [row for row in rows if row["part"] == "held out" and row["member"].rpartition("-")[0] == name]
+        if held:
+            key, label = ("knn", "k-NN") if "knn" in held[0] else ("neighbors", "neighbors")
+            text += [f"{label} {_mean(held, key):.1%}", f"rank {_mean(held, 'rank'):.0f}"]
+            if all(row["gap"] is not None for row in held):
+                text.append(f"gap closed {_mean(held, 'gap'):.0%}")
         parts.append(f"{name.removeprefix('distilled-')}: {' '.join(text)}")
     return "  ".join(parts)
 

@@ -43,6 +43,7 @@ class Loop:
         callbacks: loggers and the like; none on ranks other than the first.
         label: names the run in the message of `Interrupted`.
         followed: whether another loop follows, so that a signal stops after the last update too.
+        watch: member -> what it makes of samples that it is not trained on, at the end of each epoch; None for nothing.
         starts_well: whether the weights of the start count among the best on the validation part.
         pause: stop as by a signal, of number 0, after the first update and its checkpoint.
         timer: time of the teacher and of each member; available once the loop runs.
@@ -60,6 +61,7 @@ class Loop:
     pause: bool = False
     starts_well: bool = False
     followed: bool = False
+    watch: Callable[[Member], Row] | None = None
     timer: StepTimer = field(init=False)
     _epoch: int = 0
     _step_in_epoch: int = 0
@@ -198,7 +200,7 @@ class Loop:
     def _metrics(self, step: int) -> list[Row]:
         lr = learning_rate(self.recipe.optimizer, max(step - 1, 0), self.steps)
         common = {"step": step, "epoch": self.batches.passes(step), "lr": lr}
-        return [common | {"member": m.name, "part": "train"} | m.metrics.compute(m.uses_teacher) for m in self.members]
+        return [common | {"member": m.name, "part": "train"} | m.mean_metrics() for m in self.members]
 
     def _end_epoch(self) -> None:
         self._check_finite()
@@ -217,6 +219,9 @@ class Loop:
                 if self.recipe.patience is not None:
                     improved |= member.keep_if_best(accuracy)
             self._epochs_without_improvement = 0 if improved else self._epochs_without_improvement + 1
+        if self.watch is not None:
+            common = {"step": self._step, "epoch": rows[0]["epoch"]}
+            rows += [common | {"member": member.name} | self.watch(member) for member in self.members]
         for callback in self.callbacks:
             callback.on_epoch_end(rows)
 

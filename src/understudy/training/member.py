@@ -52,15 +52,19 @@ class EpochMetrics:
     values: Tensor  # loss, correct, labeled, agreeing, samples
 
     def update(self, loss: Tensor, logits: Tensor, batch: Batch, teacher: Signals | None) -> None:
+        zero = torch.zeros((), device=logits.device, dtype=torch.int64)
+        count = len(batch)
+        if not logits.shape[1]:  # a network without classes
+            self.values += torch.stack([loss.detach().double() * count, zero, zero, zero, torch.full_like(zero, count)])
+            return
         predictions = logits.argmax(1)
-        zero = torch.zeros((), device=predictions.device, dtype=torch.int64)
         labeled = zero if batch.targets is None else (batch.targets >= 0).sum()
         correct = zero if batch.targets is None else (predictions == batch.targets).sum()
         if batch.partners is not None and batch.weight is not None:  # mixed inputs count for their two classes
             own, other = predictions == batch.targets, predictions == batch.partners
             correct = torch.where(own, batch.weight, 0.0).sum() + torch.where(other, 1 - batch.weight, 0.0).sum()
-        agreeing = zero if teacher is None else (predictions == predictions_of(teacher)).sum()
-        count = len(batch)
+        same = teacher is not None and teacher.logits.shape == logits.shape
+        agreeing = (predictions == predictions_of(teacher)).sum() if teacher is not None and same else zero
         sums = loss.detach().double() * count, correct, labeled, agreeing, torch.full_like(zero, count)
         self.values += torch.stack(sums)
 
@@ -82,7 +86,8 @@ class Member:
     Attributes:
         name: "alone-0", "distilled-2", ...: the role and the number of the initialization.
         seed: of dropout and of all other random numbers that an update draws.
-        uses_teacher: whether the teacher's outputs are passed to its objective and its agreement is reported.
+        uses_teacher: whether the teacher's outputs are passed to its objective.
+        compared: whether the teacher predicts the network's classes, so that they may agree.
         module: the learner as wrapped by Fabric.
         best: the highest validation accuracy and its weights, if training stops early.
         norms: the network's BatchNorm layers.
@@ -96,6 +101,7 @@ class Member:
     learner: Learner
     optimizer_config: OptimizerConfig
     uses_teacher: bool
+    compared: bool = True
     optimizer: Any = None
     module: Any = None
     ema: Network | None = None
@@ -177,6 +183,10 @@ class Member:
         if self.ema is not None and config.ema is not None:
             update_ema(self.ema, self.learner.network, config.ema)
         return losses[0] if whole else torch.stack(losses).sum()
+
+    def mean_metrics(self) -> dict[str, float]:
+        """The metrics of the epoch so far."""
+        return self.metrics.compute(self.uses_teacher and self.compared)
 
     def check(self) -> None:
         """Raise if an objective found fault with a batch since the last check; see `Objective.check`."""

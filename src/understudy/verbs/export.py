@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from understudy.data import NAMED, Source, open_source, resize_square
+from understudy.data.parts import spread
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation.facts import ExportFacts, RunFacts
 from understudy.exporters import (
@@ -22,6 +23,8 @@ from understudy.exporters import (
     ModelCardInfo,
     check_formats,
     check_page,
+    embedding_card,
+    embedding_network,
     export_network,
     export_summary,
     file_formats,
@@ -41,6 +44,8 @@ from understudy.pipeline.weights import weights_of
 from understudy.runs.run import Run
 from understudy.teachers import check_classes
 from understudy.verbs.arguments import check_whole
+
+_COMPARED = 200  # images that an exported embedding is compared on
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def export(
     *,
     format: str | Sequence[str] = ("onnx",),
     preprocessing: str = "embedded",
+    embedding: bool = False,
     network: str | None = None,
     data: object | None = None,
     calibrate: int = CALIBRATE,
@@ -102,6 +108,7 @@ def export(
             "openvino", "litert", "litert-int8", "executorch" or "coreml"; or "web" (a page that classifies images in
             the browser with the smallest of the ONNX files); or several of them.
         preprocessing: "embedded": the file takes samples as the data stores them; "external": resized and normalized.
+        embedding: export the embedding, normalized to unit length, in place of the logits.
         network: which of the run's, as "distilled-crd-1"; default: the one that `predict` uses.
         data: whatever `open_source` opens, to verify and calibrate on; default: the run's own.
         calibrate: number of training samples for the calibration of int8.
@@ -124,13 +131,25 @@ def export(
             f"no format to export to; pass --format with one or several of {', '.join((*FORMATS, WEB))}"
         )
     check_formats(formats)
+    if embedding and not {"onnx", "torch"} >= set(formats):
+        raise UnderstudyError("embeddings are exported as onnx and torch; leave out other formats")
     folder = None if out is None else new_folder(out, "the --out folder")
     of = open_subject(
-        target, network, data, data_root=data_root, download=download, size=size, pair=pair, trust_code=trust_code
+        target,
+        network,
+        data,
+        data_root=data_root,
+        download=download,
+        size=size,
+        pair=pair,
+        trust_code=trust_code,
+        embedding=embedding,
     )
     folder = folder or (of.file.parent if of.run is None else of.run.path) / "export"
     _check_folder(folder, WEB in formats)
     net, test, calibration = of.network, of.test, of.train
+    width = net.shapes(()).embedding if embedding else 0
+    net = embedding_network(net) if embedding else net
     interface = interface_of(net, test, preprocessing)
     if WEB in formats:
         check_page(interface)
@@ -139,6 +158,12 @@ def export(
         preprocessing=preprocessing, calibrate=calibrate, tolerance=tolerance,
     )  # fmt: skip
     done = Export(folder, of.name, tuple(files), folder / PAGE if WEB in formats else None)
+    if embedding:
+        write_whole(folder / "README.md", embedding_card(of.name, interface, files, width, test.name))
+        summary = {"name": of.name, "embedding": width, "weights": sha256(of.file), "versions": versions()}
+        listed = {"files": [one.to_json() for one in files]}
+        write_whole(folder / "export.json", json.dumps(summary | listed, indent=2) + "\n")
+        return done
     rounded = any(not FORMATS[one.format].exact for one in files)
     samples = min(calibrate, len(calibration)) if rounded else 0
     info = ModelCardInfo(
@@ -176,6 +201,7 @@ def open_subject(
     size: int | None,
     pair: Mapping[str, str] | None,
     trust_code: bool,
+    embedding: bool = False,
 ) -> Subject:
     """Open what is to be exported; the arguments are those of `export`.
 
@@ -185,7 +211,9 @@ def open_subject(
     target = path_of(target, "the run folder or weights file")
     file = weights_file(target, network)
     run = Run(target) if target.is_dir() else None
-    net = trained_network(file, run, trust_code)
+    net = load_network(file, trust_code=trust_code) if embedding else trained_network(file, run, trust_code)
+    if not (net.classes or embedding):
+        raise UnderstudyError(f"{target} has an embedding and no classifier; pass --embedding")
     if data is not None:
         root = None if data_root is None else path_of(data_root, "the data root")
         splits = open_source(data, root=root, download=download, size=size, pairs=pair)
@@ -195,6 +223,8 @@ def open_subject(
     if net.contract.crop_mode == "squash":  # as in `predict`: whole images at the network's size
         side = net.contract.shape[1]
         train, test = resize_square(train, side), None if test is None else resize_square(test, side)
+    if embedding:
+        test = replace(spread(train if test is None else test, _COMPARED), targets=None)
     if test is None:
         raise UnderstudyError(f"{train.name} has no test split to verify the files on; pass --data with one")
     if test.targets is not None:

@@ -14,8 +14,7 @@ from understudy.config.yaml import checked
 from understudy.errors import UnderstudyError
 from understudy.files import new_folder, path_of
 from understudy.pipeline.device import first_process
-from understudy.pipeline.distill import Distill
-from understudy.pipeline.label import Labeling, describe
+from understudy.pipeline.label import Labeling, Labels, describe
 from understudy.pipeline.label import label as write_targets
 from understudy.pipeline.run_data import Overrides, require
 from understudy.runs.collection import RunCollection
@@ -115,7 +114,7 @@ def _job(
     values: dict[str, Any] = config.model_dump(exclude=_NOT_OF_DISTILL) | {"steps": 1}
     recipe = checked(DistillRecipe, values, "label")
     merged = [path_of(one, "the folder to merge") for one in merge]
-    return Labeling(Distill(recipe, overrides), config, TargetsFolder(folder), part, merged)
+    return Labeling(Labels(recipe, overrides), config, TargetsFolder(folder), part, merged)
 
 
 def _run(job: Labeling) -> TargetsFolder:

@@ -62,14 +62,19 @@ def predict(
     """
     check_whole("top", top)
     network = fold(next(iter(networks_of(target, trust_code=trust_code).values())))
+    if not network.classes:
+        raise UnderstudyError(
+            f"{target} has no classifier; list the nearest images with understudy neighbors, or train one with "
+            "understudy transfer"
+        )
     shape = network.contract.source_shape
     channels, height, _ = shape if len(shape) == 3 else (0, 0, 0)
     if not channels:
         raise UnderstudyError(f"{target} was trained on vectors; predict takes images")
     to_channels_last(network, "cpu")
-    paths, records = zip(*_records(images), strict=True)
+    paths, records = zip(*image_records(images), strict=True)
     resize = height if network.contract.crop_mode == "squash" else 0
-    decode = partial(_decoded, Decoding(records, channels, height), resize=resize)
+    decode = partial(decoded_image, Decoding(records, channels, height), resize=resize)
     together = max(1, min(_TOGETHER, _TOGETHER * 100**2 // height**2))
     predictions: list[Prediction] = []
     with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes and resizes without holding the GIL
@@ -87,7 +92,7 @@ def predict(
     return predictions
 
 
-def _decoded(images: Decoding, row: int, resize: int) -> Tensor | str:
+def decoded_image(images: Decoding, row: int, resize: int) -> Tensor | str:
     """The image as uint8 (size, size) or (size, size, 3), or the reason why it cannot be read."""
     try:
         return torch.from_numpy(np.array(center_crop(images.image(row), images.size, resize)))
@@ -111,7 +116,7 @@ def _classify(
         yield (tuple(network.classes[i] for i in index), tuple(values)) if ok else None
 
 
-def _records(images: Sequence[str | Path]) -> list[tuple[Path, Record]]:
+def image_records(images: Sequence[str | Path]) -> list[tuple[Path, Record]]:
     """Each image with its path: the named files, and the images in the named folders."""
     records: list[tuple[Path, Record]] = []
     for image in images:

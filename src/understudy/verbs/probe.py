@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from understudy.data import Source, only_classes, open_source
 from understudy.data.skipped import count_skip_reasons
 from understudy.errors import UnderstudyError
-from understudy.evaluation.probe import ProbedSet, extract_embeddings, hold_out, linear_probe
+from understudy.evaluation.probe import Embeddings, ProbedSet, extract_embeddings, hold_out, linear_probe
+from understudy.evaluation.representation import check_embeddings, knn_accuracy
 from understudy.files import path_of
-from understudy.models import InputContract, Network, build, names_model, parse_spec
+from understudy.models import InputContract, Network, as_given, names_model, parse_spec
 from understudy.pipeline.device import device_of
 from understudy.pipeline.modality import contract_of
 from understudy.pipeline.weights import load_teacher, networks_of, pretrained, weights_of
@@ -22,6 +24,7 @@ def probe(
     *data: object,
     teacher: Sequence[str | Path] = (),
     only_classes: Sequence[str | int] = (),
+    knn: bool = False,
     data_root: str | Path | None = None,
     download: bool = False,
     size: int | None = None,
@@ -35,6 +38,7 @@ def probe(
         data: whatever `open_source` opens. Of data without a labeled test part, a fifth of each class is held out.
         teacher: run folders, weights files or pre-trained models' names to probe too.
         only_classes: of the data, by name or index; all where empty.
+        knn: measure nearest neighbors too.
         data_root, download, size: as for `open_source`.
         trust_code: whether the function that made a network (pkg.mod:fn) may be imported.
 
@@ -59,11 +63,11 @@ def probe(
     networks = _teachers(teacher, contract) | networks
     if not networks:
         raise UnderstudyError("no network to probe; give at least one")
-    return [_probed(networks, splits.train, splits.test, only_classes) for splits in opened]
+    return [_probed(networks, splits.train, splits.test, only_classes, knn) for splits in opened]
 
 
 def _probed(
-    networks: Mapping[str, Network], train: Source, test: Source | None, names: Sequence[str | int]
+    networks: Mapping[str, Network], train: Source, test: Source | None, names: Sequence[str | int], knn: bool
 ) -> ProbedSet:
     if train.targets is None:
         raise UnderstudyError(f"{train.name} has no labels to fit a linear probe to; give labeled data")
@@ -84,7 +88,13 @@ def _probed(
         len(scored.targets),
         {name: linear_probe(fit, scored, name) for name in networks},
         count_skip_reasons(skipped),
+        {name: _neighbors(fit, scored, name) for name in networks} if knn else {},
     )
+
+
+def _neighbors(train: Embeddings, test: Embeddings, name: str) -> float:
+    x, keys = (check_embeddings(part.by_network[name], name) for part in (test, train))
+    return knn_accuracy(x, test.targets, keys, train.targets)
 
 
 def _pretrained(name: str, contract: Callable[[], InputContract]) -> Network:
@@ -98,9 +108,7 @@ def _pretrained(name: str, contract: Callable[[], InputContract]) -> Network:
             f"{name} has no pre-trained weights, and a random network is not worth probing; give a run folder, a "
             "weights file, or a timm: or torchvision: model"
         )
-    if parse_spec(name).family == "timm":  # the head, of whatever classes, is left out
-        name = name.replace("?weights=", "?pretrained=").replace("&weights=", "&pretrained=")
-    return build(pretrained(name), contract())
+    return as_given(pretrained(name), replace(contract(), classes=()))
 
 
 def _teachers(files: Sequence[str | Path], contract: Callable[[], InputContract]) -> dict[str, Network]:

@@ -11,6 +11,7 @@ from understudy.config.options import Options
 from understudy.config.verbs import parse_config
 from understudy.config.yaml import checked, read_yaml
 from understudy.files import path_of
+from understudy.models import names_model
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.targets import Results
@@ -92,5 +93,9 @@ def measured(plan: Plan) -> dict[str, dict[str, str]]:
     return {
         name: measure(pipeline_of(recipe, plan.overrides))
         for name, recipe in plan.recipes.items()
-        if all(path_of(teacher, "the teacher").exists() for teacher in getattr(recipe, "teacher", ()))
+        if all(_is_there(teacher) for teacher in getattr(recipe, "teacher", ()))
     }
+
+
+def _is_there(teacher: str) -> bool:
+    return names_model(teacher) or path_of(teacher, "the teacher").exists()

@@ -12,7 +12,9 @@ from understudy.evaluation.facts.compression import (
     ScalingForecast,
 )
 from understudy.evaluation.facts.index import IndexEntry, IndexFacts
+from understudy.evaluation.facts.neighbors import Neighbor, NeighborFacts, Query
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
+from understudy.evaluation.facts.representation import Nearest, RepresentationFacts, Space
 from understudy.evaluation.facts.run import (
     ClassPair,
     Confidence,
@@ -37,9 +39,10 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 }  # fmt: skip
 
 __all__ = [
-    "COLLECTION_FACTS", "BenchmarkFacts", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence",
-    "Confusions", "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts",
-    "FileFacts", "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "OriginalFacts", "PanelFacts",
-    "Picture", "Role", "Row", "RunFacts", "ScalingForecast", "Seed",
-    "ShotResult", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult", "ThreadsFacts",
+    "COLLECTION_FACTS", "BenchmarkFacts", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
+    "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
+    "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "Nearest", "Neighbor", "NeighborFacts",
+    "OriginalFacts", "PanelFacts", "Picture", "Query", "RepresentationFacts", "Role", "Row", "RunFacts",
+    "ScalingForecast", "Seed", "ShotResult", "Space", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
+    "ThreadsFacts",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from understudy.evaluation.facts.base import Facts, Matrix, Share
+from understudy.evaluation.facts.representation import RepresentationFacts
 from understudy.evaluation.facts.speech import SpeechFacts
 
 Role = Literal["teacher", "member", "alone", "distilled", "model"]
@@ -231,6 +232,7 @@ class RunFacts(Facts):
     mistakes: list[Mistake] = []  # of the same network
     correlations: Correlations | None = None
     speech: SpeechFacts | None = None
+    representation: RepresentationFacts | None = None  # of students that learned no classes
 
     def of(self, *roles: Role) -> list[Row]:
         """The rows with one of these roles, in the order of `roles`."""
