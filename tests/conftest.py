@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from stand_ins import FakeRuns, Tones
 from understudy.data import ArraySource
 from understudy.models import InputContract, Network, build
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

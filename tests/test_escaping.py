@@ -204,7 +204,7 @@ def card(classes: tuple[str, ...], name: str, data: str, model: str = "cnn:2") -
     measured = Measurement(1, 0.5, 1.0, 1.0)
     file = ExportedFile(1, 0.5, 1.0, 1.0, "onnx", Path("model.onnx"), 1.0, 0.0, measured)
     info = ModelCardInfo(name, model, data, None, 10, 0, facts_of(name), None)
-    return model_card(info, Interface("embedded", (8, 8, 3), "NHWC", "", contract), [file], "predict.py")
+    return model_card(info, Interface("embedded", (8, 8, 3), "NHWC", "", contract), [file], {"predict.py": file})
 
 
 @settings(max_examples=60, deadline=None)

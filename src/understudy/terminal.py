@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -19,8 +21,9 @@ _REMIND = 5.0  # seconds
 class Terminal(Console):
     """A console that prints names as they are, with control characters as escapes."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
+        kept = file is not None
+        super().__init__(stderr=stderr, file=file, width=width, record=kept, markup=False, emoji=False, highlight=False)
 
     def say(self, line: str, style: str = "") -> None:
         """Print one line, however long."""
@@ -47,6 +50,14 @@ class Terminal(Console):
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(printable(text, lines=True), style)
+
+
+def as_html(parts: Iterable[RenderableType], width: int, code_format: str) -> str:
+    """What a terminal of so many characters would show, as HTML; `code_format` is that of rich's `export_html`."""
+    terminal = Terminal(file=io.StringIO(), width=width)
+    for part in parts:
+        terminal.print(part)
+    return terminal.export_html(inline_styles=True, code_format=code_format)
 
 
 def cell(value: object, style: str = "") -> Text:

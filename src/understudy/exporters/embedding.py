@@ -34,7 +34,7 @@ def embedding_network(network: Network) -> Network:
 
     >>> from understudy.models import InputContract, build
     >>> network = build("mlp:8", InputContract((2,), (0.0,) * 2, (1.0,) * 2, ("cat", "dog")))
-    >>> embedding_network(network)(torch.rand(3, 2)).logits.norm(dim=1).detach()
+    >>> embedding_network(network)(torch.rand(3, 2)).logits.norm(dim=1).detach().round(decimals=4)
     tensor([1., 1., 1.])
     """
     watched = network.signals

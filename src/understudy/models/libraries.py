@@ -183,7 +183,7 @@ def _load_pretrained(network: Network, weights: Weights, first_conv: str | None)
 
 def _resampled(module: Any, given: Tensor, own: Tensor) -> Tensor:
     """Position embeddings (1, T, D) of a vision transformer for the grid of another image size."""
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if given.shape == own.shape or given.dim() != 3 or grid is None:

@@ -13,7 +13,7 @@ from understudy.pipeline.train import Train
 from understudy.pipeline.weights import networks_of
 from understudy.runs.run import Run
 from understudy.speech.recognition import Recognizer, score_words
-from understudy.teachers import Ensemble, Teacher, combine
+from understudy.teachers import Ensemble, Teacher, check_classes, combine
 
 ENSEMBLE = "ensemble"
 _TITLES = {"alone": "student alone", "distilled": "distilled", "model": "single model"}
@@ -30,6 +30,10 @@ class SpeechTrain(Train[SpeechTrainRecipe]):
 
 class SpeechDistill(Distill[SpeechDistillRecipe]):
     """Distills an ensemble of acoustic models into one."""
+
+    def match(self, name: str, network: Network, classes: tuple[str, ...]) -> None:
+        """States of the same name are other states where a word is cut into more of them."""
+        check_classes(network, name, classes)
 
     def complete(self, run: Run, facts: RunFacts) -> RunFacts:
         teachers = list(self.teachers.values())

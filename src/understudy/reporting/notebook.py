@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from markupsafe import Markup
-from rich.console import Console
 
 from understudy.config.options import Options
 from understudy.evaluation.facts import Facts
 from understudy.reporting import console
 from understudy.reporting.finding import finding
 from understudy.reporting.text import for_page
+from understudy.terminal import as_html
 
 _WIDTH = 100  # characters
 _PRE = '<pre style="line-height:1.35;overflow-x:auto">{code}</pre>'
@@ -28,7 +27,4 @@ def snippet(facts: Facts, folder: Path) -> str:
     head = Markup("<p><strong>{}</strong><br>{}{}</p>").format(
         said.verdict, said.sentence, Markup("<br><small>{}</small>").format(said.evidence) if said.evidence else ""
     )
-    page = Console(file=io.StringIO(), record=True, width=_WIDTH, markup=False, emoji=False, highlight=False)
-    for part in console(facts):
-        page.print(part)
-    return head + Markup(page.export_html(inline_styles=True, code_format=_PRE))
+    return head + Markup(as_html(console(facts), _WIDTH, _PRE))
