@@ -57,6 +57,19 @@ def test_links_of_the_page_lead_to_reports(home: Path) -> None:
     assert str(home) not in text
 
 
+def test_each_cell_is_under_its_heading(home: Path) -> None:
+    text = runs(home).page.read_text()
+    heads = re.findall(r'<th scope="col"[^>]*>(\w+)</th>', text)
+    row = next(row for row in text.split("<tr>") if 'href="plain/report.html"' in row)
+    cells = [re.sub(r"<[^>]+>", " ", cell).split() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+    found = dict(zip(heads, cells, strict=True))
+    accuracy_shown = f"{100 * (understudy.Run(home / 'plain').facts.rows[0].mean('accuracy') or 0):.2f}%"
+    assert (found["run"], found["data"], found["verb"]) == (["plain"], ["digits"], ["train"])
+    assert found["accuracy"] == [accuracy_shown]
+    assert found["finding"][0] == "Measured"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["begun"][0])
+
+
 def test_damaged_runs_are_listed_with_the_reason(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "plain", tmp_path / "ok")
     shutil.copytree(home / "plain", tmp_path / "bad")

@@ -9,11 +9,11 @@ from rich.text import Text
 from understudy.evaluation.facts import IndexFacts
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
-from understudy.reporting.wording import MISSING, duration, percent
+from understudy.reporting.wording import MISSING, percent
 
 _HEADS = (
-    ("run", False), ("verb", False), ("data", False), ("accuracy", True), ("training", True), ("begun", True),
-    ("finding", False),
+    ("run", False), ("finding", False), ("accuracy", True), ("data", False), ("verb", False), ("training", True),
+    ("begun", True),
 )  # fmt: skip
 _STYLES = {"good": "green", "bad": "red", "open": "yellow", "plain": ""}
 
@@ -24,14 +24,11 @@ def render(facts: IndexFacts, folder: Path) -> str:
 
 
 def console(facts: IndexFacts) -> Renderables:
-    """The table of the page, without the sentences."""
-    made = table(*(right(head) if number else left(head, wrap=head in ("run", "finding")) for head, number in _HEADS))
+    """The table of the page, as much of it as fits 80 characters."""
+    made = table(left("run"), left("data"), right("accuracy"), right("begun"), left("finding", wrap=True))
     for one in facts.entries:
         made.add_row(
-            Text(one.path), Text(one.kind), Text(one.data),
-            MISSING if one.accuracy is None else percent(one.accuracy, 2),
-            MISSING if one.seconds is None else duration(one.seconds),
-            f"{one.created:%Y-%m-%d %H:%M}" if one.created else MISSING,
-            Text(one.verdict, _STYLES[one.tone]),
+            Text(one.path), Text(one.data), MISSING if one.accuracy is None else percent(one.accuracy, 2),
+            f"{one.created:%Y-%m-%d}" if one.created else MISSING, Text(one.verdict, _STYLES[one.tone]),
         )  # fmt: skip
     return [made]
