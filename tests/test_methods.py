@@ -231,21 +231,25 @@ def whole() -> dict[str, dict[str, Tensor]]:
     return states(made)
 
 
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """The same for a run that was interrupted at its fourth step and resumed with new objects."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    stopped = loop(on_cpu(), folder)
+def stop_at(stopped: Loop, step: int) -> None:
+    """Run until the process is asked to end after this update."""
     update = stopped._update
 
     def stopping(batch: Batch, samples: int) -> None:
         update(batch, samples)
-        if stopped._step == 3:
+        if stopped._step == step:
             os.kill(os.getpid(), 15)
 
     stopped._update = stopping  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         stopped.run()
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """The same for a run that was interrupted at its fourth step and resumed with new objects."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    stop_at(loop(on_cpu(), folder), 3)
     made = loop(on_cpu(), folder)
     made.run()
     return states(made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 import test_methods
-from test_methods import batch_of, declared, loop, on_cpu, states, teacher_for
+from test_methods import batch_of, declared, loop, on_cpu, states, stop_at, teacher_for
 from understudy.config.recipe import DistillRecipe
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudy.objectives import DKD, KD, CrossEntropy, WeightedSum
 from understudy.pipeline.loss import methods_of, parse_term
 from understudy.training import Loop
@@ -81,17 +80,8 @@ def test_a_resumed_run_goes_on_with_the_weight_of_its_step(tmp_path: Path) -> No
     made = factors(loop(on_cpu(), None), whole)
     made.run()
     expected = states(made)["kd:warmup=2"]
-    stopped, seen = loop(on_cpu(), tmp_path), dict[int, float]()
-    update = stopped._update
-
-    def stopping(batch: Any, samples: int) -> None:
-        update(batch, samples)
-        if stopped._step == 0:
-            os.kill(os.getpid(), 15)
-
-    stopped._update = stopping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        stopped.run()
+    stop_at(loop(on_cpu(), tmp_path), 0)
+    seen = dict[int, float]()
     made = factors(loop(on_cpu(), tmp_path), seen)
     made.run()
     assert seen == {step: factor for step, factor in whole.items() if step in seen}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 FLAG = Parameter(negative=())
+AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 def whole_number(hint: Any, tokens: Sequence[Token]) -> int:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from understudy.cli.flags import TrustCode, Whole
+from understudy.cli.flags import AsJson, TrustCode, Whole
 from understudy.errors import UnderstudyError
 from understudy.terminal import Terminal
 
@@ -19,7 +16,7 @@ def neighbors(
     *queries: str,
     top: Whole = 8,
     out: str = "neighbors.html",
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
     trust_code: TrustCode = False,
 ) -> int:
     """List the images nearest to others by a network's embedding. The exit code is 1 if a query could not be read.

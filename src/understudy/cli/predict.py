@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from understudy.cli.flags import TrustCode, Whole
+from understudy.cli.flags import AsJson, TrustCode, Whole
 from understudy.errors import UnderstudyError
 from understudy.escaping import csv_cell
 from understudy.terminal import Terminal, cell
@@ -25,7 +25,7 @@ def predict(
     /,
     *images: str,
     top: Whole = 5,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative=())] = False,
     trust_code: TrustCode = False,
 ) -> int:

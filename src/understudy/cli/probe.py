@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from understudy.cli.flags import FLAG, DataRoot, Download, Size, TrustCode
+from understudy.cli.flags import FLAG, AsJson, DataRoot, Download, Size, TrustCode
 from understudy.terminal import Terminal
 
 
@@ -22,7 +20,7 @@ def probe(
     download: Download = False,
     size: Size = None,
     trust_code: TrustCode = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit linear classifiers to the networks' frozen representations, on any data sets.
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from understudy.cli.flags import AsJson
 from understudy.cli.show import show_facts
 from understudy.terminal import Terminal
 
 
-def runs(folder: str = "runs", /, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+def runs(folder: str = "runs", /, *, as_json: AsJson = False) -> None:
     """List the runs of a folder with what each found, and write a page with links to theirs.
 
     Parameters

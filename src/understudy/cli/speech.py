@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from understudy.cli.app import epilogue
-from understudy.cli.flags import Whole
+from understudy.cli.flags import AsJson, Whole
 from understudy.cli.show import print_rows
 from understudy.cli.training import training_command
 from understudy.errors import UnderstudyError
@@ -113,7 +113,7 @@ def decode(
     /,
     *files: str,
     network: str = "",
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Print the words in recordings, with their times. The exit code is 1 if any recording could not be read.
 

@@ -113,7 +113,7 @@ class Compression(Stages):
         return self.ensure("int8", begin, Unjudged)
 
     def _has_time_to_round(self, student: Run) -> bool:
-        """Whether the budget holds a training with rounding and another export; if not, that is said."""
+        """Whether the budget holds a training with rounding and another export; it prints a line if not."""
         if "int8_trained" not in self.found.record:
             left = math.inf if self.outline.budget is None else self.outline.budget - self.spent.seconds
             needed = ROUNDED * student.duration + 2 * self.spent.of_stage("int8")

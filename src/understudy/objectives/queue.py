@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.objectives.balance import Balance, Kind
-from understudy.objectives.base import BuildContext, Needs, Objective, check_number, require_teacher
-from understudy.objectives.cosine import EMBEDDING, widths_of
-from understudy.objectives.features import tap_of
+from understudy.objectives.balance import Kind
+from understudy.objectives.base import BuildContext, check_number
+from understudy.objectives.embeddings import EmbeddingObjective, widths_of
 from understudy.objectives.precision import full_precision, unit
 from understudy.objectives.ranks import all_gather
-from understudy.signals import Batch, Signals
 
 LONGEST = 8192
 _NEVER = -1e4  # a logit whose probability is 0 and whose product with it is not NaN
@@ -42,7 +40,7 @@ def _divergence(student: Tensor, teacher: Tensor, keys: Tensor, valid: Tensor | 
     return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
 
-class QueueSimilarity(Objective):
+class QueueSimilarity(EmbeddingObjective):
     """`queue_loss` over the batch and a queue of the last teacher embeddings; labels are not read.
 
     The student's embedding goes through a linear projector. In training mode each forward pass puts the batch of all
@@ -54,12 +52,9 @@ class QueueSimilarity(Objective):
         balance: of the teacher's embeddings before they are normalized, see `balancing`.
     """
 
-    needs = Needs(student=EMBEDDING, teacher=EMBEDDING)
     summary = "similarities to a queue of the teacher's embeddings (SEED, Fang et al. 2021)"
-    fitted = True
-    labels_beside: ClassVar[bool] = False
     per_sample = False
-    synced_buffers = frozenset({"queue", "seen"}) | {f"balance.{name}" for name in Balance.BUFFERS}
+    synced_buffers = frozenset({"queue", "seen"}) | EmbeddingObjective.synced_buffers
 
     queue: Tensor
     seen: Tensor
@@ -68,12 +63,10 @@ class QueueSimilarity(Objective):
         self, student_dim: int, teacher_dim: int, size: int = LONGEST, *, temperature: float = 0.07,
         balance: Kind = "center",
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(student_dim, teacher_dim, balance)
         check_number("size", size, least=1, whole=True)
         check_number("temperature", temperature, least=1e-3, most=1e3)
         self.temperature = temperature
-        self.balance = Balance(teacher_dim, balance)
-        self.project = nn.Linear(student_dim, teacher_dim)
         self.register_buffer("queue", torch.zeros(size, teacher_dim))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
@@ -83,15 +76,8 @@ class QueueSimilarity(Objective):
         half = max(min(LONGEST, len(context.ids) // 2), 1)
         return cls(*widths_of(context), half if size is None else size, **options)
 
-    def fit(self, teacher: Signals) -> None:
-        self.balance.fit(tap_of(teacher, "embedding", "teacher").float())
-
-    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> Tensor:
-        own = tap_of(student, "embedding", "student")
-        return self._loss(own, tap_of(require_teacher(self, teacher), "embedding", "teacher"))
-
     @full_precision
-    def _loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         own = unit(self.balance(teacher)).detach()
         together = all_gather(own)[0] if self.training else own
         size = len(self.queue)

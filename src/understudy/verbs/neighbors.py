@@ -61,13 +61,14 @@ def neighbors(
     if not paths:
         raise UnderstudyError(f"no image of {images} could be read ({next(iter(faults.values()), 'there are none')})")
     found, x, unread = _embedded(network, [path for path, _ in asked], [record for _, record in asked])
-    rows = {path: row for row, path in enumerate(found)}
+    rows, places = {path: row for row, path in enumerate(found)}, [path.resolve() for path in paths]
     made = []
     for path, _ in asked:
         if path not in rows:
             made.append(Query(path=str(path), error=unread[path]))
             continue
-        others = [i for i, one in enumerate(paths) if one.resolve() != path.resolve()]
+        own = path.resolve()
+        others = [i for i, place in enumerate(places) if place != own]
         if not others:
             raise UnderstudyError(f"{images} has no image besides {path}; name a folder of several")
         similar, index = nearest(x[rows[path]][None], keys[others], top)
