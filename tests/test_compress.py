@@ -23,16 +23,19 @@ import understudy
 from understudy import compress
 from understudy.cli.app import main
 from understudy.compression.budget import parse_amount, parse_budget, parse_latency
-from understudy.compression.outline import Outline, Speeds, batch_for, default_passes, fitted
+from understudy.compression.candidates import Limits
+from understudy.compression.outline import Outline, Speeds, batch_for, default_passes, draft, fitted
+from understudy.compression.prepare import reduction_of
 from understudy.compression.race import Entrant, field_of, rounds, survivors
 from understudy.compression.recipes import default_steps
 from understudy.compression.teacher import Verdict
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
-from understudy.data import merged_unlabeled, open_source
+from understudy.data import ArraySource, merged_unlabeled, open_source
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import CompressionFacts
-from understudy.models import load_network
+from understudy.files import sha256
+from understudy.models import InputContract, build, load_network
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
@@ -132,7 +135,7 @@ def test_teacher_and_student_see_the_same_crops(made: RunCollection) -> None:
     assert isinstance(teacher, TrainRecipe)
     assert isinstance(student, DistillRecipe)
     assert student.augmentation.model_dump() == teacher.augmentation.model_dump()
-    assert (student.mixup, student.temperature, student.hard_weight) == (0.0, 2.0, 0.1)
+    assert (student.mixup, student.temperature, student.method) == (0.0, 2.0, ("pkt+cosine+kd",))
     assert (teacher.steps, teacher.validation) == (12, 0.15)
 
 
@@ -185,6 +188,21 @@ def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(
     for name in ("distilled-0", "alone-0"):
         mine, whole = (one.runs["student"].models[name].read_bytes() for one in (found, made))
         assert mine == whole
+
+
+def test_a_student_whose_int8_file_loses_is_trained_with_the_rounding(
+    photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.compression.files._TOLERATED", -1.0)  # whatever it loses is too much
+    options = short(teacher_steps=0, baseline=False)
+    found = compress(photos, backbone, "cnn:4", run=tmp_path / "run", format=("onnx", "int8"), **options)
+    assert list(found.runs)[-1] == "int8"
+    recipe = found.runs["int8"].recipe
+    assert isinstance(recipe, DistillRecipe)
+    assert recipe.qat
+    described = json.loads((found.path / "export/export.json").read_text())
+    assert described["weights"] == sha256(found.runs["int8"].models["distilled-0"])
+    assert [one.format for one in facts_of(found).export.files] == ["onnx", "int8"]
 
 
 def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, backbone: Path, tmp_path: Path) -> None:
@@ -295,6 +313,7 @@ def test_a_budget_is_kept_to(photos: Path, backbone: Path, tmp_path: Path) -> No
     ({"latency": "fast"}, "cannot parse latency 'fast': write a time, as in 5ms"),
     ({"latency": "0.0001ms"}, "no candidate is within the limits; cnn:4 at 24 pixels in .* comes nearest"),
     ({"max_size": "1B"}, "no candidate is within the limits"),
+    ({"device_latency": 3.0}, "device_latency is for a limit of latency; give --latency too"),
     ({"teacher": "runs/t"}, "a teacher takes the place of a backbone"),
 ])  # fmt: skip
 def test_wrong_options(change: dict[str, Any], complaint: str, photos: Path, tmp_path: Path) -> None:
@@ -356,6 +375,12 @@ def test_who_runs_depends_on_the_time() -> None:
     assert [one.student for one in field_of(students, ("kd",), 0.001, 100, 3)] == ["small"]
 
 
+def test_a_slower_device_lowers_the_limit_of_latency() -> None:
+    config = CompressConfig(data="digits", backbone=("cnn:4",), latency="6ms", device_latency=3)
+    assert Limits.of(config).latency_ms == 2
+    assert Limits.of(config).to_json() == {"latency_ms": 2, "slower": 3}
+
+
 @given(st.floats(0.01, 1e4))
 def test_limits_are_read_as_they_are_said(value: float) -> None:
     text = f"{value:.4f}"
@@ -382,6 +407,24 @@ def test_without_a_budget_a_student_has_200_passes_within_bounds(examples: int) 
     made = outline(examples=examples, batch_size=batch_for(shown))
     assert made.batch_size in (32, 64)
     assert 0 <= default_steps(made) * made.batch_size - shown <= made.batch_size
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reduction", "size"), [(32, 32, 64), (64, 32, 96), (128, 32, 128), (32, 4, 32), (32, 0, 32)]
+)
+def test_small_images_are_enlarged_for_a_student_that_would_leave_too_little_of_them(
+    pixels: int, reduction: int, size: int
+) -> None:
+    images, ids = torch.zeros(4, 3, pixels, pixels, dtype=torch.uint8), torch.arange(4)
+    source = ArraySource("small", ("a", "b"), ids, ids % 2, (3, pixels, pixels), inputs=images)
+    config = CompressConfig(data="small", backbone=("timm:resnet18",))
+    assert draft(config, source, 224, reduction, resizable=True).student_size == size
+
+
+@pytest.mark.parametrize(("spec", "reduction"), [("timm:mobilenetv3_small_050", 32), ("cnn:4-8", 2), ("mlp:8", 0)])
+def test_by_how_much_a_student_reduces_images(spec: str, reduction: int) -> None:
+    contract = InputContract((3, 64, 64), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
+    assert reduction_of(build(spec, contract)) == reduction
 
 
 def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:
