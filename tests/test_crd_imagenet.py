@@ -20,8 +20,6 @@ from understudy.papers.experiment import Bench
 from understudy.pipeline.modality import contract_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from understudy.data import Source
     from understudy.evaluation.logits import Predictions
     from understudy.models import Network
@@ -44,7 +42,7 @@ def test_imagenet_is_tested_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 pixels[side // 16 : -side // 16, side // 16 : -side // 16] = color
                 noisy = pixels + grown.integers(-20, 20, pixels.shape)
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / part / "ab"[label] / f"{k}.png")
-    seen: list[Tensor] = []
+    seen: list[torch.Tensor] = []
 
     def official(bench: Bench, net: str) -> Path:
         contract = contract_of(open_source(str(folder), size=32).train)
@@ -52,7 +50,9 @@ def test_imagenet_is_tested_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return tmp_path / "teacher.safetensors"
 
     def watched(network: Network, source: Source, **options: Any) -> Predictions:
-        seen.append(next(in_order(source, 4, torch.device("cpu"))).inputs)
+        inputs = next(in_order(source, 4, torch.device("cpu"))).inputs
+        assert isinstance(inputs, torch.Tensor)
+        seen.append(inputs)
         return predict_logits(network, source, **options)
 
     def small(bench: Bench, name: str, recipe: DistillRecipe) -> Run:

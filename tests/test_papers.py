@@ -166,7 +166,7 @@ def cells(fake_runs: FakeRuns, bench: Bench) -> tuple[dict[tuple[str, str], tupl
     """(pair, method) -> paper, here and correlation, and the whole of it."""
     outcome = EXPERIMENTS["crd-cifar100"].compare(bench)
     table = [tuple(map(str, line)) for line in outcome.lines]
-    return {line[:2]: line[2:] for line in table}, outcome
+    return {(line[0], line[1]): line[2:] for line in table}, outcome
 
 
 def test_the_pairs_of_the_cifar_tables(fake_runs: FakeRuns, tmp_path: Path) -> None:
