@@ -35,6 +35,7 @@ MNIST = [
     "hinton-mnist-best",
 ]
 CIFAR = ["crd-cifar100", "crd-ensemble"]
+BIT = ["bit-few-shot", "bit-vtab", "bit-ablation"]
 NAMES = [*MNIST, *CIFAR]
 
 
@@ -45,7 +46,7 @@ def lines(fake_runs: FakeRuns, name: str, folder: Path, quick: bool = False) -> 
 
 def test_names_and_times() -> None:
     others = ["crd-imagenet", "crd-transfer", "crd-cross-modal"]
-    assert list(EXPERIMENTS) == [*MNIST, "hinton-specialists", "hinton-speech", *CIFAR, *others]
+    assert list(EXPERIMENTS) == [*MNIST, "hinton-specialists", "hinton-speech", *CIFAR, *others, *BIT]
     assert all(EXPERIMENTS[name].summary for name in EXPERIMENTS)
     times = {name: (one.quick_minutes, one.minutes) for name, one in EXPERIMENTS.items()}
     assert all(quick and full and 0 < quick < full for quick, full in (times[name] for name in MNIST))
@@ -112,7 +113,11 @@ def test_the_papers_table(fake_runs: FakeRuns, tmp_path: Path) -> None:
         ("800-800 alone", "146", "151 ± 1.0"),
         ("800-800 alone, jittered as the distilled one", "", "111 ± 1.0"),
         ("800-800 distilled, T = 20", "74", "61 ± 1.0"),
+        ("800-800 distilled, T = 20, images as they are", "74", "61 ± 1.0"),
     ]
+    runs = {path.name: recipe for path, recipe in fake_runs.recipes.items()}
+    assert (runs["distilled"].augmentation.translate, runs["distilled-still"].augmentation.translate) == (2, 0)
+    assert len(lines(fake_runs, "hinton-mnist", tmp_path, quick=True)) == 4
 
 
 def test_omitted_threes(fake_runs: FakeRuns, tmp_path: Path) -> None:
@@ -307,6 +312,9 @@ def test_one_teacher_and_three(fake_runs: FakeRuns, tmp_path: Path) -> None:
         ("crd-ensemble", {"methods": ("kd",)}, "takes no --method"),
         ("crd-imagenet", {"pairs": ("vgg8:vgg8",)}, "takes no --pair"),
         ("crd-imagenet", {}, "--data"),
+        ("bit-few-shot", {}, "--backbone"),
+        ("bit-vtab", {"backbone": "bit:R14x0.25", "data": "nowhere"}, "has no folder of a VTAB task"),
+        ("bit-ablation", {"data": "digits"}, "--held-out"),
         ("crd-cifar100", {"held_out": ("5",)}, "takes no --held-out"),
         ("crd-ensemble", {"pairs": ("vgg8:vgg8", "vgg13:vgg8")}, "takes one --pair"),
     ],

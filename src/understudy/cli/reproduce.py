@@ -24,6 +24,7 @@ def reproduce(
     seeds: int | None = None,
     data: str | None = None,
     size: Size = None,
+    backbone: str | None = None,
     groups: str | None = None,
     held_out: tuple[str, ...] = (),
     probe: tuple[str, ...] = (),
@@ -49,6 +50,8 @@ def reproduce(
         Number of seeds of each network.
     data
         Another data set in place of the paper's.
+    backbone
+        For experiments on transfer: a pre-trained network, as for understudy transfer.
     groups
         For experiments on groups of classes: a YAML file of known groups, as in dogs: [beagle, pug].
     held_out
@@ -77,7 +80,7 @@ def reproduce(
     bench = Bench(
         folder, quick, data_root, download=download,
         pairs=pair, methods=method, chosen_epochs=epochs, seeds=seeds, data=data, size=size,
-        groups=groups, held_out=held_out, probes=probe,
+        backbone=backbone, groups=groups, held_out=held_out, probes=probe,
     )  # fmt: skip
     EXPERIMENTS[name].run(bench)
 

@@ -105,6 +105,7 @@ class Bench:
     seeds: int | None = None  # in place of the experiment's
     data: str | None = None
     size: int | None = None  # image size in pixels
+    backbone: str | None = None  # pre-trained network, or for some experiments the one to pre-train
     groups: str | None = None  # file with known groups of the classes
     held_out: tuple[str, ...] = ()  # classes to exclude from training: names, or how many
     probes: tuple[str, ...] = ()  # data sets for linear probes
@@ -149,8 +150,8 @@ class Bench:
 
 _FLAGS = {
     "pairs": "--pair", "methods": "--method", "chosen_epochs": "--epochs", "seeds": "--seeds",
-    "data": "--data", "size": "--size", "groups": "--groups",
-    "held_out": "--held-out", "probes": "--probe",
+    "data": "--data", "size": "--size", "backbone": "--backbone", "groups": "--groups", "held_out": "--held-out",
+    "probes": "--probe",
 }  # fmt: skip
 
 
