@@ -174,12 +174,14 @@ class ArraySource(Source):
 class RecordSource(Source):
     """A source of images that loader workers decode and resize to `shape`.
 
-    Without augmentation they crop the center square or, with `resize_whole`, ignore the aspect ratio.
+    Without augmentation they crop the center square, whose side is `center` of the shorter one, or, with
+    `resize_whole`, ignore the aspect ratio.
     """
 
     hashed: ClassVar[int] = 64 * 2**20
 
     resize_whole: bool = field(default=False, kw_only=True)
+    center: float = field(default=1.0, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
 
     def sample_name(self, row: int) -> str:

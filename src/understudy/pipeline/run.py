@@ -104,12 +104,18 @@ def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = (), *, 
 
     Args:
         threads: of the CPU, for a run that begins; chosen for it where None.
+
+    Raises:
+        InUse: another process has it in hand.
     """
     run = Run(path)
-    if run.is_of(pipeline.recipe):
-        return run if run.finished else train_and_evaluate(pipeline, run, command, threads=threads)
-    pipeline.check()
-    return _begin(pipeline, path, command=command, threads=threads)
+    if run.is_of(pipeline.recipe) and run.finished:
+        return run
+    with held(path) if first_process() else nullcontext():
+        if run.is_of(pipeline.recipe):  # another process may have finished it since
+            return run if run.finished else train_and_evaluate(pipeline, run, command, threads=threads)
+        pipeline.check()
+        return _begin(pipeline, path, command=command, threads=threads)
 
 
 def train_and_evaluate(
