@@ -1,4 +1,4 @@
-# make demo, test, campaign, lint, floor, clean. Everything is installed into .venv, and again when pyproject.toml changes.
+# make demo, docs, test, campaign, lint, floor, clean. Everything is installed into .venv, and again when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,11 +13,17 @@ STUDENT_EPOCHS ?= 60
 # How many processes run the tests.
 JOBS ?= 2
 
-.PHONY: demo test campaign lint floor format clean
+.PHONY: demo docs test campaign lint floor format clean
 
 demo: $(STAMP)
 	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
 	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --lr 0.01 --run runs/demo --overwrite
+
+# The documentation site, build/site/index.html. A broken link is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/_build/methods_table.py
+	$(BIN)/python docs/_build/pages.py
+	cd build && ../$(BIN)/zensical build --strict
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
