@@ -26,13 +26,15 @@ def render(facts: ProbeFacts, folder: Path) -> str:
     """The page as one string of HTML."""
     groups = groups_of(facts.results)
     cells = [
-        (label, *numbers, *(Markup("{} <small>{}</small>").format(*cell) if cell[1] else cell[0] for cell in values))
-        for label, numbers, values in lines(facts.results)
+        (label, *(Markup("{} <small>{}</small>").format(*cell) if cell[1] else cell[0] for cell in values))
+        for label, _, values in lines(facts.results)
     ]
     return fill(
         "probe", facts.name, "linear probes", facts.command, hardware=facts.hardware, versions=facts.versions,
         sets=len(facts.results), networks=[named(group) for group in groups], rows=cells,
         pictures=[Panel(one.data, _picture(one, groups)) for one in facts.results],
+        sizes=[f"{one.data}: {one.classes:,} classes, {one.train:,} samples to fit to, {one.test:,} to test on"
+               for one in facts.results],
         seeds=max(map(len, facts.results[0].groups.values())), neighbors=any(one.neighbors for one in facts.results),
         skipped=[f"{one.data}: {plural(n, 'record')} skipped: {reason}"
                  for one in facts.results for reason, n in one.skipped.items()],
