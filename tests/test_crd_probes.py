@@ -19,7 +19,7 @@ from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.yaml import recipe_from
 from understudy.data import ArraySource, Splits
 from understudy.errors import UnderstudyError
-from understudy.evaluation.probe import Probe, ProbedSet
+from understudy.evaluation.facts import Probe, ProbedSet
 from understudy.models import Network
 from understudy.papers import EXPERIMENTS, crd
 from understudy.papers.crd_probes import held_out
@@ -60,8 +60,11 @@ class Desk:
             groups = ["alone", *(f"distilled-{method}" for method in recipe.method)]
             names = ["teacher-0", *(f"{group}-{seed}" for group in groups for seed in range(recipe.seeds))]
         self.probed.append((names, {"data": data, **options}))
-        probes = {name: Probe(0.5 + 0.01 * i, 1, 0.5, 0.1, 8) for i, name in enumerate(names)}
-        return [ProbedSet("it", 10, 100, 100, probes, {})]
+        probes = {
+            name: Probe(accuracy=0.5 + 0.01 * i, errors=1, validation_accuracy=0.5, weight_decay=0.1, width=8)
+            for i, name in enumerate(names)
+        }
+        return [ProbedSet(data="it", classes=10, train=100, test=100, probes=probes)]
 
 
 @pytest.fixture

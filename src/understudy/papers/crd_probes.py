@@ -14,7 +14,7 @@ from understudy.papers.experiment import Bench, Comparison, Experiment, Measured
 
 if TYPE_CHECKING:
     from understudy.data import Splits
-    from understudy.evaluation.probe import ProbedSet
+    from understudy.evaluation.facts import ProbedSet
 
 METHODS = ("kd", "crd", "crd+kd")
 _USUAL = "wrn_40_2:wrn_16_2"
