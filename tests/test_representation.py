@@ -469,9 +469,7 @@ def test_a_teacher_with_no_embedding_to_find(
 
 def test_patches_of_a_teacher_without_a_grid(small_images: ArraySource, tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
-    with pytest.raises(
-        UnderstudyError, match="the teacher has no layer with a grid of patches"
-    ):
+    with pytest.raises(UnderstudyError, match="the teacher has no layer with a grid of patches"):
         understudy.distill(small_images, flat, "cnn:4", method="represent+patches", run=tmp_path / "run", **QUICK)
 
 
