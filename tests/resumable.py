@@ -67,7 +67,7 @@ VERBS: dict[str, Verb] = {
     ),
     "compress": lambda home, at: understudy.compress(
         str(home / "photos"), home / "backbone", "cnn:2", run=at, steps=6, teacher_steps=6, crop_size=12,
-        format="onnx", **QUICK,
+        format="torch", **QUICK,
     ),
     "specialists": lambda home, at: understudy.specialists(
         "digits", home / "teacher", run=at, clusters=2, epochs=1, **QUICK

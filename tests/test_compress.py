@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import understudy
+from resumable import stop_at
 from understudy import compress
 from understudy.cli.app import main
 from understudy.compression.budget import parse_amount, parse_budget, parse_latency
@@ -32,15 +28,17 @@ from understudy.compression.teacher import Verdict
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
 from understudy.data import ArraySource, merged_unlabeled, open_source
-from understudy.errors import UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import CompressionFacts
 from understudy.files import sha256
 from understudy.models import InputContract, build, load_network
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
+from understudy.teachers.store import read_manifest, shards_of
 from understudy.verbs.compress import plan
 
+pytestmark = pytest.mark.usefixtures("cached_operators")
 SHORT: dict[str, Any] = {"teacher_steps": 12, "steps": 40, "workers": 0, "precision": "32", "threads": 1}
 
 
@@ -160,30 +158,20 @@ def test_the_same_command_again_says_that_it_is_done(made: RunCollection, photos
 
 
 @pytest.mark.parametrize("stage", ["teacher", "targets", "student"])
-def test_killed_in_a_stage_it_goes_on_there_and_ends_alike(
-    stage: str, made: RunCollection, photos: Path, backbone: Path, tmp_path: Path
+def test_stopped_in_a_stage_it_goes_on_there_and_ends_alike(
+    stage: str, made: RunCollection, photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "small"
-    command = [
-        sys.executable, "-m", "understudy", "compress", str(photos), "--backbone", str(backbone), "--student", "cnn:4",
-        "--teacher-steps", "12", "--steps", "40", "--run", str(folder), "--checkpoint-every", "0", "--workers", "0",
-        "--precision", "32", "--threads", "1",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
-    begun = {"targets": "targets/shards/*.bin"}.get(stage, f"{stage}/checkpoints/*.safetensors")
-    deadline = time.monotonic() + 300
-    while not any(folder.glob(begun)):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1]
+    folder, answers = tmp_path / "small", len(shards_of(read_manifest(made.path / "targets")))
+    begun = {"teacher": 5, "targets": SHORT["teacher_steps"] + 1, "student": SHORT["teacher_steps"] + answers + 5}
+    stop_at(monkeypatch, begun[stage])
+    with pytest.raises(Interrupted, match=f"understudy resume {folder}"):
+        compress(photos, backbone, "cnn:4", run=folder, format="torch", **SHORT)
+    monkeypatch.undo()
+    stages = list(begun)
+    assert [name for name in stages if (folder / name).exists()] == stages[: stages.index(stage) + 1]
+    assert not RunCollection(folder).finished
+    assert main(["resume", str(folder)]) == 0
     found = RunCollection(folder)
-    if process.returncode:  # else it was done before the signal came
-        assert process.returncode == 128 + signal.SIGTERM
-        assert f"understudy resume {folder}" in " ".join(said.split())
-        assert not found.finished
-        assert main(["resume", str(folder)]) == 0
     assert found.finished
     for name in ("distilled-0", "alone-0"):
         mine, whole = (one.runs["student"].models[name].read_bytes() for one in (found, made))
@@ -213,7 +201,7 @@ def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, back
     for name in ("blue", "green", "red"):
         (tmp_path / "more" / name).rmdir()
     found = compress(
-        photos, backbone, "cnn:4", transfer_set=tmp_path / "more", run=tmp_path / "run", format="onnx",
+        photos, backbone, "cnn:4", transfer_set=tmp_path / "more", run=tmp_path / "run", format="torch",
         **short(teacher_steps=0),
     )  # fmt: skip
     assert list(found.runs) == ["backbone", "alone", "student"]
@@ -224,7 +212,7 @@ def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, back
 
 
 def test_several_backbones_make_one_teacher(photos: Path, backbone: Path, tmp_path: Path) -> None:
-    found = compress(photos, [backbone, backbone], "cnn:4", run=tmp_path, format="onnx", **short(teacher_steps=0))
+    found = compress(photos, [backbone, backbone], "cnn:4", run=tmp_path, format="torch", **short(teacher_steps=0))
     assert list(found.runs) == ["backbone-0", "backbone-1", "student"]
     rows = facts_of(found).rows
     assert [row.role for row in rows] == ["teacher", "alone", "distilled"]
@@ -233,7 +221,7 @@ def test_several_backbones_make_one_teacher(photos: Path, backbone: Path, tmp_pa
 
 
 def test_a_teacher_that_knows_the_classes_teaches_as_it_is(photos: Path, backbone: Path, tmp_path: Path) -> None:
-    found = compress(photos, (), "cnn:4", teacher=[str(backbone)], run=tmp_path, format="onnx", **SHORT)
+    found = compress(photos, (), "cnn:4", teacher=[str(backbone)], run=tmp_path, format="torch", **SHORT)
     assert list(found.runs) == ["student"]
     teacher, known = facts_of(found).rows[0], Run(backbone).facts.rows[0]
     assert teacher.mean("accuracy") == known.mean("accuracy")
@@ -243,7 +231,7 @@ def test_students_and_methods_race_and_the_best_on_the_validation_part_goes_on(
     photos: Path, backbone: Path, tmp_path: Path
 ) -> None:
     found = compress(
-        photos, backbone, ["cnn:2", "cnn:8-16"], method=["kd", "dist"], run=tmp_path, format="onnx",
+        photos, backbone, ["cnn:2", "cnn:8-16"], method=["kd", "dist"], run=tmp_path, format="torch",
         **short(teacher_steps=0),
     )  # fmt: skip
     race = found.record["race"]
@@ -261,7 +249,7 @@ def test_students_and_methods_race_and_the_best_on_the_validation_part_goes_on(
 
 def test_without_a_baseline_there_is_one_student_and_no_claim(photos: Path, backbone: Path, tmp_path: Path) -> None:
     found = compress(
-        photos, backbone, "cnn:2", baseline=False, run=tmp_path, format="onnx", **short(teacher_steps=0)
+        photos, backbone, "cnn:2", baseline=False, run=tmp_path, format="torch", **short(teacher_steps=0)
     )  # fmt: skip
     assert [row.role for row in facts_of(found).rows] == ["teacher", "distilled"]
     assert found.finished
@@ -297,7 +285,7 @@ def test_what_to_know_before_is_said(photos: Path, backbone: Path, tmp_path: Pat
 
 def test_a_budget_is_kept_to(photos: Path, backbone: Path, tmp_path: Path) -> None:
     own = {name: value for name, value in SHORT.items() if name not in ("steps", "teacher_steps")}
-    found = compress(photos, backbone, "cnn:4", budget="60s", run=tmp_path, format="onnx", **own)
+    found = compress(photos, backbone, "cnn:4", budget="60s", run=tmp_path, format="torch", **own)
     assert list(found.runs)[-2:] == ["pilot", "student"]
     spent = found.record["spent"]
     assert spent < 2 * 60  # a busy machine may be slower than when it was measured

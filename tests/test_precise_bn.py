@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,28 @@ def test_noise_that_is_not_there_at_test_is_made_up_for_and_the_flag_turns_it_of
     assert accuracy[True] > accuracy[False]
     weights = [dict(run.network("model-0").named_parameters()) for run in made.values()]
     assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+
+
+def test_a_student_without_classes_is_compared_with_its_teacher(tmp_path: Path) -> None:
+    teacher = understudy.train("digits", "cnn:16-32", epochs=4, run=tmp_path / "teacher", threads=1).path
+    options: dict[str, Any] = {"method": "cosine", "epochs": 4, "noise": 0.5, "threads": 1}
+    made = {
+        flag: understudy.distill("digits", teacher, "cnn:8-16", precise_bn=flag, run=tmp_path / str(flag), **options)
+        for flag in (True, False)
+    }
+    assert "batch_norm" not in made[False].record
+    said = made[True].record["batch_norm"]["distilled-0"]
+    assert "images as at test: neighbors in common with the teacher on them" in said
+    assert said in made[True].facts.notes
+    shared = {flag: found.of("distilled")[0].neighbors or 0.0 for flag, run in made.items()
+              if (found := run.facts.representation) is not None}  # fmt: skip
+    assert shared[True] > shared[False], "on images that neither saw"
+    weights = [dict(run.network("distilled-0").named_parameters()) for run in made.values()]
+    assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+
+
+def test_of_neighbors_there_is_no_loss() -> None:
+    found = Reestimated(9, (0.5, 0.7), None)
+    assert found.kept
+    assert str(found).endswith("9 images as at test: neighbors in common with the teacher on them 50.0% -> 70.0%")
+    assert not Reestimated(9, (0.5, 0.5), None).kept

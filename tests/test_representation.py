@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from understudy.evaluation.representation import (
     gap_closed,
     knn_accuracy,
     neighbor_agreement,
+    plane,
     principal_plane,
     side_by_side,
 )
@@ -183,6 +186,35 @@ def test_measures_of_a_space() -> None:
     assert principal_plane(x[:, :1]).shape == (40, 2)
     both = side_by_side([x, 100 * randn(40, 3, seed=3)])
     torch.testing.assert_close(both[:, :6].norm(dim=1), both[:, 6:].norm(dim=1), msg="teachers count alike")
+
+
+def test_maps_are_by_umap_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Halves:
+        def __init__(self, **options: Any) -> None:
+            assert options["metric"] == "cosine"
+
+        def fit_transform(self, x: np.ndarray) -> np.ndarray:
+            return 5 * x[:, :2] + 3
+
+    x = randn(40, 6)
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Halves))
+    kind, found = plane(x)
+    assert kind == "UMAP"
+    torch.testing.assert_close(found, (x[:, :2] - x[:, :2].mean(0)) / x[:, 0].std())
+    assert plane(x[:15])[0] == "PCA", "fewer than it looks at"
+    monkeypatch.setitem(sys.modules, "umap", None)
+    kind, found = plane(x)
+    assert kind == "PCA"
+    torch.testing.assert_close(found, principal_plane(x))
+
+
+def test_umap_keeps_groups_together() -> None:
+    pytest.importorskip("umap")
+    group = torch.arange(60) % 2
+    kind, found = plane(0.1 * randn(60, 6) + torch.eye(6)[group])
+    assert kind == "UMAP"
+    assert knn_accuracy(found - found.mean(0), group, count=1) > 0.9
+    assert float(torch.cdist(found[group == 0], found[group == 1]).min()) > 0.5
 
 
 # --- data -----------------------------------------------------------------------------------------------
@@ -411,6 +443,34 @@ def test_a_run_goes_on_with_the_same_bytes(photos: Path, teacher: str, tmp_path:
 def test_a_teacher_whose_embeddings_say_nothing(value: float, small_images: ArraySource, tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match=r"nothing to learn from|check its weights|not finite"):
         understudy.distill(small_images, Embeds(value), "mlp:4", method="represent", run=tmp_path / "run", **QUICK)
+
+
+class Summary(Embeds):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean()
+
+
+class Named(Embeds):
+    def forward(self, x: Tensor) -> Any:
+        return {"embedding": super().forward(x)}
+
+
+@pytest.mark.parametrize(("teacher", "reason"), [
+    (Summary(), r"outputs a tensor of shape \(\), which is no embedding \(B, D\); wrap it"),
+    (Named(), "outputs a dict instead of logits"),
+])  # fmt: skip
+def test_a_teacher_with_no_embedding_to_find(
+    teacher: nn.Module, reason: str, small_images: ArraySource, tmp_path: Path
+) -> None:
+    with pytest.raises(UnderstudyError, match=reason) as caught:
+        understudy.distill(small_images, teacher, "mlp:4", method="represent", run=tmp_path / "run", **QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_patches_of_a_teacher_without_a_grid(small_images: ArraySource, tmp_path: Path) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+    with pytest.raises(UnderstudyError, match="the teacher has no layer with a grid of patches"):
+        understudy.distill(small_images, flat, "cnn:4", method="represent+patches", run=tmp_path / "run", **QUICK)
 
 
 def test_soft_targets_of_a_teacher_without_a_classifier(small_images: ArraySource, tmp_path: Path) -> None:

@@ -38,16 +38,10 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from understudy.config.yaml import read_yaml, recipe_from
-from understudy.errors import Interrupted
 from understudy.pipeline.kinds import pipeline_of
 from understudy.pipeline.run import ensure
 if __name__ == "__main__":
-    recipe, run = recipe_from(read_yaml(Path(sys.argv[1]))), Path(sys.argv[2])
-    try:
-        ensure(pipeline_of(recipe), run)
-    except Interrupted as stopped:
-        print(stopped, flush=True)
-        sys.exit(128 + stopped.signal_number)
+    ensure(pipeline_of(recipe_from(read_yaml(Path(sys.argv[1])))), Path(sys.argv[2]))
 """
 
 
@@ -95,14 +89,14 @@ def test_killed_and_resumed_ends_with_the_same_bytes(tmp_path: Path, whole: dict
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_writes_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, whole: dict[str, bytes], number: signal.Signals
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    process, run = start_process(tmp_path)
-    wait_for_checkpoint(run, 2)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
-    assert f"continue with: understudy resume {run}" in said
+    run = tmp_path / "run"
+    stop_after(monkeypatch, 2, number)
+    with pytest.raises(Interrupted, match=f"continue with: understudy resume {run}") as caught:
+        start(pipeline_of(RECIPE), run)
+    monkeypatch.undo()
+    assert caught.value.signal_number == number
     understudy.resume(run)
     assert models(run) == whole
 
@@ -171,13 +165,13 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path)
         start(pipeline_of(RECIPE), tmp_path / "file" / "run")
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ask to stop, as a signal would, once so many updates were made."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Have a real signal arrive once so many updates were made."""
     real = Loop._update
 
     def update(self: Loop, batch: object, samples: int) -> None:
         real(self, batch, samples)  # type: ignore[arg-type]
         if self._step + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Loop, "_update", update)

@@ -50,11 +50,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def answers(folder: TargetsFolder, data: Any, batch: int, **options: Any) -> list[tuple[Batch, Any, Any]]:
+def answers(folder: TargetsFolder, batch: int, **options: Any) -> list[tuple[Batch, Any, Any]]:
     """Batches of two passes over the views, with the store's signals and the teachers' own."""
     manifest = read_manifest(folder.path)
     config = LabelConfig(**{**manifest.config, **options})
-    job = _job(config, Overrides(data=data), folder.path)
+    job = _job(config, Overrides(), folder.path)
     store, teacher = Store.open(folder.path), job.pipeline.live_teacher(CPU)
     assert teacher is not None
     watched = {one.name for one in manifest.signals} - {"logits"}
@@ -81,7 +81,7 @@ def test_a_store_gives_what_the_teacher_would(home: Path, tmp_path: Path, mixup:
     for teacher, (data, options) in cases.items():
         out = tmp_path / teacher
         folder = understudy.label(data, home / teacher, out=out, mixup=mixup, embedding=True, **SMALL, **options)
-        for one, found, expected in answers(folder, None, batch):
+        for one, found, expected in answers(folder, batch):
             torch.testing.assert_close(found.logits, expected.logits, rtol=2e-3, atol=2e-3)
             torch.testing.assert_close(found.embedding, expected.embedding, rtol=2e-3, atol=2e-3)
             assert len(one) == len(found.logits)
@@ -90,7 +90,7 @@ def test_a_store_gives_what_the_teacher_would(home: Path, tmp_path: Path, mixup:
 def test_int8_and_features(home: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"embedding": True, "int8": True, "fraction": 0.1, "features": ("1",)}
     folder = understudy.label("digits", home / "digits-0", out=tmp_path / "t", **SMALL, **options)
-    for _, found, expected in answers(folder, None, 40):
+    for _, found, expected in answers(folder, 40):
         layers = ((one.embedding, one.features["1"]) for one in (found, expected))
         for one, other in zip(*layers, strict=True):
             assert isinstance(one, Tensor)
@@ -102,7 +102,7 @@ def test_several_teachers_together_and_apart(home: Path, tmp_path: Path) -> None
     together = understudy.label("digits", teachers, out=tmp_path / "a", fraction=0.1, mean="geometric", **SMALL)
     apart = understudy.label("digits", teachers, out=tmp_path / "b", fraction=0.1, members=True, **SMALL)
     for folder, members in ((together, 0), (apart, 2)):
-        for _, found, expected in answers(folder, None, 40):
+        for _, found, expected in answers(folder, 40):
             torch.testing.assert_close(found.logits, expected.logits, rtol=5e-3, atol=5e-3)
             assert len(found.members) == members
             for one, other in zip(found.members, expected.members, strict=False):
@@ -112,7 +112,7 @@ def test_several_teachers_together_and_apart(home: Path, tmp_path: Path) -> None
 def test_a_panel_of_specialists_is_one_teacher(home: Path, tmp_path: Path) -> None:
     panel = understudy.specialists("digits", home / "digits-0", run=tmp_path / "p", clusters=2, epochs=1, **SERIAL)
     folder = understudy.label("digits", panel.path, out=tmp_path / "t", fraction=0.1, **SMALL)
-    for _, found, expected in answers(folder, None, 40):
+    for _, found, expected in answers(folder, 40):
         torch.testing.assert_close(found.logits.softmax(1), expected.logits.softmax(1), rtol=0, atol=2e-3)
 
 
@@ -129,12 +129,15 @@ def distance(found: Signals, expected: Signals, temperature: float = 4.0) -> flo
 
 
 @pytest.fixture(scope="module")
-def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Tensor, Tensor], Path]:
-    """Data of a hundred classes, and a teacher of them, hardly trained."""
-    random, classes = torch.Generator().manual_seed(0), torch.arange(300) % 100
-    data = torch.randint(0, 255, (300, 1, 4, 4), dtype=torch.uint8, generator=random), classes
-    where = tmp_path_factory.mktemp("hundred") / "teacher"
-    return data, understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=where, **SERIAL).path
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Images of a hundred classes, and a teacher of them, hardly trained."""
+    root, random = tmp_path_factory.mktemp("hundred"), np.random.default_rng(0)
+    for number in range(400):
+        place = root / "images" / ("test" if number < 100 else "train") / f"{number % 100:02}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (4, 4), np.uint8)).save(place)
+    data = str(root / "images")
+    return data, understudy.train(data, "mlp:8", epochs=1, batch_size=50, run=root / "teacher", **SERIAL).path
 
 
 @pytest.mark.parametrize(("logits", "encoding", "width"), [("auto", "compact", 32), ("all", "float16", 200)])
@@ -146,8 +149,20 @@ def test_logits_of_a_hundred_classes_are_compact_unless_all_are_asked_for(
     (signal,) = folder.manifest.signals
     assert (signal.encoding, folder.manifest.view_bytes) == (encoding, width)
     assert Store.open(folder.path).tables["logits.bin"].shape == (3, folder.manifest.samples, width)
-    for _, found, expected in answers(folder, data, 40):
+    for _, found, expected in answers(folder, 40):
         assert distance(found, expected) < 0.02
+
+
+def test_compact_logits_of_mixed_images(hundred: Any, tmp_path: Path) -> None:
+    """Each is answered as it is mixed in its view, whatever batch a student sees it in."""
+    data, teacher = hundred
+    folder = understudy.label(data, teacher, out=tmp_path / "targets", mixup=0.5, **SMALL)
+    assert folder.manifest.signals[0].encoding == "compact"
+    for batch in (7, 50):
+        seen = answers(folder, batch)
+        assert any(bool((one.weight < 0.99).any()) for one, *_ in seen if one.weight is not None)
+        for one, found, expected in seen:
+            assert distance(found, expected) < 0.02, len(one)
 
 
 def test_compact_logits_of_few_classes_are_all_kept(home: Path, tmp_path: Path) -> None:
@@ -155,33 +170,14 @@ def test_compact_logits_of_few_classes_are_all_kept(home: Path, tmp_path: Path) 
     assert folder.manifest.signals[0].encoding == "float16", "20 bytes, not 32"
 
 
-def test_compact_logits_are_the_same_whoever_labels(hundred: Any, tmp_path: Path) -> None:
-    """In parts, on machines whose bases differ too, and they are checked as all others."""
+def test_students_of_compact_logits(hundred: Any, tmp_path: Path) -> None:
+    """The teacher is known by its answers."""
     data, teacher = hundred
-    options: dict[str, Any] = {"logits": "compact", **SMALL}
-    whole = files(understudy.label(data, teacher, out=tmp_path / "whole", **options).path)
-    parts = [tmp_path / "part-1", tmp_path / "part-2"]
-    for k, part in enumerate(parts, 1):
-        understudy.label(data, teacher, out=part, part=f"{k}/2", **options)
-    merged = understudy.label(data, teacher, out=tmp_path / "all", merge=parts, **options)
-    assert files(merged.path) == whole
-    basis = Compact.read(parts[1] / "logits-basis.npz")
-    other = replace(basis, directions=-basis.directions.flip(0))  # the same axes, as another machine may find them
-    for file in parts[1].glob("shards/*.bin"):
-        number, folder = int(file.stem), TargetsFolder(parts[1])
-        _, first, last = shards_of(folder.manifest)[number]
-        rows, found = folder.read_shard(number, last - first, folder.manifest.signals)
-        recoded = other.encode(basis.decode(torch.from_numpy(rows["logits.bin"].copy()))).numpy()
-        folder.write_shard(number, {"logits.bin": recoded}, found)
-    (parts[1] / "logits-basis.npz").write_bytes(other.to_bytes())
-    recoded = understudy.label(data, teacher, out=tmp_path / "recoded", merge=parts, **options)
-    for _, found, expected in answers(recoded, data, 40):
-        assert distance(found, expected) < 0.02
-    student = understudy.distill(data, teacher, "mlp:4", targets=merged.path, epochs=1, run=tmp_path / "s", **SERIAL)
-    assert student.finished, "the teacher is known by its answers"
+    targets = understudy.label(data, teacher, out=tmp_path / "targets", **SMALL).path
+    assert understudy.distill(data, teacher, "mlp:4", targets=targets, epochs=1, run=tmp_path / "s", **SERIAL).finished
     understudy.train(data, "mlp:8", epochs=9, lr=0.05, batch_size=50, seed=5, run=tmp_path / "other", **SERIAL)
     with pytest.raises(UnderstudyError, match="the teacher does not give the answers of"):
-        understudy.distill(data, tmp_path / "other", "mlp:4", targets=merged.path, run=tmp_path / "t", **SERIAL)
+        understudy.distill(data, tmp_path / "other", "mlp:4", targets=targets, run=tmp_path / "t", **SERIAL)
 
 
 def test_compact_logits_of_teachers_apart(hundred: Any, tmp_path: Path) -> None:
@@ -191,7 +187,7 @@ def test_compact_logits_of_teachers_apart(hundred: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.path.glob("*.npz")) == [
         "0-logits-basis.npz", "1-logits-basis.npz", "sampled.npz",
     ]  # fmt: skip
-    for _, found, expected in answers(folder, data, 40, teacher=(str(teacher), str(second))):
+    for _, found, expected in answers(folder, 40, teacher=(str(teacher), str(second))):
         assert distance(found, expected) < 0.02
         for one, other in zip(found.members, expected.members, strict=True):
             assert distance(one, other) < 0.02
@@ -200,35 +196,53 @@ def test_compact_logits_of_teachers_apart(hundred: Any, tmp_path: Path) -> None:
 # --- whoever labels, and whatever stops it ----------------------------------------------------------------
 
 
+# compact logits, whose basis comes first, and int8, of mixed images: all that could differ
+KEPT: dict[str, Any] = {"views": 3, "batch_size": 5, "embedding": True, "int8": True, "mixup": 0.5, **SERIAL}
+FLAGS = ["--views", "3", "--batch-size", "5", "--embedding", "--int8", "--mixup", "0.5", "--precision", "32"]
+
+
 @pytest.fixture(scope="module")
-def whole(home: Path) -> dict[str, bytes]:
-    return files(understudy.label("digits", home / "digits-0", out=home / "whole", **SMALL).path)
+def whole(hundred: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    found = understudy.label(*hundred, out=tmp_path_factory.mktemp("whole") / "targets", **KEPT)
+    assert [one.encoding for one in found.manifest.signals] == ["compact", "int8"]
+    return found.path, files(found.path)
 
 
-def test_parts_make_the_whole(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_parts_make_the_whole(hundred: Any, tmp_path: Path, whole: Any) -> None:
+    """Also of machines that found other bases of compact logits."""
     parts = [tmp_path / f"part-{k}" for k in (1, 2, 3)]
     for k, part in enumerate(parts, 1):
-        found = understudy.label("digits", home / "digits-0", out=part, part=f"{k}/3", **SMALL)
-        assert not found.finished
+        assert not understudy.label(*hundred, out=part, part=f"{k}/3", **KEPT).finished
     with pytest.raises(UnderstudyError, match="has not all answers yet; continue with: understudy resume"):
         Store.open(parts[0])
-    merged = understudy.label("digits", home / "digits-0", out=tmp_path / "all", part="1/3", merge=parts, **SMALL)
+    merged = understudy.label(*hundred, out=tmp_path / "all", part="1/3", merge=parts, **KEPT)
     assert merged.finished
-    assert files(merged.path) == whole
+    assert files(merged.path) == whole[1]
     assert not (merged.path / "shards").exists()
-    other = understudy.label("digits", home / "digits-1", out=tmp_path / "other", part="1/3", **SMALL)
+    basis = Compact.read(parts[1] / "logits-basis.npz")
+    other = replace(basis, directions=-basis.directions.flip(0))  # the same axes, as another machine may find them
+    for file in parts[1].glob("shards/*.bin"):
+        number, folder = int(file.stem), TargetsFolder(parts[1])
+        _, first, last = shards_of(folder.manifest)[number]
+        rows, found = folder.read_shard(number, last - first, folder.manifest.signals)
+        recoded = other.encode(basis.decode(torch.from_numpy(rows["logits.bin"].copy()))).numpy()
+        folder.write_shard(number, {**rows, "logits.bin": recoded}, found)
+    (parts[1] / "logits-basis.npz").write_bytes(other.to_bytes())
+    for _, found, expected in answers(understudy.label(*hundred, out=tmp_path / "recoded", merge=parts, **KEPT), 40):
+        assert distance(found, expected) < 0.02
+
+
+def test_other_targets_are_not_merged(home: Path, tmp_path: Path) -> None:
+    other = understudy.label("digits", home / "digits-1", out=tmp_path / "other", part="1/15", **SMALL)
     with pytest.raises(UnderstudyError, match="is of other teachers; choose another --out folder, or delete it"):
         understudy.label("digits", home / "digits-0", out=tmp_path / "new", merge=[other.path], **SMALL)
 
 
-def test_two_processes_make_the_whole(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
-    found = understudy.label("digits", home / "digits-0", out=tmp_path / "two", devices=2, **SMALL)
-    assert files(found.path) == whole
+def test_two_processes_make_the_whole(hundred: Any, tmp_path: Path, whole: Any) -> None:
+    assert files(understudy.label(*hundred, out=tmp_path / "two", devices=2, **KEPT).path) == whole[1]
 
 
-def test_what_a_signal_stops_goes_on(
-    home: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_signal_stops_goes_on(hundred: Any, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real, out = TargetsFolder.write_shard, tmp_path / "t"
 
     def stopping(self: TargetsFolder, number: int, *rest: Any) -> None:
@@ -238,26 +252,26 @@ def test_what_a_signal_stops_goes_on(
 
     monkeypatch.setattr(TargetsFolder, "write_shard", stopping)
     with pytest.raises(Interrupted, match=f"continue with: understudy resume {out}"):
-        understudy.label("digits", home / "digits-0", out=out, **SMALL)
+        understudy.label(*hundred, out=out, **KEPT)
     monkeypatch.undo()
     assert len(list((out / "shards").iterdir())) == 4
     assert main(["resume", str(out)]) == 0
-    assert files(out) == whole
+    assert files(out) == whole[1]
     with pytest.raises(UnderstudyError, match="is finished"):
         understudy.resume(out)
 
 
-def test_what_is_killed_goes_on(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
-    out = tmp_path / "t"
-    command = [sys.executable, "-m", "understudy", "label", "digits", "--teacher", str(home / "digits-0")]
-    command += ["--views", "3", "--batch-size", "20", "--precision", "32", "--accelerator", "cpu", "--out", str(out)]
+def test_what_is_killed_goes_on(hundred: Any, tmp_path: Path, whole: Any) -> None:
+    data, teacher, out = *hundred, tmp_path / "t"
+    command = [sys.executable, "-m", "understudy", "label", data, "--teacher", str(teacher), *FLAGS]
+    command += ["--accelerator", "cpu", "--workers", "0", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None and len(list(out.glob("shards/*.bin"))) < 2:
         time.sleep(0.001)
     process.kill()
     process.wait()
     assert main(command[3:]) == 0
-    assert files(out) == whole
+    assert files(out) == whole[1]
     assert main(command[3:]) == 0, "what is done is left alone"
 
 
@@ -385,16 +399,14 @@ def test_members_of_a_single_teacher_are_refused(home: Path, tmp_path: Path) -> 
     assert not (tmp_path / "t").exists()
 
 
-def test_a_folder_of_targets_is_no_place_for_a_run(
-    home: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["train", "digits", "--model", "mlp:8", "--epochs", "1", "--run", str(home / "whole")]
+def test_a_folder_of_targets_is_no_place_for_a_run(home: Path, whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "digits", "--model", "mlp:8", "--epochs", "1", "--run", str(whole[0])]
     for more in ([], ["--overwrite"]):
         assert main([*command, *more]) == 2
-        assert "whole holds targets; choose another --run folder" in capsys.readouterr().err
+        assert "targets holds targets; choose another --run folder" in capsys.readouterr().err
     with pytest.raises(UnderstudyError, match="holds targets; choose another --run folder"):
-        understudy.compare("digits", home / "digits-0", "mlp:8", run=home / "whole", **SERIAL)
-    assert files(home / "whole") == whole
+        understudy.compare("digits", home / "digits-0", "mlp:8", run=whole[0], **SERIAL)
+    assert files(whole[0]) == whole[1]
 
 
 def test_the_size_is_said_before_anything_is_labeled(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

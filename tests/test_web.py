@@ -364,7 +364,7 @@ def test_exports_without_a_page_remove_it_and_foreign_pages_stay(runtime: Runtim
     assert done.facts.page == json.loads((out / "export.json").read_text())["page"] == "index.html"
     assert "`index.html` classifies images in a browser with `model.onnx`" in (out / "README.md").read_text()
     assert run(format="web", out=out).page == out / "index.html", "its own page is replaced"
-    assert run(format="onnx", out=out).page is None
+    assert run(format="torch", out=out).page is None
     assert not (out / "index.html").exists()
     assert "index.html" not in (out / "README.md").read_text()
     (out / "index.html").write_text("mine")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ from understudy.errors import UnderstudyError
 NEIGHBORS, TEMPERATURE = 20, 0.07  # Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers"
 SHARED = 10
 """Nearest neighbors that two representations are compared by."""
+_UMAP_NEIGHBORS = 15  # its default
 
 
 def nearest(x: Tensor, keys: Tensor | None = None, count: int = NEIGHBORS) -> tuple[Tensor, Tensor]:
@@ -107,6 +110,26 @@ def principal_plane(x: Tensor) -> Tensor:
     plane = left[:, :2] * values[:2]
     plane = F.pad(plane, (0, 2 - plane.shape[1]))
     return (plane / plane[:, 0].std().clamp_min(1e-12)).float()
+
+
+def plane(x: Tensor) -> tuple[Literal["UMAP", "PCA"], Tensor]:
+    """The embeddings (N, D) in a plane, (N, 2): by UMAP if umap-learn is installed, else on two principal components.
+
+    UMAP (McInnes et al. 2018) keeps neighbors together, by cosine here; it looks at 15 of them, so fewer samples are
+    shown on principal components.
+
+    >>> plane(torch.eye(4))[0]
+    'PCA'
+    """
+    if len(x) <= _UMAP_NEIGHBORS:
+        return "PCA", principal_plane(x)
+    try:
+        from umap import UMAP  # type: ignore[import-not-found]
+    except ImportError:
+        return "PCA", principal_plane(x)
+    umap = UMAP(n_neighbors=_UMAP_NEIGHBORS, metric="cosine", random_state=0, n_jobs=1)
+    found = torch.from_numpy(umap.fit_transform(x.float().numpy())).float()
+    return "UMAP", (found - found.mean(0)) / found[:, 0].std().clamp_min(1e-12)
 
 
 def check_embeddings(x: Tensor, name: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.errors import UnderstudyError
 from understudy.models.build import build, is_code, parse_spec
 from understudy.models.contract import InputContract
 from understudy.models.heads import select
@@ -71,9 +72,19 @@ def as_given(spec: str, contract: InputContract, *, size: int | None = None, tru
 
 
 def with_own_classes(network: Network) -> Network:
-    """The same network with a contract that names what it predicts: nothing if what it outputs is an embedding."""
-    with eval_mode(network), torch.inference_mode():
-        outputs = network(network._blank()).logits.flatten(1).shape[1]
+    """The same network with a contract that names what it predicts: nothing if what it outputs is an embedding.
+
+    Raises:
+        UnderstudyError: it outputs neither.
+    """
+    with network._explained(), eval_mode(network), torch.inference_mode():
+        found = network(network._blank()).logits
+    if found.dim() < 2:
+        raise UnderstudyError(
+            f"{network.name} outputs a tensor of shape {tuple(found.shape)}, which is no embedding (B, D); wrap it so "
+            "that it outputs one"
+        )
+    outputs = found.flatten(1).shape[1]
     if outputs == len(network.classes):
         return network
     if network.head_paths:

@@ -271,8 +271,8 @@ class Pipeline(ABC, Generic[R]):
     def begin(self, members: Sequence[Member], run: Run) -> None:
         """What is done to the networks once, before the first step of a run, and is found again in its checkpoints."""
 
-    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
-        """What shows at each epoch whether the members learn, on samples that they are not trained on."""
+    def watch(self, source: Source | None, device: torch.device) -> Watch | None:
+        """What shows on some samples whether members without classes learn; None of members with classes."""
         return None
 
     @property

@@ -8,7 +8,7 @@ whole batches of equal weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -21,6 +21,7 @@ from understudy.data import Source, fraction
 from understudy.data.cache import decoded
 from understudy.evaluation import accuracy, predict_logits
 from understudy.models import Network, eval_mode
+from understudy.pipeline.representation import Watch
 from understudy.randomness import permutation
 from understudy.signals import Batch, Signals
 
@@ -31,27 +32,37 @@ _SHARE = 20  # one image in so many that the network was trained on
 
 @dataclass(frozen=True)
 class Reestimated:
-    """Accuracy and mean cross-entropy on some images before and after.
+    """What a network is worth on some images before and after.
 
     The new statistics stay if they are more accurate, or as accurate at a lower loss. The loss alone would not do: they
     change the scale of the logits, which a temperature makes good.
+
+    Attributes:
+        accuracy: of a network without classes, the share of nearest neighbors in common with its teacher.
+        loss: mean cross-entropy; None of a network without classes.
     """
 
     images: int
     accuracy: tuple[float, float]
-    loss: tuple[float, float]
+    loss: tuple[float, float] | None
 
     @property
     def kept(self) -> bool:
-        return (self.accuracy[1], -self.loss[1]) > (self.accuracy[0], -self.loss[0])
+        loss = self.loss or (0.0, 0.0)
+        return (self.accuracy[1], -loss[1]) > (self.accuracy[0], -loss[0])
+
+    @property
+    def measure(self) -> str:
+        return "neighbors in common with the teacher" if self.loss is None else "accuracy"
 
     def __str__(self) -> str:
         images = f"{self.images:,} images as at test"
         if not self.kept:
             return f"BatchNorm's statistics kept, as those of {images} are not better"
+        loss = "" if self.loss is None else f", loss {self.loss[0]:.3f} -> {self.loss[1]:.3f}"
         return (
-            f"BatchNorm's statistics taken from {images}: accuracy on them {self.accuracy[0]:.1%} -> "
-            f"{self.accuracy[1]:.1%}, loss {self.loss[0]:.3f} -> {self.loss[1]:.3f}"
+            f"BatchNorm's statistics taken from {images}: {self.measure} on them {self.accuracy[0]:.1%} -> "
+            f"{self.accuracy[1]:.1%}{loss}"
         )
 
 
@@ -65,20 +76,23 @@ def images_for(trained: int) -> int:
 
 
 def reestimate(
-    network: Network, source: Source, count: int, seed: int, device: torch.device, workers: int = 0
-) -> Reestimated | None:
+    network: Network, source: Source, count: int, seed: int, device: torch.device, workers: int = 0,
+    watch: Callable[[Source], Watch | None] | None = None,
+) -> Reestimated | None:  # fmt: skip
     """Take the running statistics of a trained network's BatchNorm layers from images without augmentation.
 
     The network keeps its own statistics if the new ones are not better on these images.
 
     Args:
-        source: labeled training samples.
+        source: training samples, labeled if the network has classes.
         count: how many of them to use, at most; stratified by class.
         seed: of the choice.
         workers: processes that decode them.
+        watch: what a network without classes is compared with its teacher by.
 
     Returns:
-        What changed; None of a network without such layers, and of a source with fewer than two samples.
+        What changed; None of a network without such layers, of a source with fewer than two samples, and where there is
+        nothing to compare it by.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not layers or network.frozen or len(source) < 2:
@@ -86,8 +100,19 @@ def reestimate(
     rows = fraction(source, min(1.0, count / len(source)), seed)
     # in any order but that of the classes, each of which would be a batch
     some = decoded(source.subset(rows[permutation(len(rows), seed)]), workers)
+    watched = None if watch is None else watch(some)
+    if watch is not None and watched is None:
+        return None
+
+    def worth() -> tuple[float, float]:
+        if watched is not None:
+            return watched.neighbors(network), 0.0
+        found = predict_logits(network, some, device=device)
+        assert found.targets is not None
+        return accuracy(found.logits, found.targets), float(cross_entropy(found.logits, found.targets))
+
     own = {name: x.clone() for name, x in network.state_dict().items()}
-    before = predict_logits(network, some, device=device)
+    before = worth()
     batch = min(BATCH, len(some))
     whole = some.subset(torch.arange(len(some) // batch * batch))
     with eval_mode(network), averaging(layers):
@@ -96,14 +121,9 @@ def reestimate(
             return network(batch)
 
         predict_logits(passed, whole, device=device, batch_size=batch)
-    after = predict_logits(network, some, device=device)
-    assert before.targets is not None
-    assert after.targets is not None
-    found = Reestimated(
-        len(some),
-        (accuracy(before.logits, before.targets), accuracy(after.logits, after.targets)),
-        (float(cross_entropy(before.logits, before.targets)), float(cross_entropy(after.logits, after.targets))),
-    )
+    after = worth()
+    loss = (before[1], after[1]) if watched is None else None
+    found = Reestimated(len(some), (before[0], after[0]), loss)
     if not found.kept:
         network.load_state_dict(own)
     return found
@@ -121,8 +141,8 @@ def summary(found: Sequence[Reestimated]) -> str:
     after = fmean(one.accuracy[one.kept] for one in found)
     kept = f"{sum(one.kept for one in found)} of {len(found)} networks"
     return (
-        f"BatchNorm's statistics taken from {found[0].images:,} images as at test in {kept}: accuracy on them "
-        f"{before:.1%} -> {after:.1%}"
+        f"BatchNorm's statistics taken from {found[0].images:,} images as at test in {kept}: {found[0].measure} on "
+        f"them {before:.1%} -> {after:.1%}"
     )
 
 

@@ -72,8 +72,7 @@ class Distill(Taught[D]):
 
         Exact copies are left out before.
         """
-        mixed = bool(self.recipe.mixup) and self.recipe.targets is not None  # answers to pairs of all samples
-        if self._trains_classes or mixed:
+        if self._trains_classes or self._answers_are_mixed:
             return super().hold_out(train)
         train = distinct(train)
         if len(train) < _FEWEST:
@@ -82,11 +81,15 @@ class Distill(Taught[D]):
         kept, held = held_apart(train, count, self.recipe.seed)
         return train.subset(kept), train.subset(held)
 
-    def watch(self, members: Sequence[Member], device: torch.device) -> Watch | None:
-        held_out = self.data.calibration
-        if self._trains_classes or held_out is None:
+    @property
+    def _answers_are_mixed(self) -> bool:
+        """Whether there are answers to pairs of samples alone."""
+        return bool(self.recipe.mixup) and self.recipe.targets is not None
+
+    def watch(self, source: Source | None, device: torch.device) -> Watch | None:
+        if self._trains_classes or self._answers_are_mixed or source is None:
             return None
-        return watch_of(held_out, self.teachers, self.store, device)
+        return watch_of(source, self.teachers, self.store, device)
 
     def complete(self, run: Run, facts: RunFacts) -> RunFacts:
         if self._trains_classes:

@@ -27,7 +27,7 @@ from understudy.evaluation.representation import (
     knn_accuracy,
     nearest,
     neighbor_agreement,
-    principal_plane,
+    plane,
     side_by_side,
 )
 from understudy.models import Network
@@ -80,8 +80,15 @@ class Watch:
         gap = None if start is None else gap_closed(start[key], found[key], self.teacher_measures[key])
         return {"part": "held out", **found, "teacher_rank": self.teacher_measures["rank"], "gap": gap}
 
+    def neighbors(self, network: Network) -> float:
+        """The share of nearest neighbors that a network has in common with the teacher."""
+        return neighbor_agreement(self._embedded(network), self.teacher)
+
+    def _embedded(self, network: Network) -> Tensor:
+        return embed({"student": network}, self.source).by_network["student"]
+
     def _measures(self, network: Network) -> Measures:
-        return self._of(embed({"student": network}, self.source).by_network["student"])
+        return self._of(self._embedded(network))
 
     def _of(self, x: Tensor) -> Measures:
         labeled = {} if self.source.targets is None else {"knn": knn_accuracy(x, self.source.targets)}
@@ -89,7 +96,7 @@ class Watch:
 
 
 def watch_of(source: Source, teachers: Mapping[str, Network], store: Store | None, device: torch.device) -> Watch:
-    """A watch on some samples that are held out; of a store, the teacher's answers to the first view of each."""
+    """A watch on some of these samples; of a store, the teacher's answers to the first view of each."""
     some = decoded(spread(source, WATCHED))
     if teachers:
         embedded = embed({name: network.to(device) for name, network in teachers.items()}, some)
@@ -153,15 +160,17 @@ def compare_representations(
             if None not in values:
                 measured[name][f"{key}_gap"] = gap_closed(*values)  # type: ignore[arg-type]
     targets = x.source.targets
+    planes = {name: plane(x.by_network[name]) for name in measured}
     return RepresentationFacts(
         data=source.name, split="test" if scored else "held-out", queries=len(x.source),
         keys=0 if keys is None else len(keys.source),
         labels=[] if targets is None else targets[:_MAPPED].tolist(),
+        projection=planes[_TEACHER][0],
         spaces=[
             Space(
                 name=name, role=name if name in (_TEACHER, _START) else "distilled",  # type: ignore[arg-type]
                 model=titles[name], width=x.by_network[name].shape[1],
-                map=principal_plane(x.by_network[name])[:_MAPPED].tolist(), **values,
+                map=planes[name][1][:_MAPPED].tolist(), **values,
                 **{key: value for key, value in costs.get(name, {}).items() if key in _COSTS},
             )
             for name, values in measured.items()

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -207,7 +208,7 @@ def _train_members(fabric: Fabric, pipeline: Pipeline[Any], run: Run) -> None:
     if not any((run.path / "checkpoints").rglob("step-*.sha256")):
         pipeline.begin(members, run)
     terminal, staged = Terminal(), is_staged(run.path)
-    watch = pipeline.watch(members, fabric.device)
+    watch = pipeline.watch(data.calibration, fabric.device)
     before = "" if watch is None else watch.begin(members)
     if first and not staged:  # what is staged is begun again in its place
         for line in _origins(pipeline, members):
@@ -329,10 +330,12 @@ def _save_models(
 
 def _reestimated(pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int) -> Reestimated | None:
     """What `reestimate` does to a network that was trained on so many images."""
-    recipe, data = pipeline.recipe, pipeline.data
+    recipe, data, watch = pipeline.recipe, pipeline.data, None
     source = data.train if data.train.targets is not None else data.labeled
-    if not recipe.precise_bn or not trained or source.targets is None or not network.classes:
+    if not network.classes:
+        source, watch = replace(data.train, targets=None), partial(pipeline.watch, device=device)
+    if not recipe.precise_bn or not trained or (network.classes and source.targets is None):
         return None
     if recipe.augmentation.crop_size:
         source = resize_square(source, network.contract.shape[-1])
-    return reestimate(network, source, images_for(trained), recipe.seed, device, workers_of(recipe))
+    return reestimate(network, source, images_for(trained), recipe.seed, device, workers_of(recipe), watch)

@@ -111,6 +111,7 @@ def section(found: RepresentationFacts | None, folder: Path) -> dict[str, object
         "models": [space.model for space in found.spaces],
         "measures": measures(found),
         "maps": _maps(found),
+        "projection": found.projection,
         "labeled": bool(found.labels),
         "neighborhoods": _neighborhoods(found, folder),
         "among": f"{found.keys:,} training images" if found.keys else f"the other {found.queries - 1:,} images",
@@ -133,7 +134,7 @@ def _maps(found: RepresentationFacts) -> list[Panel]:
 
 
 def _scatter(space: Space, found: RepresentationFacts) -> Markup:
-    """The samples on two principal components; a color and a marker for each class."""
+    """The samples in a plane; a color and a marker for each class."""
     labels = found.labels or [0] * len(space.map)
     with panel(f"map-{space.name}", f"Map of {title(space, found)}", _MAP_HEIGHT) as (ax, svg):
         for label in sorted(set(labels)):

@@ -25,7 +25,7 @@ class Space(Facts):
     parameters: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
-    map: Matrix = []  # of the first samples on two principal components
+    map: Matrix = []  # of the first samples, by the projection
 
 
 class Nearest(Facts):
@@ -49,6 +49,7 @@ class RepresentationFacts(Facts):
     queries: int
     keys: int  # training samples among which neighbors are looked for; 0: the other queries
     labels: list[int] = []  # of the samples on the maps
+    projection: Literal["PCA", "UMAP"] = "PCA"
     spaces: list[Space] = []
     nearest: list[Nearest] = []
 
