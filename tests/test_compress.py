@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from understudy.compression.recipes import default_steps
 from understudy.compression.teacher import Verdict
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
-from understudy.data import ArraySource, merged_unlabeled, open_source
+from understudy.data import ArraySource, fraction, only_classes, open_source, with_unlabeled
+from understudy.data.fingerprint import Fingerprint, differences
+from understudy.data.parts import check_trained
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import CompressionFacts
 from understudy.files import sha256
@@ -415,18 +418,41 @@ def test_by_how_much_a_student_reduces_images(spec: str, reduction: int) -> None
     assert reduction_of(build(spec, contract)) == reduction
 
 
-def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:
+def test_of_two_sets_joined_the_first_keeps_its_labels_and_each_sample_has_one_id() -> None:
     digits = open_source("digits").train
-    both = merged_unlabeled(digits, digits)
+    assert digits.targets is not None
+    both = with_unlabeled(digits, digits)
     assert len(both) == 2 * len(digits)
     assert len(both.ids.unique()) == len(both)
-    assert both.targets is None
-    assert merged_unlabeled(digits, digits).ids.equal(both.ids)
+    assert both.targets is not None
+    assert both.targets.equal(torch.cat([digits.targets, torch.full_like(digits.targets, -1)]))
+    assert with_unlabeled(digits, digits).ids.equal(both.ids)
+    assert (digits.labeled, both.labeled) == (True, False)
+    of_few = both.subset(fraction(both, 0.1, seed=0))
+    assert of_few.targets is not None
+    assert (of_few.targets < 0).sum() == round(0.1 * len(digits))
+    threes = both.subset(only_classes(both, ["3"]))
+    assert threes.targets is not None
+    assert threes.targets.unique().tolist() == [-1, 3]
+    assert check_trained(both) == []
+
+
+def test_labels_that_samples_gained_are_told_from_those_that_they_lost() -> None:
+    digits = open_source("digits").train.subset(torch.arange(20))
+    both = with_unlabeled(digits, digits)
+    assert both.targets is not None
+    assert differences(Fingerprint.of(both), both) == []
+    fewer = replace(both, targets=both.targets.index_fill(0, torch.tensor([1]), -1))
+    (found,) = differences(Fingerprint.of(both), fewer)
+    assert found.startswith("1 sample relabeled")
+    assert found.endswith(f"{digits.classes[int(both.targets[1])]}, now no label)")
+    (found,) = differences(Fingerprint.of(fewer), both)
+    assert "no label, now" in found
 
 
 def test_sets_of_other_shapes_cannot_be_joined(photos: Path) -> None:
     with pytest.raises(UnderstudyError, match="resize both with --size"):
-        merged_unlabeled(open_source("digits").train, open_source(photos).train)
+        with_unlabeled(open_source("digits").train, open_source(photos).train)
 
 
 def test_a_net_may_read_fewer_pixels_than_the_samples_have(tmp_path: Path) -> None:

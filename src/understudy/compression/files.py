@@ -97,7 +97,7 @@ class Compression(Stages):
             return None
         if "int8_loss" not in self.found.record:
             data = pipeline_of(student.located_recipe(required=True), self.overrides).data
-            labeled = data.train if data.train.targets is not None else data.labeled
+            labeled = data.train if data.train.labeled else data.labeled
             some = labeled.subset(fraction(labeled, min(1.0, _CHECKED / len(labeled)), self.config.seed))
             network = student.network("distilled-0", trust_code=self.overrides.trust_code)
             with self.spent.during("int8"), Terminal().waiting("checking int8"):

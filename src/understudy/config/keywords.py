@@ -207,7 +207,7 @@ class DistillKeywords(TrainingKeywords, total=False):
     initial_epochs: int | None
     """Epochs before the others, of the first stage of methods of two (ab, fsp, ft); default: an eighth as many."""
     transfer_beside: bool
-    """Distill on the training part and the transfer set together, without labels."""
+    """Distill on the training part, with its labels, and the transfer set, without labels, together."""
 
 
 class CompareKeywords(DistillKeywords, total=False):

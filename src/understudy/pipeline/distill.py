@@ -11,7 +11,7 @@ import torch
 
 from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
-from understudy.data import Source, merged_unlabeled
+from understudy.data import Source, with_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.data.parts import distinct, held_apart
 from understudy.errors import UnderstudyError
@@ -64,7 +64,7 @@ class Distill(Taught[D]):
             return train
         transfer, _ = open_parts(self.recipe, self._transfer_set, parse_pairs(self.recipe.pair), self.test_size)
         if self.recipe.transfer_beside:
-            return merged_unlabeled(train, transfer)
+            return with_unlabeled(train, transfer)
         return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
 
     def hold_out(self, train: Source) -> tuple[Source, Source | None]:
@@ -161,7 +161,7 @@ class Distill(Taught[D]):
     def losses(self) -> Mapping[str, tuple[Term, ...]]:
         methods = self._terms
         losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
-        baseline = self.recipe.baseline and self.data.train.targets is not None and self._trains_classes
+        baseline = self.recipe.baseline and self.data.train.labeled and self._trains_classes
         return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
 
     def begin(self, members: Sequence[Member], run: Run) -> None:

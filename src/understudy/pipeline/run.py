@@ -331,7 +331,7 @@ def _save_models(
 def _reestimated(pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int) -> Reestimated | None:
     """What `reestimate` does to a network that was trained on so many images."""
     recipe, data, watch = pipeline.recipe, pipeline.data, None
-    source = data.train if data.train.targets is not None else data.labeled
+    source = data.train if data.train.labeled else data.labeled
     if not network.classes:
         source, watch = replace(data.train, targets=None), partial(pipeline.watch, device=device)
     if not recipe.precise_bn or not trained or (network.classes and source.targets is None):
