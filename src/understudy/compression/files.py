@@ -109,7 +109,7 @@ class Compression(Stages):
             recipe = student.recipe
             assert isinstance(recipe, DistillRecipe)
             steps = max(_FEWEST_ROUNDED, round(ROUNDED / _SLOWER * (recipe.steps or 0)))
-            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 20})
+            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 40})
             update = {"student": str(student.path), "qat": True, "steps": steps, "baseline": False, "seeds": 1}
             return recipe.model_copy(update=update | {"optimizer": optimizer})
 

@@ -28,7 +28,7 @@ SHARED = (
 """Options of a compression that all its stages have."""
 _LEARNING: dict[str, Any] = {
     "temperature": 2.0,
-    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
+    "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
 }  # fmt: skip
 
 
