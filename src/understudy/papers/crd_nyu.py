@@ -68,7 +68,7 @@ def nyu(bench: Bench) -> Comparison:
     notes = [
         f"{pair.name} at {data['size']} pixels. Linear probes of the frozen feature maps, each position against the "
         f"label at its center, of the {_LABELS} most frequent ones; scenes are in one part only.",
-        "In the paper the teacher has seen ImageNet, and students are fine-tuned for segmentation: compare the order only.",
+        "In the paper the teacher has seen ImageNet, and students are fine-tuned for segmentation: compare the order.",
         *ran([color, unlabeled], data=None),
     ]
     return Comparison(("net", "input", "trained on labels", "positions classified correctly"), lines, notes)
