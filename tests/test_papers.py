@@ -45,7 +45,7 @@ def lines(fake_runs: FakeRuns, name: str, folder: Path, quick: bool = False) -> 
 
 
 def test_names_and_times() -> None:
-    others = ["crd-imagenet", "crd-transfer", "crd-cross-modal"]
+    others = ["crd-imagenet", "crd-transfer", "crd-cross-modal", "crd-nyu"]
     assert list(EXPERIMENTS) == [*MNIST, "hinton-specialists", "hinton-speech", *CIFAR, *others, *BIT]
     assert all(EXPERIMENTS[name].summary for name in EXPERIMENTS)
     times = {name: (one.quick_minutes, one.minutes) for name, one in EXPERIMENTS.items()}
@@ -312,6 +312,7 @@ def test_one_teacher_and_three(fake_runs: FakeRuns, tmp_path: Path) -> None:
         ("crd-ensemble", {"methods": ("kd",)}, "takes no --method"),
         ("crd-imagenet", {"pairs": ("vgg8:vgg8",)}, "takes no --pair"),
         ("crd-imagenet", {}, "--data"),
+        ("crd-nyu", {"data": "nowhere.mat"}, "nowhere.mat cannot be opened"),
         ("bit-few-shot", {}, "--backbone"),
         ("bit-vtab", {"backbone": "bit:R14x0.25", "data": "nowhere"}, "has no folder of a VTAB task"),
         ("bit-ablation", {"data": "digits"}, "--held-out"),

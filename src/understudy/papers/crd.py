@@ -133,12 +133,12 @@ _DIFFERS = (
 )
 
 
-def ran(runs: Iterable[Run], full: int = EPOCHS, data: tuple[str, int, int] = _CIFAR100) -> list[str]:
+def ran(runs: Iterable[Run], full: int = EPOCHS, data: tuple[str, int, int] | None = _CIFAR100) -> list[str]:
     """Notes on the seeds, the epochs and the data of finished runs, as their recipes and facts have them.
 
     Args:
         full: epochs of the paper's students.
-        data: the paper's set, by name, training images and classes.
+        data: the paper's set, by name, training images and classes; None to say nothing of it.
     """
     runs = list(runs)
     students = [run for run in runs if isinstance(run.recipe, DistillRecipe)]
@@ -153,6 +153,8 @@ def ran(runs: Iterable[Run], full: int = EPOCHS, data: tuple[str, int, int] = _C
         if teachers and _listed(recipe.epochs for recipe in teachers) != epochs:
             note += f" The teachers are trained for {_listed(recipe.epochs for recipe in teachers)}."
         notes.append(note)
+    if data is None:
+        return notes
     if found := next((run.facts.data for run in students or runs if run.facts.data), None):
         images, classes = found.train_examples or 0, len(found.classes)
         what = f"{shown(found.name)}: {images:,} training samples of {classes} classes"

@@ -151,7 +151,7 @@ def cross_modal(bench: Bench) -> Comparison:
     notes = [
         f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers, on {Path(data['data']).name}. The "
         f"students without labels learn from {learned_from}.",
-        *ran([luminance, unlabeled]),
+        *ran([luminance, unlabeled], data=None),
         "The first two networks were trained on the labels that the probes are fitted to.",
     ]
     return Comparison(("net", "input", "trained on labels", "probe"), lines, notes)
