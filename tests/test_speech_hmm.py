@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hmmlearn import hmm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -101,6 +100,7 @@ def test_no_path_fits_too_few_frames() -> None:
 
 def test_the_same_path_as_hmmlearn() -> None:
     """On a left-to-right chain whose end is free, which is all that hmmlearn knows of."""
+    hmm = pytest.importorskip("hmmlearn.hmm")
     random = np.random.default_rng(0)
     means = random.normal(size=(3, 2)) * 3
     x = np.concatenate([means[k] + random.normal(size=(5, 2)) for k in range(3)])
