@@ -1,23 +1,36 @@
-# make demo, test, campaign, lint, floor, clean. Everything is installed into .venv, and again when pyproject.toml changes.
+# make demo, docs, test, campaign, lint, floor, clean. Everything is installed into .venv, and again when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
 # The demo's numbers, as in: make demo STUDENT=mlp:32x1
-SEEDS ?= 3
 TEACHER ?= cnn:16-32
 TEACHER_EPOCHS ?= 20
-STUDENT ?= mlp:32x1
-STUDENT_EPOCHS ?= 60
+STUDENT ?= mlp:64x2
+STUDENT_STEPS ?= 600
+FRACTION ?= 0.1
+SEEDS ?= 5
 # How many processes run the tests.
 JOBS ?= 2
 
-.PHONY: demo test campaign lint floor format clean
+.PHONY: demo docs test campaign lint floor format clean
 
+# Three networks that saw all images teach one that sees a tenth of them, beside the same one without a teacher.
 demo: $(STAMP)
-	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds $(SEEDS) --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
-	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --seeds $(SEEDS) --epochs $(STUDENT_EPOCHS) --lr 0.01 --run runs/demo --overwrite
+	$(BIN)/understudy train digits --model "$(TEACHER)" --seeds 3 --epochs $(TEACHER_EPOCHS) --lr 0.005 --translate 1 --run runs/demo/teachers --overwrite
+	$(BIN)/understudy distill digits --teacher runs/demo/teachers --student "$(STUDENT)" --fraction $(FRACTION) --translate 1 --seeds $(SEEDS) --steps $(STUDENT_STEPS) --batch-size 64 --lr 0.01 --run runs/demo --overwrite
+	@echo
+	@echo "The page: runs/demo/report.html. Next, the student as files that run without PyTorch:"
+	@echo "  $(BIN)/understudy export runs/demo"
+	@echo "and the same with photos of yours, a folder for each class:"
+	@echo "  $(BIN)/understudy compress photos/ --backbone timm:efficientnet_lite0 --student timm:mobilenetv3_small_050 --budget 10m"
+
+# The documentation site, build/site/index.html. A broken link is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/_build/methods_table.py
+	$(BIN)/python docs/_build/pages.py
+	cd build && ../$(BIN)/zensical build --strict
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from understudy.config.recipe import DistillRecipe, Recipe, TrainRecipe
-from understudy.evaluation.facts import Role, Row, RunFacts, Seed
+from understudy.evaluation.facts import Data, Role, Row, RunFacts, Seed
 from understudy.models import InputContract, Network, build
 from understudy.pipeline.base import Pipeline
 
@@ -97,7 +97,9 @@ class FakeRun:
                     for k, method in enumerate(recipe.method)
                 ),
             ]
-        return RunFacts(name=self.path.name, kind=recipe.kind, rows=rows)
+        classes = [str(k) for k in range(100)]
+        data = Data(name=recipe.data, examples=10_000, train_examples=50_000, classes=classes)
+        return RunFacts(name=self.path.name, kind=recipe.kind, data=data, rows=rows)
 
     def network(self, name: str) -> Network:
         """An untrained network that reads the modality of the recipe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,21 @@ from resumable import stop_at
 from understudy import compress
 from understudy.cli.app import main
 from understudy.compression.budget import parse_amount, parse_budget, parse_latency
-from understudy.compression.outline import Outline, Speeds, batch_for, default_passes, fitted
+from understudy.compression.candidates import Limits
+from understudy.compression.outline import Outline, Speeds, batch_for, default_passes, draft, fitted
+from understudy.compression.prepare import reduction_of
 from understudy.compression.race import Entrant, field_of, rounds, survivors
 from understudy.compression.recipes import default_steps
 from understudy.compression.teacher import Verdict
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
-from understudy.data import merged_unlabeled, open_source
+from understudy.data import ArraySource, fraction, only_classes, open_source, with_unlabeled
+from understudy.data.fingerprint import Fingerprint, differences
+from understudy.data.parts import check_trained
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.evaluation.facts import CompressionFacts
-from understudy.models import load_network
+from understudy.files import sha256
+from understudy.models import InputContract, build, load_network
 from understudy.pipeline.run_data import Overrides
 from understudy.runs.collection import RunCollection
 from understudy.runs.run import Run
@@ -130,7 +136,7 @@ def test_teacher_and_student_see_the_same_crops(made: RunCollection) -> None:
     assert isinstance(teacher, TrainRecipe)
     assert isinstance(student, DistillRecipe)
     assert student.augmentation.model_dump() == teacher.augmentation.model_dump()
-    assert (student.mixup, student.temperature, student.hard_weight) == (0.0, 2.0, 0.1)
+    assert (student.mixup, student.temperature, student.method) == (0.0, 2.0, ("pkt+cosine+kd",))
     assert (teacher.steps, teacher.validation) == (12, 0.15)
 
 
@@ -173,6 +179,21 @@ def test_stopped_in_a_stage_it_goes_on_there_and_ends_alike(
     for name in ("distilled-0", "alone-0"):
         mine, whole = (one.runs["student"].models[name].read_bytes() for one in (found, made))
         assert mine == whole
+
+
+def test_a_student_whose_int8_file_loses_is_trained_with_the_rounding(
+    photos: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.compression.files._TOLERATED", -1.0)  # whatever it loses is too much
+    options = short(teacher_steps=0, baseline=False)
+    found = compress(photos, backbone, "cnn:4", run=tmp_path / "run", format=("onnx", "int8"), **options)
+    assert list(found.runs)[-1] == "int8"
+    recipe = found.runs["int8"].recipe
+    assert isinstance(recipe, DistillRecipe)
+    assert recipe.qat
+    described = json.loads((found.path / "export/export.json").read_text())
+    assert described["weights"] == sha256(found.runs["int8"].models["distilled-0"])
+    assert [one.format for one in facts_of(found).export.files] == ["onnx", "int8"]
 
 
 def test_unlabeled_images_are_learned_from_beside_the_labeled(photos: Path, backbone: Path, tmp_path: Path) -> None:
@@ -283,6 +304,7 @@ def test_a_budget_is_kept_to(photos: Path, backbone: Path, tmp_path: Path) -> No
     ({"latency": "fast"}, "cannot parse latency 'fast': write a time, as in 5ms"),
     ({"latency": "0.0001ms"}, "no candidate is within the limits; cnn:4 at 24 pixels in .* comes nearest"),
     ({"max_size": "1B"}, "no candidate is within the limits"),
+    ({"device_latency": 3.0}, "device_latency is for a limit of latency; give --latency too"),
     ({"teacher": "runs/t"}, "a teacher takes the place of a backbone"),
 ])  # fmt: skip
 def test_wrong_options(change: dict[str, Any], complaint: str, photos: Path, tmp_path: Path) -> None:
@@ -344,6 +366,12 @@ def test_who_runs_depends_on_the_time() -> None:
     assert [one.student for one in field_of(students, ("kd",), 0.001, 100, 3)] == ["small"]
 
 
+def test_a_slower_device_lowers_the_limit_of_latency() -> None:
+    config = CompressConfig(data="digits", backbone=("cnn:4",), latency="6ms", device_latency=3)
+    assert Limits.of(config).latency_ms == 2
+    assert Limits.of(config).to_json() == {"latency_ms": 2, "slower": 3}
+
+
 @given(st.floats(0.01, 1e4))
 def test_limits_are_read_as_they_are_said(value: float) -> None:
     text = f"{value:.4f}"
@@ -372,18 +400,59 @@ def test_without_a_budget_a_student_has_200_passes_within_bounds(examples: int) 
     assert 0 <= default_steps(made) * made.batch_size - shown <= made.batch_size
 
 
-def test_two_sets_are_joined_without_labels_and_each_sample_keeps_one_id() -> None:
+@pytest.mark.parametrize(
+    ("pixels", "reduction", "size"), [(32, 32, 64), (64, 32, 96), (128, 32, 128), (32, 4, 32), (32, 0, 32)]
+)
+def test_small_images_are_enlarged_for_a_student_that_would_leave_too_little_of_them(
+    pixels: int, reduction: int, size: int
+) -> None:
+    images, ids = torch.zeros(4, 3, pixels, pixels, dtype=torch.uint8), torch.arange(4)
+    source = ArraySource("small", ("a", "b"), ids, ids % 2, (3, pixels, pixels), inputs=images)
+    config = CompressConfig(data="small", backbone=("timm:resnet18",))
+    assert draft(config, source, 224, reduction, resizable=True).student_size == size
+
+
+@pytest.mark.parametrize(("spec", "reduction"), [("timm:mobilenetv3_small_050", 32), ("cnn:4-8", 2), ("mlp:8", 0)])
+def test_by_how_much_a_student_reduces_images(spec: str, reduction: int) -> None:
+    contract = InputContract((3, 64, 64), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
+    assert reduction_of(build(spec, contract)) == reduction
+
+
+def test_of_two_sets_joined_the_first_keeps_its_labels_and_each_sample_has_one_id() -> None:
     digits = open_source("digits").train
-    both = merged_unlabeled(digits, digits)
+    assert digits.targets is not None
+    both = with_unlabeled(digits, digits)
     assert len(both) == 2 * len(digits)
     assert len(both.ids.unique()) == len(both)
-    assert both.targets is None
-    assert merged_unlabeled(digits, digits).ids.equal(both.ids)
+    assert both.targets is not None
+    assert both.targets.equal(torch.cat([digits.targets, torch.full_like(digits.targets, -1)]))
+    assert with_unlabeled(digits, digits).ids.equal(both.ids)
+    assert (digits.labeled, both.labeled) == (True, False)
+    of_few = both.subset(fraction(both, 0.1, seed=0))
+    assert of_few.targets is not None
+    assert (of_few.targets < 0).sum() == round(0.1 * len(digits))
+    threes = both.subset(only_classes(both, ["3"]))
+    assert threes.targets is not None
+    assert threes.targets.unique().tolist() == [-1, 3]
+    assert check_trained(both) == []
+
+
+def test_labels_that_samples_gained_are_told_from_those_that_they_lost() -> None:
+    digits = open_source("digits").train.subset(torch.arange(20))
+    both = with_unlabeled(digits, digits)
+    assert both.targets is not None
+    assert differences(Fingerprint.of(both), both) == []
+    fewer = replace(both, targets=both.targets.index_fill(0, torch.tensor([1]), -1))
+    (found,) = differences(Fingerprint.of(both), fewer)
+    assert found.startswith("1 sample relabeled")
+    assert found.endswith(f"{digits.classes[int(both.targets[1])]}, now no label)")
+    (found,) = differences(Fingerprint.of(fewer), both)
+    assert "no label, now" in found
 
 
 def test_sets_of_other_shapes_cannot_be_joined(photos: Path) -> None:
     with pytest.raises(UnderstudyError, match="resize both with --size"):
-        merged_unlabeled(open_source("digits").train, open_source(photos).train)
+        with_unlabeled(open_source("digits").train, open_source(photos).train)
 
 
 def test_a_net_may_read_fewer_pixels_than_the_samples_have(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.config.yaml import recipe_from
 from understudy.data import ArraySource, Splits
 from understudy.errors import UnderstudyError
-from understudy.evaluation.probe import Probe, ProbedSet
+from understudy.evaluation.facts import Probe, ProbedSet
 from understudy.models import Network
-from understudy.papers import EXPERIMENTS, crd, crd_probes
+from understudy.papers import EXPERIMENTS, crd
 from understudy.papers.crd_probes import held_out
 from understudy.papers.experiment import Bench
 from understudy.runs.run import Run
@@ -60,8 +60,11 @@ class Desk:
             groups = ["alone", *(f"distilled-{method}" for method in recipe.method)]
             names = ["teacher-0", *(f"{group}-{seed}" for group in groups for seed in range(recipe.seeds))]
         self.probed.append((names, {"data": data, **options}))
-        probes = {name: Probe(0.5 + 0.01 * i, 1, 0.5, 0.1, 8) for i, name in enumerate(names)}
-        return [ProbedSet("it", 10, 100, 100, probes, {})]
+        probes = {
+            name: Probe(accuracy=0.5 + 0.01 * i, errors=1, validation_accuracy=0.5, weight_decay=0.1, width=8)
+            for i, name in enumerate(names)
+        }
+        return [ProbedSet(data="it", classes=10, train=100, test=100, probes=probes)]
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_the_papers_sets_and_figures(desk: Desk, tmp_path: Path) -> None:
 
 def test_classes_that_nobody_saw(desk: Desk, tmp_path: Path) -> None:
     bench = Bench(
-        tmp_path, data="photos", size=32, scale=0.1, held_out=("4",), pairs=("vgg8:resnet8",), probes=("x/y",)
+        tmp_path, data="photos", size=32, chosen_epochs=24, held_out=("4",), pairs=("vgg8:resnet8",), probes=("x/y",)
     )
     found = table("crd-transfer", bench)
     assert found[0] == ("net", "4 held-out classes", "y")
@@ -156,16 +159,9 @@ def test_a_set_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Pa
     assert not desk.runs.recipes
 
 
-@pytest.fixture
-def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (crd, crd_probes):
-        monkeypatch.setattr(module, "SEEDS", 1)
+SMALL = ("--quick", "--epochs", "1", "--seeds", "1", "--pair", "resnet8:resnet8")
 
 
-SMALL = ("--quick", "--scale", "0.2", "--pair", "resnet8:resnet8")
-
-
-@pytest.mark.usefixtures("one_seed")
 def test_transfer_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["reproduce", "crd-transfer", *SMALL, "--data", "digits", "--held-out", "4", "--run", str(tmp_path)]
     assert main(words) == 0
@@ -187,7 +183,7 @@ def test_transfer_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("data", [None, "photos"])
 def test_who_sees_what_and_who_has_labels(data: str | None, desk: Desk, tmp_path: Path) -> None:
-    found = table("crd-cross-modal", Bench(tmp_path, data=data, scale=0.5))
+    found = table("crd-cross-modal", Bench(tmp_path, data=data, chosen_epochs=120))
     assert [line[1:3] for line in found[1:]] == [
         ("luminance", "yes"), ("chrominance", "yes"), ("chrominance", "no"), ("chrominance", "no"),
         ("chrominance", "no"),
@@ -231,7 +227,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.mark.usefixtures("one_seed")
 def test_luminance_teaches_chrominance_for_real(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs"
     assert main(["reproduce", "crd-cross-modal", *SMALL, "--data", str(folder), "--run", str(run)]) == 0

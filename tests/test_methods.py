@@ -126,6 +126,16 @@ def test_loss_and_gradients(method: str, precision: str, members: int, labeled: 
 
 
 @every
+def test_a_batch_may_hold_a_sample_twice(method: str) -> None:
+    """As where it spans two epochs."""
+    objective, ids = fitted(method), torch.arange(ROWS) % (ROWS - 2)
+    student = declared(objective, "student", 1)
+    batch = Batch(ids, ids, torch.full((ROWS, 1), math.nan), ids % CLASSES)
+    objective(student, teacher_for(objective), batch).backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() and x.grad.any() for x in read_by(objective, student))
+
+
+@every
 def test_without_a_teacher(method: str) -> None:
     objective = fitted(method)
     student = declared(objective, "student", 1)

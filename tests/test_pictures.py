@@ -9,7 +9,15 @@ import pytest
 
 import understudy
 from understudy.cli.app import main
-from understudy.evaluation.facts import FewShotFacts, ShotResult, SuiteFacts, TaskResult
+from understudy.evaluation.facts import (
+    FewShotFacts,
+    Probe,
+    ProbedSet,
+    ProbeFacts,
+    ShotResult,
+    SuiteFacts,
+    TaskResult,
+)
 from understudy.reporting import render
 
 
@@ -50,3 +58,29 @@ def test_evaluate_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "an accuracy of" in (out / "report.html").read_text()
     assert main(["evaluate", str(run.path), "digits", "--out", str(run.path)]) == 2
     assert "whose page stays" in capsys.readouterr().err
+
+
+def test_probe_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = understudy.train("digits", "mlp:8x1", run=tmp_path / "teacher", epochs=1, precision="32", threads=1)
+    run = understudy.distill("digits", teacher.path, "mlp:4x1", run=tmp_path / "run", epochs=1, seeds=2, threads=1)
+    out = tmp_path / "page"
+    words = ["probe", str(run.path), "digits", "--teacher", str(teacher.path), "--knn", "--out", str(out)]
+    assert main(words) == 0
+    assert f"report: {out / 'report.html'}" in capsys.readouterr().out
+    held, page = json.loads((out / "evaluation.json").read_text()), (out / "report.html").read_text()
+    (one,) = understudy.probe(run.path, "digits", teacher=[teacher.path])
+    assert held["results"][0]["probes"] == json.loads(one.model_dump_json())["probes"]
+    for group in ("teacher", "alone", "distilled"):
+        assert f"{100 * one.mean(group):.2f}" in page
+    assert "1 Teacher, 2 Student alone, 3 Distilled." in page
+    assert page.count("<figure>") == 1
+    assert main([*words[:-1], str(run.path)]) == 2
+    assert "whose page stays" in capsys.readouterr().err
+
+
+def test_networks_with_names_of_their_own_are_on_the_page(tmp_path: Path) -> None:
+    probe = Probe(accuracy=0.5, errors=5, validation_accuracy=0.5, weight_decay=0.1, width=8)
+    found = ProbedSet(data="<d>", classes=2, train=9, test=10, probes={"<mine>-0": probe, "teacher-0": probe})
+    page = render(ProbeFacts(name="n", results=[found]), tmp_path)
+    assert "1 Teacher, 2 &lt;mine&gt;." in page
+    assert "<mine>" not in page

@@ -214,7 +214,7 @@ def test_rows_may_be_any_subset_of_roles() -> None:
         for some in itertools.combinations(rows, size):
             facts = RunFacts.from_json({"name": "run", "kind": "train", "rows": some})
             Audit(page(facts))
-            (table,) = console(facts)
+            table, *_ = console(facts)
             assert isinstance(table, Table)
             assert table.columns[1:] or not some
 
@@ -341,8 +341,9 @@ def test_no_claim_about_seeds_is_made_below_three(seeds: int) -> None:
     """In the headline, the page and the colors of the table alike."""
     facts = compared([146, 139, 151][:seeds], [74, 80, 79][:seeds], [67])
     html = page(facts)
-    (table,) = console(facts)
+    table, verdict, *_ = console(facts)
     assert isinstance(table, Table)
+    assert ("untested" in str(verdict)) is (seeds < 3)
     cell = [*table.columns[3].cells][-1]  # the gap closed
     assert isinstance(cell, Text)
     colors = {str(span.style) for span in cell.spans}

@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import understudy
 from understudy.cli.app import main
 from understudy.errors import UnderstudyError
 from understudy.evaluation.facts import FewShotFacts, ShotResult, SuiteFacts, TaskResult
 from understudy.reporting.finding import accuracy, finding
+from understudy.reporting.side_by_side import of_suites
 from understudy.verbs.runs import runs
 
 FEW = {"epochs": 1, "precision": "32", "threads": 1}
@@ -118,3 +120,42 @@ def test_findings_of_tables() -> None:
     assert finding(SuiteFacts(name="s", backbone="b", tasks=tasks)).verdict == "1 task failed"
     assert accuracy(SuiteFacts(name="s", backbone="b", tasks=tasks)) == 0.5
     assert finding(SuiteFacts(name="s", backbone="b", tasks=tasks[1:])).verdict == "Not finished"
+
+
+def test_backbones_are_side_by_side(home: Path, tmp_path: Path) -> None:
+    """Few-shot transfers of the same data are; a single one is not."""
+    shutil.copytree(home / "shots", tmp_path / "pretrained")
+    assert "<figure>" not in runs(tmp_path).page.read_text()
+    understudy.few_shots("digits", "cnn:4", shots=(1, 2), draws=2, steps=1, run=tmp_path / "scratch", threads=1,
+                         from_scratch=True, rule="bit", crop_size=8)  # fmt: skip
+    found = runs(tmp_path)
+    page = found.page.read_text()
+    assert page.count("<figure>") == 1
+    assert "digits, from few examples of each class" in page
+    for one in found.facts.few_shots:
+        cells = "".join(f"<td>{100 * (result.median or 0):.2f}</td>" for result in one.results)
+        assert re.search(rf"\({one.name}\)</th>{cells}", page)
+
+
+def test_suites_are_compared_on_the_tasks_they_share() -> None:
+    def suite(name: str, **tasks: float) -> SuiteFacts:
+        scored = [TaskResult(name=task, results=[ShotResult(shots=0, examples=9, accuracies=(accuracy,))])
+                  for task, accuracy in tasks.items()]  # fmt: skip
+        return SuiteFacts(name=name, backbone="b", tasks=[*scored, TaskResult(name="failed", reason="no data")])
+
+    (found,) = of_suites([suite("one", x=0.5, y=0.6, z=0.7), suite("two", y=0.8, x=0.7), suite("alone", w=0.1)])
+    assert found.names == ["b (one)", "b (two)"]
+    assert found.rows == [("a x", "50.00", "70.00"), ("b y", "60.00", "80.00"), ("mean of 2", "55.00", "75.00")]
+    assert of_suites([suite("one", x=0.5), suite("two", y=0.5)]) == []
+
+
+def test_data_of_a_collection_has_no_absolute_path(home: Path, tmp_path: Path) -> None:
+    with Image.new("L", (8, 8)) as image:
+        for path in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+            (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "photos" / path)
+    understudy.suite([tmp_path / "photos", "digits"], "cnn:4", run=tmp_path / "runs" / "suite", steps=1, crop_size=8,
+                     rule="bit", from_scratch=True, batch_size=4, threads=1)  # fmt: skip
+    found = runs(tmp_path / "runs")
+    assert found.facts.entries[0].data == "photos digits"
+    assert str(tmp_path) not in found.page.read_text()

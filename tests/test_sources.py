@@ -573,3 +573,24 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert targets(splits.train).tolist() == [0, 1, 1]
     assert targets(splits.test).tolist() == [1]
     assert array(splits.train).shape == (3, 5, 6)
+
+
+def test_hub_reads_a_local_folder_with_datasets_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same samples as the reader of parquet files gets, and nothing is asked of the network."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for part, count in (("train", 6), ("test", 4)):
+        rows = {"image": [picture(i) for i in range(count)], "label": [i % 2 for i in range(count)]}
+        name = tmp_path / "set" / "data" / f"{part}-00000-of-00001.parquet"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(name))
+    monkeypatch.chdir(tmp_path)
+    through, own = open_source("hf:./set"), open_source("set")
+    for one, other in ((through.train, own.train), (through.test, own.test)):
+        assert one is not None
+        assert other is not None
+        assert one.classes == other.classes == ("no", "yes")
+        assert targets(one).tolist() == targets(other).tolist()
+        assert torch.equal(array(one).inputs, array(other).inputs)

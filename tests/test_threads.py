@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import resource
 import subprocess
 import sys
 import time
@@ -178,3 +180,29 @@ def test_on_a_busy_machine_a_small_network_has_one_thread(tmp_path: Path) -> Non
         [sys.executable, "-c", _BUSY, tmp_path / "run"], capture_output=True, text=True, env=env, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == 1
+
+
+_ALLOCATIONS = """
+import resource, torch
+from understudy.pipeline.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_freed_memory()
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc keeps freed memory by itself")
+def test_the_memory_of_freed_tensors_is_used_again() -> None:
+    found = subprocess.run([sys.executable, "-c", _ALLOCATIONS], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, found.stdout.split())
+    pages = 2**26 // resource.getpagesize()
+    assert given_back > 9 * pages, "this machine has no such problem"
+    assert kept < pages

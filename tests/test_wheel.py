@@ -59,3 +59,6 @@ def test_wheel_is_installed_and_runs(wheel: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
     )
     assert found.stdout.strip() == str(site / "understudy" / "__init__.py")
+    train = [script, "train", "digits", "--model", "mlp:4x1", "--epochs", "1", "--threads", "1", "--run", "run"]
+    subprocess.run(train, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()  # its templates are in the wheel

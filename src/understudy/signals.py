@@ -93,11 +93,12 @@ class Signals:
 
 
 def joined(parts: Sequence[Signals]) -> Signals:
-    """The logits and embeddings of several batches as those of one, with those of an ensemble's members."""
+    """The signals of several batches as those of one, with those of an ensemble's members."""
     embeddings = [part.embedding for part in parts if part.embedding is not None]
     return Signals(
         cat([part.logits for part in parts]),
         cat(embeddings) if embeddings else None,
+        {name: cat([part.features[name] for part in parts]) for name in parts[0].features},
         members=tuple(joined(each) for each in zip(*(part.members for part in parts), strict=True)),
     )
 
@@ -113,6 +114,8 @@ class Shapes:
         stem: the same of what enters the first stage, where a network says what that is.
         maps: (C, H, W) of what is pooled into the embedding, () where nothing is.
         projected: whether the network has a projector to a teacher's features, and the teacher's classifier.
+        activated: those of the features that an activation ends or directly follows, so that TAP:pre is there too, what
+            the activation reads.
     """
 
     classes: int
@@ -121,3 +124,4 @@ class Shapes:
     stem: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     maps: tuple[int, ...] = ()
     projected: bool = False
+    activated: frozenset[str] = frozenset()

@@ -205,7 +205,7 @@ command(
     "understudy reproduce hinton-mnist --quick",
     "understudy reproduce hinton-mnist --run runs/mnist --data-root ~/data",
     "understudy reproduce crd-cifar100 --pair resnet32x4:resnet8x4",
-    "understudy reproduce crd-cifar100 --pair wrn_16_2:resnet8 --scale 0.05 --data photos/ --size 32",
+    "understudy reproduce crd-cifar100 --pair wrn_16_2:resnet8 --epochs 12 --data photos/ --size 32",
     "understudy reproduce crd-transfer --data photos/ --size 32 --held-out 5",
 )
 command(

@@ -1,11 +1,13 @@
-"""`understudy probe`: a table or JSON."""
+"""`understudy probe`: a table or JSON, and a page."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 from understudy.cli.flags import FLAG, AsJson, DataRoot, Download, Size, TrustCode
+from understudy.files import path_of
 from understudy.terminal import Terminal
 
 
@@ -21,6 +23,7 @@ def probe(
     size: Size = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
+    out: str | None = None,
 ) -> None:
     """Fit linear classifiers to the networks' frozen representations, on any data sets.
 
@@ -38,13 +41,15 @@ def probe(
         Measure nearest neighbors too: 20, by cosine.
     as_json
         Print a JSON list with an object for each data set.
+    out
+        Write a page into this folder.
     """
     from understudy.reporting.probe import probe_table
     from understudy.verbs.probe import probe as verb
 
     found = verb(
         target, *data, teacher=teacher, only_classes=only_classes, knn=knn, data_root=data_root, download=download,
-        size=size, trust_code=trust_code,
+        size=size, trust_code=trust_code, out=out, command=("understudy", *sys.argv[1:]),
     )  # fmt: skip
     if as_json:
         print(json.dumps([one.to_json() for one in found], indent=2))
@@ -54,3 +59,5 @@ def probe(
     for one in found:
         for reason, count in one.skipped.items():
             terminal.say(f"{one.data}: {count:,} skipped: {reason}")
+    if out is not None:
+        terminal.say(f"report: {path_of(out, 'the --out folder') / 'report.html'}")

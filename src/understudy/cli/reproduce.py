@@ -19,9 +19,12 @@ def reproduce(
     *,
     quick: Annotated[bool, Parameter(negative=())] = False,
     pair: tuple[str, ...] = (),
-    scale: float = 1.0,
+    method: tuple[str, ...] = (),
+    epochs: int | None = None,
+    seeds: int | None = None,
     data: str | None = None,
     size: Size = None,
+    backbone: str | None = None,
     groups: str | None = None,
     held_out: tuple[str, ...] = (),
     probe: tuple[str, ...] = (),
@@ -39,10 +42,16 @@ def reproduce(
         A short version, with the same order of results.
     pair
         For experiments on pairs of networks: TEACHER:STUDENT, as in wrn_40_2:wrn_16_2.
-    scale
-        Fraction of the paper's epochs.
+    method
+        For tables of several distillation methods: those to run, as in crd or crd+kd; default: all.
+    epochs
+        Epochs of the networks trained, in place of the paper's.
+    seeds
+        Number of seeds of each network.
     data
         Another data set in place of the paper's.
+    backbone
+        For experiments on transfer: a pre-trained network, as for understudy transfer.
     groups
         For experiments on groups of classes: a YAML file of known groups, as in dogs: [beagle, pug].
     held_out
@@ -61,15 +70,17 @@ def reproduce(
         return
     if name not in EXPERIMENTS:
         raise UnderstudyError(f"there is no experiment {name!r}{nearest(name, EXPERIMENTS)}")
-    if not 0 < scale <= 1:
-        raise UnderstudyError(f"--scale must be above 0 and at most 1, not {scale:g}")
+    for flag, number in (("--epochs", epochs), ("--seeds", seeds)):
+        if number is not None and number < 1:
+            raise UnderstudyError(f"{flag} must be at least 1, not {number}")
     for path, what in ((groups, "the --groups file"), (data_root, "the data root"), (data, "the data")):
         if path is not None:
             path_of(path, what)
     folder = Path("runs") / name if run is None else new_folder(run, "the --run folder")
     bench = Bench(
         folder, quick, data_root, download=download,
-        pairs=pair, scale=scale, data=data, size=size, groups=groups, held_out=held_out, probes=probe,
+        pairs=pair, methods=method, chosen_epochs=epochs, seeds=seeds, data=data, size=size,
+        backbone=backbone, groups=groups, held_out=held_out, probes=probe,
     )  # fmt: skip
     EXPERIMENTS[name].run(bench)
 

@@ -36,25 +36,28 @@ class Limits:
     """What a user asks for; None for no limit.
 
     Attributes:
-        latency_ms: of one image on one thread, in ONNX Runtime.
+        latency_ms: of one image on one thread, in ONNX Runtime on this machine.
         bytes: of the file.
         flops: per image.
+        slower: how many times slower the device is that the latency was asked for.
     """
 
     latency_ms: float | None = None
     bytes: float | None = None
     flops: float | None = None
+    slower: float = 1.0
 
     @classmethod
     def of(cls, config: CompressConfig) -> Limits:
         return cls(
-            None if config.latency is None else parse_latency(config.latency),
+            None if config.latency is None else parse_latency(config.latency) / config.device_latency,
             None if config.max_size is None else parse_amount(config.max_size, "size"),
             None if config.max_flops is None else parse_amount(config.max_flops, "FLOPs"),
+            config.device_latency,
         )
 
     def __bool__(self) -> bool:
-        return any(value is not None for value in asdict(self).values())
+        return any(value is not None for value in (self.latency_ms, self.bytes, self.flops))
 
     def admit(self, one: CandidateFacts) -> bool:
         """Whether a file is fast and small enough."""

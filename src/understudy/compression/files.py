@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from understudy.compression.stages import ROUNDED, Stages, Unjudged
 from understudy.config.recipe import DistillRecipe
 from understudy.data import fraction
 from understudy.evaluation.facts import CandidateFacts
+from understudy.exporters import ExportedFile, accuracy_lost
 from understudy.models import load_network
 from understudy.pipeline.kinds import pipeline_of
 from understudy.runs.run import Run
@@ -70,9 +72,9 @@ class Compression(Stages):
     def handed_over(self, student: Run) -> Run:
         """What becomes a file: the student that was asked for, else the most accurate of all within the limits."""
         if self.config.student:
-            return self.rounded(student)
+            return student
         if "handed" in self.found.record:
-            return self._of(self.found.record["handed"], student)
+            return Run(self.found.path / self.found.record["handed"])
         limits, pipeline = Limits.of(self.config), pipeline_of(student.located_recipe(required=True), self.overrides)
         scores = {student.path.name: self.validation_accuracy(student, pipeline)}
         for name, files in self.rivals().items():
@@ -82,31 +84,32 @@ class Compression(Stages):
         self.found.note(handed=best, scores=scores)
         if best != student.path.name:  # else its files are measured when they are exported
             self._note_files(student)
-        return self._of(best, student)
+        return Run(self.found.path / best)
 
-    def _of(self, name: str, student: Run) -> Run:
-        return self.rounded(student) if name == student.path.name else Run(self.found.path / name)
+    def rounded(self, student: Run, files: Sequence[ExportedFile]) -> Run | None:
+        """The student trained on with the rounding of an int8 file, if that file loses accuracy on training images.
 
-    def rounded(self, student: Run) -> Run:
-        """The student trained on with the rounding of an int8 file, if that file loses accuracy on training images."""
-        if "int8" not in self.config.format:
-            return student
+        Args:
+            files: as the student was exported.
+        """
+        int8 = [one for one in files if one.format == "int8"]
+        if not int8:
+            return None
         if "int8_loss" not in self.found.record:
             data = pipeline_of(student.located_recipe(required=True), self.overrides).data
-            labeled = data.train if data.train.targets is not None else data.labeled
+            labeled = data.train if data.train.labeled else data.labeled
             some = labeled.subset(fraction(labeled, min(1.0, _CHECKED / len(labeled)), self.config.seed))
             network = student.network("distilled-0", trust_code=self.overrides.trust_code)
             with self.spent.during("int8"), Terminal().waiting("checking int8"):
-                plain, int8 = measure(network, "", "student", some, labeled, ("onnx", "int8"))
-            self.found.note(int8_loss=(plain.accuracy or 0.0) - (int8.accuracy or 0.0))
+                self.found.note(int8_loss=accuracy_lost(network, int8[0], some))
         if self.found.record["int8_loss"] <= _TOLERATED or not self._has_time_to_round(student):
-            return student
+            return None
 
         def begin() -> DistillRecipe:
             recipe = student.recipe
             assert isinstance(recipe, DistillRecipe)
             steps = max(_FEWEST_ROUNDED, round(ROUNDED / _SLOWER * (recipe.steps or 0)))
-            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 20})
+            optimizer = recipe.optimizer.model_copy(update={"lr": recipe.optimizer.lr / 40})
             update = {"student": str(student.path), "qat": True, "steps": steps, "baseline": False, "seeds": 1}
             return recipe.model_copy(update=update | {"optimizer": optimizer})
 
@@ -116,7 +119,7 @@ class Compression(Stages):
         """Whether the budget holds a training with rounding and another export; it prints a line if not."""
         if "int8_trained" not in self.found.record:
             left = math.inf if self.outline.budget is None else self.outline.budget - self.spent.seconds
-            needed = ROUNDED * student.duration + 2 * self.spent.of_stage("int8")
+            needed = ROUNDED * student.duration + self.spent.of_stage("export") + self.outline.tail / 2
             self.found.note(int8_trained=left >= needed)
             if left < needed:
                 loss = 100 * self.found.record["int8_loss"]

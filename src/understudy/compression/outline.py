@@ -25,8 +25,10 @@ SCORING, LABELS, TUNING, RACE, TAIL = 0.06, 0.12, 0.25, 0.2, 0.03
 evaluation and pages take."""
 _FITTED = 20  # images of a class that a head is fitted to at least
 TAIL_SECONDS = 15.0  # of export and start-up, on one core
-FEWEST_VIEWS, FEWEST_PASSES = 6, 40
-"""Below them, smaller images are taken."""
+FEWEST_VIEWS, FEWEST_PASSES, ENOUGH = 6, 40, 100_000
+"""Below them, smaller images are taken; so many images in all are enough, however few passes they make."""
+POSITIONS = 3
+"""Small images are enlarged for a student, to at most twice their size, until its last feature maps are so wide."""
 TUNED_EPOCHS = (4, 20)
 """Epochs of fine-tuning: as many as its share of the budget allows, and none if fewer than the first."""
 _PASSES, _FEWEST, _MOST = 200.0, 64_000, 3_200_000  # of the student without a budget, and images in all
@@ -111,16 +113,17 @@ def batch_for(images: float) -> int:
     return 32 if images < 32 * _UPDATES else 64
 
 
-def draft(config: CompressConfig, train: Source, native: int, *, resizable: bool) -> Outline:
+def draft(config: CompressConfig, train: Source, native: int, reduction: int, *, resizable: bool) -> Outline:
     """The outline where time is no matter: images as large as they are and the backbone takes.
 
     Args:
         native: pixels of the images that the backbone was made for.
+        reduction: pixels of a student's input for each of its last feature maps; 0 where it has none.
         resizable: whether the images can be decoded at another size than theirs.
     """
     image = min(typical_size(train))
     teacher = config.crop_size or min(native, SIZES[0], 2 * image)
-    student = config.student_size or min(teacher, image)
+    student = config.student_size or min(teacher, max(image, min(2 * image, POSITIONS * reduction)))
     large = resizable and image > SIZES[-1]
     view = config.size or (min(image, max(teacher, student)) if large else None)
     few = len(train) < FEW_SHOTS * len(train.classes) and not config.teacher_steps
@@ -159,7 +162,8 @@ def fitted(
     student = min(draft.student_size, teacher)
     if not config.student_size:
         sizes = [student, *(size for size in ladder if size < student)]
-        enough = (s for s in sizes if FEWEST_PASSES * members * n * speeds.update_at(s) <= left)
+        least = members * min(FEWEST_PASSES * n, ENOUGH)
+        enough = (s for s in sizes if least * speeds.update_at(s) <= left)
         student = next(enough, sizes[-1])
     passes = left / (members * n * speeds.update_at(student))
     if passes < 1:

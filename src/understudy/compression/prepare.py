@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,11 +64,13 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
     else:
         teachers = [network(pretrained(spec, config.from_scratch), None) for spec in config.backbone]
     native = max(one.contract.shape[-1] for one in teachers)
-    outline = draft(config, train, native, resizable=overrides.data is None)
     names = names_for(config, min(typical_size(train)))
     check_counts(train, several=len(names) * len(methods_for(config, len(train))) > 1)
+    timed = {name: network(name, None) for name in names}
+    reduction = max(reduction_of(one) for one in timed.values())
+    outline = draft(config, train, native, reduction, resizable=overrides.data is None)
     small = min(outline.student_size, _TIMED)
-    timed = {name: network(name, small) for name in names}
+    timed = {name: one.set_input_size(small) for name, one in timed.items()}
     with using_threads(config.threads):
         seconds = {name: update_seconds(one, train) for name, one in timed.items()}
         if budget is not None:
@@ -87,6 +90,12 @@ def prepare(config: CompressConfig, overrides: Overrides) -> Prepared:
         students = [one for one in students if one[0] in standing]
     notes = [*outline.notes, *remarks(train, teachers, names[0], timed[names[0]])]
     return Prepared(replace(outline, notes=tuple(notes)), students, candidates)
+
+
+def reduction_of(network: Network) -> int:
+    """Pixels of the input along a side for each position of the smallest feature maps; 0 for networks without maps."""
+    sides = [shape[-1] for shape in network.shapes().features.values() if len(shape) == 3]
+    return math.ceil(network.contract.shape[-1] / min(sides)) if sides else 0
 
 
 def check_counts(train: Source, *, several: bool) -> None:

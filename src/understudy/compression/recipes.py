@@ -18,29 +18,29 @@ ANSWERED = 32
 """Images of a teacher's forward pass."""
 TARGETS = "targets"
 """The folder of the teachers' answers."""
-METHODS = ("pkt+kd", "kd", "dist", "crd+kd")
+METHODS = ("pkt+cosine+kd", "cosine+kd", "kd", "crd+kd", "dist")
 """What `auto` races."""
-_EMBEDDED = 20_000  # images of which the teachers' embeddings are kept too, where no method is asked for
+_EMBEDDED = 50_000  # images of which the teachers' embeddings are kept too, where no method is asked for
 SHARED = (
     "data", "data_root", "download", "only_classes", "omit_classes", "seed", "precision", "accelerator", "devices",
     "nodes", "compile", "threads", "workers", "checkpoint_every", "tracker",
 )  # fmt: skip
 """Options of a compression that all its stages have."""
 _LEARNING: dict[str, Any] = {
-    "temperature": 2.0, "hard_weight": 0.1,
-    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
+    "temperature": 2.0,
+    "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 0.02, "warmup": 0.05, "clip": 1.0},
 }  # fmt: skip
 
 
 def methods_for(config: CompressConfig, examples: int) -> tuple[str, ...]:
     """The methods to try: those asked for, else one that fits the number of images.
 
-    >>> methods_for(CompressConfig(), 720), methods_for(CompressConfig(), 50_000)
-    (('pkt+kd',), ('kd',))
+    >>> methods_for(CompressConfig(), 720), methods_for(CompressConfig(), 10**6)
+    (('pkt+cosine+kd',), ('kd+ce',))
     """
     if config.method == ("auto",):
         return METHODS
-    return config.method or (("pkt+kd",) if examples <= _EMBEDDED else ("kd",))
+    return config.method or (METHODS[:1] if examples <= _EMBEDDED else ("kd+ce",))
 
 
 def members_of(config: CompressConfig) -> int:

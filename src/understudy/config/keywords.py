@@ -207,7 +207,7 @@ class DistillKeywords(TrainingKeywords, total=False):
     initial_epochs: int | None
     """Epochs before the others, of the first stage of methods of two (ab, fsp, ft); default: an eighth as many."""
     transfer_beside: bool
-    """Distill on the training part and the transfer set together, without labels."""
+    """Distill on the training part, with its labels, and the transfer set, without labels, together."""
 
 
 class CompareKeywords(DistillKeywords, total=False):
@@ -303,16 +303,18 @@ class CompressKeywords(DataKeywords, MachineKeywords, total=False):
     """Time for the whole command, as in 30m or 1h30m; sizes, views and steps are chosen by measured speed."""
     latency: str | float | None
     """Time that one image may take on one thread, as in 5ms; measured here, in ONNX Runtime."""
+    device_latency: float
+    """How many times slower than this machine the device is that --latency is for."""
     max_size: str | float | None
     """Largest file, as in 2MB."""
     max_flops: str | float | None
     """Most floating point operations per image, as in 300M."""
     method: str | Sequence[str]
-    """Distillation methods to try, as in kd dist, or auto; default: pkt+kd, and kd alone above 20,000 images."""
+    """Distillation methods to try, as in kd dist, or auto; default: pkt+cosine+kd, and kd+ce above 50,000 images."""
     temperature: float
     """Temperature of kd and dkd."""
-    hard_weight: float
-    """Weight of the labels' cross-entropy."""
+    hard_weight: float | None
+    """Weight of the labels' cross-entropy; default: the method's own, 0.1 with kd alone, else mostly 1."""
     seeds: int
     """Number of initializations of the student, trained side by side."""
     baseline: bool

@@ -105,7 +105,7 @@ class DistillRecipe(Recipe):
     transfer_set: PathText | None = None
     """Samples to distill on in place of the training part; labels are not needed."""
     transfer_beside: bool = False
-    """Distill on the training part and the transfer set together, without labels."""
+    """Distill on the training part, with its labels, and the transfer set, without labels, together."""
 
     @field_validator("method", mode="before")
     @classmethod

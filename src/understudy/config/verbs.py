@@ -21,6 +21,7 @@ from understudy.config.upstream import Scale
 from understudy.config.values import (
     Amount,
     Count,
+    Limit,
     PathText,
     Pixels,
     Positive,
@@ -170,16 +171,18 @@ class CompressConfig(DataOptions, MachineOptions):
     """Time for the whole command, as in 30m or 1h30m; sizes, views and steps are chosen by measured speed."""
     latency: str | float | None = None
     """Time that one image may take on one thread, as in 5ms; measured here, in ONNX Runtime."""
+    device_latency: Limit = 1.0
+    """How many times slower than this machine the device is that --latency is for."""
     max_size: str | float | None = None
     """Largest file, as in 2MB."""
     max_flops: str | float | None = None
     """Most floating point operations per image, as in 300M."""
     method: tuple[str, ...] = ()
-    """Distillation methods to try, as in kd dist, or auto; default: pkt+kd, and kd alone above 20,000 images."""
+    """Distillation methods to try, as in kd dist, or auto; default: pkt+cosine+kd, and kd+ce above 50,000 images."""
     temperature: Temperature = 2.0
     """Temperature of kd and dkd."""
-    hard_weight: Amount = 0.1
-    """Weight of the labels' cross-entropy."""
+    hard_weight: Amount | None = None
+    """Weight of the labels' cross-entropy; default: the method's own, 0.1 with kd alone, else mostly 1."""
     seeds: Several = 1
     """Number of initializations of the student, trained side by side."""
     baseline: bool = True
@@ -217,6 +220,8 @@ class CompressConfig(DataOptions, MachineOptions):
             raise ValueError("a budget chooses the steps; leave it out, or steps and teacher_steps")
         if self.teacher and self.backbone:
             raise ValueError("a teacher takes the place of a backbone; give one of them")
+        if self.device_latency != 1 and self.latency is None:
+            raise ValueError("device_latency is for a limit of latency; give --latency too")
         return self
 
 

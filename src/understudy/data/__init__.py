@@ -13,15 +13,15 @@ from understudy.data.source import (
     Splits,
     Unreadable,
     concatenated,
-    merged_unlabeled,
     resize_square,
+    with_unlabeled,
 )
 from understudy.data.subset import Subset, draw_shots, read_subset
 from understudy.data.vtab import GROUPS, group_of, vtab_subsets
 
 __all__ = [
     "GROUPS", "NAMED", "ArraySource", "RecordSource", "Source", "Splits", "Subset", "Unreadable", "check_modality",
-    "concatenated", "default_root", "draw_shots", "fraction", "group_of", "hash_split", "merged_unlabeled",
+    "concatenated", "default_root", "draw_shots", "fraction", "group_of", "hash_split",
     "modalities_of", "omit_classes", "only_classes", "open_source", "read_subset", "resize_square",
-    "stratified_sample", "stratified_split", "typical_size", "vtab_subsets",
+    "stratified_sample", "stratified_split", "typical_size", "vtab_subsets", "with_unlabeled",
 ]  # fmt: skip

@@ -104,16 +104,18 @@ def random_crops(
     return crops
 
 
-def center_crop(image: Image.Image, size: int, resize: int = 0) -> Image.Image:
+def center_crop(image: Image.Image, size: int, resize: int = 0, part: float = 1.0) -> Image.Image:
     """The center square of a decoded image at `size` x `size` pixels, as for evaluation.
 
-    If `resize` is set, it is the whole image, whatever its aspect, as networks with `crop_mode="squash"` see it.
+    Args:
+        resize: if set, it is the whole image, whatever its aspect, as networks with `crop_mode="squash"` see it.
+        part: its side as a part of the image's shorter one.
     """
     width, height = image.size
     if resize:
         box = (0.0, 0.0, float(width), float(height))
     else:
-        side = min(width, height)
+        side = part * min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)

@@ -73,7 +73,7 @@ class Fingerprint:
         columns = (found.stamps, found.digests, *([] if targets is None else [targets]), *([names] if names else []))
         if any(len(column) != len(found.ids) for column in columns):
             raise ValueError("its columns differ in length")
-        if targets is not None and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
+        if targets is not None and len(targets) and not -1 <= int(targets.min()) <= int(targets.max()) < len(classes):
             raise ValueError("its labels are not among its classes")
         return found
 
@@ -132,13 +132,12 @@ def _label_differences(known: Fingerprint, source: Source, before: Tensor, now: 
             return []
         return ["labels added" if known.targets is None else "labels removed"]
     index = {c: i for i, c in enumerate(source.classes)}
-    renumbered = torch.tensor([index.get(c, -1) for c in known.classes], dtype=torch.int64)
+    named = (*known.classes, "no label")  # -1 stands for the last
+    renumbered = torch.tensor([*(index.get(c, -2) for c in known.classes), -1], dtype=torch.int64)
     other = (renumbered[known.targets[before]] != source.targets[now]).nonzero().flatten().tolist()
-    was = {int(now[i]): known.classes[int(known.targets[before[i]])] for i in other}
-    targets = source.targets
-    return _listed(
-        list(was), "relabeled", lambda row: f"{name(row)}: {was[row]}, now {source.classes[int(targets[row])]}", "; "
-    )
+    was = {int(now[i]): named[int(known.targets[before[i]])] for i in other}
+    targets, names = source.targets, (*source.classes, "no label")
+    return _listed(list(was), "relabeled", lambda row: f"{name(row)}: {was[row]}, now {names[int(targets[row])]}", "; ")
 
 
 def _class_differences(known: Sequence[str], classes: Sequence[str]) -> list[str]:

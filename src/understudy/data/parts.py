@@ -35,7 +35,7 @@ def compare_parts(train: Source, held: Source, part: str) -> list[str]:
     """
     found = []
     if train.targets is not None and held.targets is not None:
-        trained, scored = (y.bincount(minlength=len(train.classes)) > 0 for y in (train.targets, held.targets))
+        trained, scored = (_counts(y, train.classes) > 0 for y in (train.targets, held.targets))
         if unscored := _classes(train, trained & ~scored):
             found.append(f"The {part} part has no sample of {unscored}, which its accuracy leaves out; add some.")
     pairs = shared(train, held)
@@ -58,7 +58,7 @@ def check_trained(train: Source) -> list[str]:
     """A sentence on the classes of which a training part has no sample, if there are any."""
     if train.targets is None:
         return []
-    untrained = _classes(train, train.targets.bincount(minlength=len(train.classes)) == 0)
+    untrained = _classes(train, _counts(train.targets, train.classes) == 0)
     return [f"The training part has no sample of {untrained}; add some, or leave these out."] if untrained else []
 
 
@@ -87,6 +87,11 @@ def shared(train: Source, held: Source) -> list[tuple[int, int]] | None:
 def _digests(source: Source, rows: Sequence[int]) -> list[tuple[int, bytes]]:
     """The rows that can be read, with their digests."""
     return [(row, digest) for row, digest in zip(rows, source.content_hashes(rows), strict=True) if digest]
+
+
+def _counts(targets: Tensor, classes: Sequence[str]) -> Tensor:
+    """Samples of each class, (C,)."""
+    return targets[targets >= 0].bincount(minlength=len(classes))
 
 
 def _classes(source: Source, missing: torch.Tensor) -> str:

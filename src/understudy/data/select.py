@@ -20,13 +20,15 @@ TEST_FRACTION = 0.2
 
 
 def only_classes(source: Source, names: Sequence[str | int]) -> Tensor:
-    """Row indices (int64) of the samples of these classes, given by name or index.
+    """Row indices (int64) of the samples of these classes, given by name or index, and of those without a label.
 
     >>> source = Source("pets", ("cat", "dog", "fox"), torch.arange(4), torch.tensor([0, 1, 2, 0]), (1,))
     >>> only_classes(source, ["cat", 2])
     tensor([0, 2, 3])
     """
-    return torch.nonzero(_belongs(source, names)).flatten()
+    chosen = _belongs(source, names)
+    assert source.targets is not None
+    return torch.nonzero(chosen | (source.targets < 0)).flatten()
 
 
 def omit_classes(source: Source, names: Sequence[str | int]) -> Tensor:
@@ -165,9 +167,12 @@ def _index(source: Source, name: str | int) -> int:
 
 
 def _ranks(ids: Tensor, targets: Tensor | None, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Rank of each sample within its class by the hash of its id, and its class, 0 without labels; both (N,) int64."""
+    """Rank of each sample within its class by the hash of its id, and its class; both (N,) int64.
+
+    Samples without a label are a class of their own, beyond the others.
+    """
     hashes = mix(name_key(purpose), seed, ids)
-    classes = torch.zeros_like(ids) if targets is None else targets
+    classes = torch.zeros_like(ids) if targets is None else torch.where(targets < 0, targets.max() + 1, targets)
     order = torch.argsort(hashes, stable=True)
     order = order[torch.argsort(classes[order], stable=True)]
     counts = torch.bincount(classes)

@@ -82,7 +82,7 @@ class Source:
     name: str  # of the dataset, used in messages
     classes: tuple[str, ...]  # names by index; empty if unlabeled
     ids: Tensor  # (N,) int64, unique; a sample keeps its id in every subset
-    targets: Tensor | None  # (N,) int64 class indices
+    targets: Tensor | None  # (N,) int64 class indices, -1 without a label; None where no sample has one
     shape: tuple[int, ...]  # of a sample: (C, H, W) for images or (D,) for vectors
     skipped: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)  # (name, reason) of unreadable records
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # what the user should know of how it was opened
@@ -93,6 +93,11 @@ class Source:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    @property
+    def labeled(self) -> bool:
+        """Whether every sample has a label."""
+        return self.targets is not None and bool((self.targets >= 0).all())
 
     @property
     def modalities(self) -> dict[str, Source]:
@@ -174,12 +179,14 @@ class ArraySource(Source):
 class RecordSource(Source):
     """A source of images that loader workers decode and resize to `shape`.
 
-    Without augmentation they crop the center square or, with `resize_whole`, ignore the aspect ratio.
+    Without augmentation they crop the center square, whose side is `center` of the shorter one, or, with
+    `resize_whole`, ignore the aspect ratio.
     """
 
     hashed: ClassVar[int] = 64 * 2**20
 
     resize_whole: bool = field(default=False, kw_only=True)
+    center: float = field(default=1.0, kw_only=True)
     records: Sequence[Record] = field(default=(), kw_only=True)
 
     def sample_name(self, row: int) -> str:
@@ -254,8 +261,12 @@ def concatenated(first: Source, second: Source) -> Source:
     return merged
 
 
-def merged_unlabeled(first: Source, second: Source) -> Source:
-    """Two datasets as one, without labels; an error if their shapes differ or only one of them is held in memory."""
+def with_unlabeled(first: Source, second: Source) -> Source:
+    """Two datasets as one, of which the first keeps its labels.
+
+    Raises:
+        UnderstudyError: their shapes differ, or only one of them is held in memory.
+    """
     if first.shape != second.shape or first.pairs or second.pairs:
         raise UnderstudyError(
             f"{first.name} ({_describe(first)}) and {second.name} ({_describe(second)}) have different shapes and "
@@ -263,7 +274,8 @@ def merged_unlabeled(first: Source, second: Source) -> Source:
         )
     ids = torch.cat([first.ids, mix(name_key("second"), second.ids)])  # ids of arrays start from 0 in both
     name = f"{first.name} and {second.name}"
-    merged = _concatenate(first, second, name=name, classes=(), ids=ids, targets=None)
+    targets = None if first.targets is None else torch.cat([first.targets, second.ids.new_full((len(second),), -1)])
+    merged = _concatenate(first, second, name=name, classes=first.classes, ids=ids, targets=targets)
     if merged is None:
         raise UnderstudyError(f"only one of {name} fits in memory, so they cannot be merged; resize both with --size")
     return merged

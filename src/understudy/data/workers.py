@@ -108,7 +108,7 @@ class Decoder:
             yield index, seeds, {name: torch.cat(x) for name, x in stacks.items()}
 
     def _start(self) -> DataLoader[_Chunk]:
-        sizes = {name: (x.shape[1], x.resize_whole) for name, x in self._modalities.items()}
+        sizes = {name: (x.shape[1], x.resize_whole, x.center) for name, x in self._modalities.items()}
         return DataLoader(
             _Crops({**self._decodings, **self._kept}, sizes, self._augmentation),
             batch_size=None,
@@ -131,7 +131,10 @@ class _Crops(Dataset[_Chunk]):
     """(rows, view seeds or None) -> the rows decoded and cropped, the same crop in all modalities."""
 
     def __init__(
-        self, images: Mapping[str, DecodedImages], sizes: Mapping[str, tuple[int, bool]], augmentation: Augmentation
+        self,
+        images: Mapping[str, DecodedImages],
+        sizes: Mapping[str, tuple[int, bool, float]],
+        augmentation: Augmentation,
     ) -> None:
         self.images, self.sizes, self.augmentation = images, sizes, augmentation
 
@@ -161,13 +164,14 @@ class _Crops(Dataset[_Chunk]):
         return _Chunk(kept, inputs, failures)
 
     def _random(self, name: str, images: list[Tensor], seeds: Tensor, flips: list[bool]) -> Tensor:
-        size, whole = self.sizes[name]
+        size, whole, _ = self.sizes[name]
         resize = self.augmentation.resize or (size if whole else 0)
         return random_crops(images, seeds, size, self.augmentation.crop_scale, resize, flips)
 
     def _center(self, name: str, row: int) -> Tensor:
-        size, whole = self.sizes[name]
-        square = center_crop(self.images[name].image(row), size, self.augmentation.resize or (size if whole else 0))
+        size, whole, part = self.sizes[name]
+        resize = self.augmentation.resize or (size if whole else 0)
+        square = center_crop(self.images[name].image(row), size, resize, part)
         return torch.from_numpy(np.array(square)).view(size, size, -1).permute(2, 0, 1)
 
 

@@ -6,12 +6,13 @@ from understudy.evaluation.confidence import coverage_curve
 from understudy.evaluation.correlation import class_correlation, correlation_difference
 from understudy.evaluation.cost import cost, ensemble_cost, file_size, flops, latency, parameters
 from understudy.evaluation.covariance import Covariance
+from understudy.evaluation.facts import Probe
 from understudy.evaluation.gallery import gallery
 from understudy.evaluation.logits import Predictions, accuracy_by_size, predict_logits
 from understudy.evaluation.metrics import accuracy, agreement, brier, confusion, ece, nll, scores, top_k
 from understudy.evaluation.mistakes import mistakes, surest_mistakes
 from understudy.evaluation.outcomes import discordant, packed
-from understudy.evaluation.probe import Embeddings, Probe, extract_embeddings, linear_probe
+from understudy.evaluation.probe import Embeddings, extract_embeddings, linear_probe
 from understudy.evaluation.score import score_models
 
 __all__ = [

@@ -46,11 +46,11 @@ def gallery(
     shown = {role: (one.select(chosen).logits / temperature).softmax(1) for role, one in predictions.items()}
     pictures = []
     for at, image, row in written(source, chosen, folder, "gallery"):
-        target = None if source.targets is None else int(source.targets[row])
+        target = -1 if source.targets is None else int(source.targets[row])
         pictures.append(
             Picture(
                 image=image,
-                label="" if target is None else source.classes[target],
+                label="" if target < 0 else source.classes[target],
                 temperature=temperature,
                 **{role: shown[role][at].tolist() for role in _ROLES if role in shown},
             )

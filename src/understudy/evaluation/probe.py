@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from statistics import fmean, stdev
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from understudy.data import Source, stratified_split
 from understudy.errors import UnderstudyError
+from understudy.evaluation.facts import Probe
 from understudy.evaluation.logits import default_batch_size, predict_logits
 from understudy.models import Network, eval_mode
 from understudy.signals import Batch, Signals
@@ -21,7 +21,6 @@ from understudy.signals import Batch, Signals
 HELD_OUT = 0.2  # fraction of the training samples of each class that selects the weight decay
 DECAYS = tuple(10.0**-power for power in range(7))  # strongest first
 _ITERATIONS = 1000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,57 +83,6 @@ def embed(
     return Embeddings(readable, {name: torch.cat(batches) for name, batches in parts.items()})
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The result of a linear probe."""
-
-    accuracy: float  # on the test set
-    errors: int
-    validation_accuracy: float  # on the held-out training samples, with the selected weight decay
-    weight_decay: float  # the selected one; see `fit_logistic`
-    width: int  # D, the dimension of the representation
-
-
-@dataclass(frozen=True)
-class ProbedSet:
-    """The linear probes of several networks on one data set."""
-
-    data: str
-    classes: int
-    train: int  # number of samples
-    test: int
-    probes: dict[str, Probe]  # by network, as "alone-0" or "distilled-crd-0"
-    skipped: dict[str, int]  # reason -> number of records that could not be read
-    neighbors: dict[str, float] = field(default_factory=dict)  # accuracy of nearest neighbors, by network, if asked for
-
-    @property
-    def groups(self) -> dict[str, list[Probe]]:
-        """The seeds of each kind of network, as "alone" or "distilled-crd"."""
-        return grouped(self.probes)
-
-    def mean(self, group: str) -> float:
-        """Mean accuracy over seeds."""
-        return fmean(probe.accuracy for probe in self.groups[group])
-
-    def sd(self, group: str) -> float | None:
-        """Sample standard deviation of the accuracy over seeds; None below two."""
-        values = [probe.accuracy for probe in self.groups[group]]
-        return stdev(values) if len(values) > 1 else None
-
-    def to_json(self) -> dict[str, Any]:
-        means = {group: {"accuracy": self.mean(group), "sd": self.sd(group)} for group in self.groups}
-        return asdict(self) | {"means": means}
-
-
-def grouped(by_network: Mapping[str, T]) -> dict[str, list[T]]:
-    """What there is of each network by its kind: "distilled-0" and "distilled-1" are seeds of "distilled"."""
-    found: dict[str, list[T]] = {}
-    for name, value in by_network.items():
-        head, _, number = name.rpartition("-")
-        found.setdefault(head if number.isdecimal() else name, []).append(value)
-    return found
-
-
 def linear_probe(train: Embeddings, test: Embeddings, name: str) -> Probe:
     """Probe the representation of a network.
 
@@ -163,7 +111,10 @@ def linear_probe(train: Embeddings, test: Embeddings, name: str) -> Probe:
             best, best_decay = accuracy, decay
     predicted = fit_logistic(x, y, best_decay).predict(_array(test, name))
     errors = int((predicted != test.targets.numpy()).sum())
-    return Probe(1 - errors / len(predicted), errors, best, best_decay, x.shape[1])
+    return Probe(
+        accuracy=1 - errors / len(predicted), errors=errors, validation_accuracy=best, weight_decay=best_decay,
+        width=x.shape[1],
+    )  # fmt: skip
 
 
 def hold_out(source: Source) -> tuple[Tensor, Tensor]:

@@ -183,6 +183,23 @@ def export_network(
     return exported
 
 
+def accuracy_lost(network: Network, exported: ExportedFile, source: Source) -> float:
+    """By how much an exported file, with its preprocessing embedded, is less accurate than its network.
+
+    Args:
+        network: on the CPU.
+        source: labeled.
+    """
+    interface = interface_of(network, source, "embedded")
+    run = FORMATS[exported.format].load(exported.file, 0)
+    with eval_mode(network):
+        outputs = compute_outputs(network, interface, {exported.format: run}, source)
+    score, reference = outputs.accuracy(outputs.files[exported.format]), outputs.accuracy(outputs.reference)
+    assert score is not None
+    assert reference is not None
+    return reference - score
+
+
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A temporary folder on the same file system as `folder`, removed on exit; so is `folder` if new and empty."""

@@ -22,8 +22,9 @@ from understudy.models.contract import InputContract, prepare_inputs
 from understudy.models.depthwise import speed_up_depthwise
 from understudy.models.dropout import replace_dropouts, seed_dropouts
 from understudy.models.heads import find_heads, find_pool, possible_heads, select, zero
-from understudy.models.stages import channels_first, stages
+from understudy.models.stages import activations, channels_first, stages
 from understudy.objectives.cat_kd import CAMS
+from understudy.objectives.features import PRE
 from understudy.objectives.simkd import MAPS, Projector
 from understudy.signals import Batch, Shapes, Signals
 
@@ -62,6 +63,7 @@ class Network(nn.Module):
         self._read: dict[str, Tensor] = {}  # by the classifiers
         self._head_paths: tuple[str, ...] | None = None
         self._pool_path: str | None = None
+        self._activations: dict[str, str] = {}  # path of a layer -> that of its activation, "" where there is none
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @property
@@ -96,6 +98,7 @@ class Network(nn.Module):
     def forget_paths(self) -> None:
         """Look for the classifiers anew, as after layers were replaced."""
         self._head_paths = self._pool_path = None
+        self._activations = {}
 
     @property
     def heads(self) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -131,13 +134,16 @@ class Network(nn.Module):
 
         They are "embedding", the input of the classifier (of several, side by side), and paths of layers, as in
         `named_modules()`, whose outputs become `Signals.features`; so does what is pooled into the embedding, "maps",
-        and the classifier at each of its positions, the class activation maps "cams".
+        and the classifier at each of its positions, the class activation maps "cams". "PATH:pre" is what the activation
+        reads that ends a layer or directly follows it.
         """
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._watched = [], {}
         self.signals = frozenset(signals) - {"logits"}
         modules = dict(self.module.named_modules())
+        pre = {name: name.removesuffix(PRE) for name in self.signals if name.endswith(PRE)}
+        self._activated(*(path for path in pre.values() if path in modules))
         for name in sorted(self.signals):
             # partial, unlike a closure, is copied together with the network
             if name == "embedding":
@@ -148,9 +154,31 @@ class Network(nn.Module):
                 self._hooks.append(modules[self.pool_path].register_forward_pre_hook(keep))
             elif name in modules:
                 self._hooks.append(modules[name].register_forward_hook(partial(self._keep_output, name)))
+            elif path := self._activations.get(pre.get(name, "")):
+                self._hooks.append(modules[path].register_forward_pre_hook(partial(self._keep_before, name)))
             else:
                 raise UnderstudyError(f"{self.name} has no layer {name!r}{_layers_like(name, modules)}")
         return self
+
+    def offers(self, signal: str) -> bool:
+        """Whether a signal can be watched, besides the logits."""
+        if signal in (MAPS, CAMS):
+            return bool(self.pool_path)
+        layers = {path for path, _ in self.module.named_modules()}
+        tap = signal.removesuffix(PRE)
+        return signal == "embedding" or (tap in layers and (tap == signal or self._activated(tap) == {tap}))
+
+    def _activated(self, *taps: str) -> set[str]:
+        """Those of some layers that an activation ends or directly follows; see `activations`."""
+        unknown = [tap for tap in taps if tap not in self._activations]
+        if unknown:
+            with eval_mode(self):
+                found = activations(self.module, self.preprocess(self._blank()), unknown)
+            self._activations |= {tap: found.get(tap, "") for tap in unknown}
+        return {tap for tap in taps if self._activations[tap]}
+
+    def _keep_before(self, name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._keep_output(name, module, (), args[0])
 
     def _keep_input(self, path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._read[path] = args[0].flatten(1)
@@ -204,7 +232,9 @@ class Network(nn.Module):
         maps = found.pop(MAPS, ())
         projected = any(isinstance(part, Projector) for part in self.module.modules())
         features, stems = ({tap: shape for tap, shape in found.items() if (tap in stem) is of} for of in (False, True))
-        return Shapes(signals.logits.shape[1], signals.embedding.shape[1], features, stems, maps, projected)
+        activated = frozenset(self._activated(*features))
+        classes, width = signals.logits.shape[1], signals.embedding.shape[1]
+        return Shapes(classes, width, features, stems, maps, projected, activated)
 
     def behind(self, signals: Iterable[str]) -> list[nn.Parameter]:
         """The weights, of those that are trained, which some of the network's signals depend on."""

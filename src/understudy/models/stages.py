@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from types import NoneType
 from typing import Any
@@ -19,6 +21,7 @@ _PASS_THROUGH = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish)
 _MARGIN = 0.2  # of the logarithm of height over width: more than the rounding of odd sizes
 
 
@@ -60,6 +63,54 @@ def stages(module: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     paths = paths or _from_forward(module, inputs)
     blocks = [path for path in paths if _is_block(modules[path])]
     return tuple(blocks or paths)
+
+
+def activations(module: nn.Module, inputs: Tensor, paths: Collection[str]) -> dict[str, str]:
+    """Of layers, by path, the path of the activation that ends each or directly follows it, with no weights between.
+
+    Of a residual block that is the one after the sum, in a pre-activation network the first one of the next stage.
+    Layers without such an activation are left out. The module must be in eval mode; inputs are (1, C, H, W) or (1, D).
+
+    >>> net = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU())
+    >>> activations(net.eval(), torch.zeros(1, 2), ["0", "1"])
+    {'0': '0.1', '1': '3'}
+    """
+    found: dict[str, str] = {}
+    waiting: dict[str, torch.Size] = {}  # layers whose next activation is looked for
+    activated: dict[int, tuple[str, Tensor]] = {}  # outputs by their ids, which are not used again while they live
+
+    def before(path: str, layer: nn.Module, args: Any) -> None:
+        found.update({tap: path for tap, shape in waiting.items() if args[0].shape == shape})
+        waiting.clear()
+
+    def weighted(layer: nn.Module, args: Any) -> None:
+        waiting.clear()
+
+    def after(path: str, layer: nn.Module, args: Any, output: Any) -> None:
+        activated[id(output)] = path, output
+
+    def end(path: str, layer: nn.Module, args: Any, output: Any) -> None:
+        if id(output) in activated:
+            found[path] = activated[id(output)][0]
+        elif isinstance(output, Tensor):
+            waiting[path] = output.shape
+
+    hooks = []
+    for path, layer in module.named_modules():
+        if isinstance(layer, _ACTIVATIONS):
+            hooks.append(layer.register_forward_pre_hook(partial(before, path)))
+            hooks.append(layer.register_forward_hook(partial(after, path)))
+        elif isinstance(layer, _LAYERS):
+            hooks.append(layer.register_forward_pre_hook(weighted))
+        if path in paths:
+            hooks.append(layer.register_forward_hook(partial(end, path)))
+    try:
+        with torch.inference_mode():
+            module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _is_block(module: nn.Module) -> bool:

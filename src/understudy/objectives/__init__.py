@@ -36,6 +36,7 @@ from understudy.objectives.logit_standardization import LogitStandardization, st
 from understudy.objectives.mlkd import MultiLevel, multi_level_loss
 from understudy.objectives.nst import NeuronSelectivity, nst_loss
 from understudy.objectives.ofa import OneForAll, ofa_loss
+from understudy.objectives.overhaul import Overhaul, overhaul_loss
 from understudy.objectives.patch_similarity import PatchSimilarity, patch_similarity_loss
 from understudy.objectives.patches import Patches, patch_loss
 from understudy.objectives.pkt import ProbabilisticTransfer, pkt_loss
@@ -74,6 +75,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ab": ActivationBoundaries,
     "ft": FactorTransfer,
     "fsp": FlowOfSolution,
+    "ofd": Overhaul,
     "review": Review,
     "ofa": OneForAll,
     "crd": CRD,
@@ -89,14 +91,14 @@ __all__ = [
     "CRD", "DIST", "DKD", "KD", "OBJECTIVES", "ActivationBoundaries", "AttentionTransfer", "Balance",
     "BinaryCrossEntropy", "BuildContext", "ClassAttention", "CorrelationCongruence", "Cosine", "CrossEntropy",
     "FactorTransfer", "FirstStage", "FitNet", "FlowOfSolution", "KernelCongruence", "LogitMatching",
-    "LogitStandardization", "MultiLevel", "Needs", "NeuronSelectivity", "Objective", "OneForAll", "Paraphraser",
-    "PartialKD", "PatchSimilarity", "Patches", "PerTeacher", "ProbabilisticTransfer", "QueueSimilarity", "RelationalKD",
-    "Represent", "Review", "SimKD", "SimilarityPreserving", "SoftmaxRegression", "TapPair", "TransformedTeacher",
-    "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss", "balancing",
-    "binary_cross_entropy_loss", "cam_loss", "congruence_loss", "correlation_loss", "cosine_loss", "crd_loss",
-    "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss", "ensemble_log_probs", "factor_loss",
-    "fsp_loss", "hierarchical_loss", "hint_loss", "kd_loss", "logit_matching_loss", "multi_level_loss",
-    "mutual_information_bound", "nst_loss", "ofa_loss", "partial_kd_loss", "patch_loss", "patch_similarity_loss",
-    "pkt_loss", "queue_loss", "rkd_loss", "similarity_loss", "simkd_loss", "srrl_loss", "standardize_logits",
-    "synchronize_batch_norm", "ttm_loss", "vid_loss",
+    "LogitStandardization", "MultiLevel", "Needs", "NeuronSelectivity", "Objective", "OneForAll", "Overhaul",
+    "Paraphraser", "PartialKD", "PatchSimilarity", "Patches", "PerTeacher", "ProbabilisticTransfer", "QueueSimilarity",
+    "RelationalKD", "Represent", "Review", "SimKD", "SimilarityPreserving", "SoftmaxRegression", "TapPair",
+    "TransformedTeacher", "VariationalInformation", "WeightedSum", "activation_boundary_loss", "attention_loss",
+    "balancing", "binary_cross_entropy_loss", "cam_loss", "congruence_loss", "correlation_loss", "cosine_loss",
+    "crd_loss", "cross_entropy_loss", "ddp_ignored_buffers", "dist_loss", "dkd_loss", "ensemble_log_probs",
+    "factor_loss", "fsp_loss", "hierarchical_loss", "hint_loss", "kd_loss", "logit_matching_loss", "multi_level_loss",
+    "mutual_information_bound", "nst_loss", "ofa_loss", "overhaul_loss", "partial_kd_loss", "patch_loss",
+    "patch_similarity_loss", "pkt_loss", "queue_loss", "rkd_loss", "similarity_loss", "simkd_loss", "srrl_loss",
+    "standardize_logits", "synchronize_batch_norm", "ttm_loss", "vid_loss",
 ]  # fmt: skip

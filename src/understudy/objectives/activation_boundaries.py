@@ -32,13 +32,15 @@ def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1
 class ActivationBoundaries(FeatureObjective):
     """`activation_boundary_loss` summed over all pairs, weighted `scale * (1, 1/2, 1/4, ...)` starting at the output.
 
-    The connector r is a 1x1 convolution (or Linear) and BatchNorm, so that a student layer tapped after its ReLU can
-    take either sign. The student is initialized with this loss alone and then trained on the labels, as in the paper
-    and in Tian et al. (2020), whose weight 1 goes with a scale of 3/1000.
+    Layers are taken before their activations, as in the paper, where these are known. The connector r is a 1x1
+    convolution (or Linear) and BatchNorm, so that a layer after its ReLU can take either sign too. The student is
+    initialized with this loss alone and then trained on the labels, as in the paper and in Tian et al. (2020), whose
+    weight 1 goes with a scale of 3/1000.
     """
 
     summary = "which neurons are active (activation boundaries, Heo et al. 2019)"
     weight = 1.0
+    before_activation = frozenset({"student", "teacher"})
 
     def __init__(self, pairs: Sequence[TapPair], margin: float = 1.0, scale: float = 3e-3) -> None:
         super().__init__(pairs)

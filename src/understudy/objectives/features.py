@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -19,6 +19,9 @@ from understudy.signals import Batch, Shapes, Signals
 Shape = tuple[int, ...]
 Taps = Sequence[tuple[str, str]]
 """Names of taps, (student, teacher)."""
+
+PRE = ":pre"
+"""Ends the name of what an activation reads that ends a tapped layer, or directly follows it."""
 
 KINDS = {3: "feature maps (C, H, W)", 1: "vectors (D,)"}
 
@@ -44,7 +47,8 @@ class FeatureObjective(Objective):
 
     `from_shapes` pairs the taps starting at the output, as many as both networks have, unless they are named:
     `from_shapes(context, taps=[("layer2", "stage3")])`. `ranks` are the numbers of dimensions of a sample that the
-    objective can compare, preferred first; empty for any.
+    objective can compare, preferred first; empty for any. The layers of the sides that `before_activation` names,
+    "student" or "teacher", are taken before the activation that ends them or directly follows them, where there is one.
 
     >>> from understudy.objectives import AttentionTransfer
     >>> AttentionTransfer([TapPair("layer1", "stage2"), TapPair("layer2", "stage3")])
@@ -52,6 +56,7 @@ class FeatureObjective(Objective):
     """
 
     ranks: ClassVar[tuple[int, ...]] = (3, 1)
+    before_activation: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, pairs: Sequence[TapPair]) -> None:
         super().__init__()
@@ -64,7 +69,19 @@ class FeatureObjective(Objective):
 
     @classmethod
     def from_shapes(cls, context: BuildContext, *, taps: Taps | None = None, **options: Any) -> Self:
-        return cls(named_pairs(context, taps) if taps else cls.default_pairs(context), **options)
+        pairs = named_pairs(context, taps) if taps else cls.default_pairs(context)
+        return cls([cls._before(pair, context) for pair in pairs], **options)
+
+    @classmethod
+    def _before(cls, pair: TapPair, context: BuildContext) -> TapPair:
+        """A pair with the layers before their activations that are to be, as far as these are known."""
+        student, teacher = (
+            tap + PRE if side in cls.before_activation and tap in shapes.activated else tap
+            for side, tap, shapes in (
+                ("student", pair.student, context.student), ("teacher", pair.teacher, context.teacher),
+            )
+        )  # fmt: skip
+        return replace(pair, student=student, teacher=teacher)
 
     @classmethod
     def default_pairs(cls, context: BuildContext) -> tuple[TapPair, ...]:
@@ -190,6 +207,7 @@ def shape_of(shapes: Shapes, tap: str, side: Literal["student", "teacher"]) -> S
     """The shape of a tap, or of the embedding."""
     maps = {"maps": shapes.maps, "cams": (shapes.classes, *shapes.maps[1:])} if shapes.maps else {}
     known = {**shapes.features, **shapes.stem, **maps, "embedding": (shapes.embedding,)}
+    known |= {f"{name}{PRE}": shapes.features[name] for name in shapes.activated}
     if tap not in known:
         raise ValueError(f"the {side} has no tap {tap!r}; it has {_join(known)}")
     return known[tap]

@@ -67,11 +67,12 @@ class Review(FeatureObjective):
     """`hierarchical_loss` summed over all stages and the embedding, which are fused from the output to the input.
 
     Its weight rises over the first twelfth of the training, as in the authors' code (20 of 240 epochs). The weight 5 is
-    theirs for ResNet-32x4 to 8x4; it depends on the pair. They take the teacher's layers before the ReLU; here they are
-    the taps.
+    theirs for ResNet-32x4 to 8x4; it depends on the pair. As with them, the teacher's layers are taken before their
+    activations, where these are known.
     """
 
     ranks = (3,)
+    before_activation = frozenset({"teacher"})
     summary = "each stage, with the deeper ones fused in, matches the teacher's (ReviewKD, Chen et al. 2021)"
     weight = 5.0
     warmup = 1 / 12

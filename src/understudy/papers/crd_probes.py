@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.config.recipe import DistillRecipe, TrainRecipe
 from understudy.errors import UnderstudyError
-from understudy.papers.crd import PAPER, SEEDS, TAKES, epochs_of, one_pair, schedule, scheduled, students, teacher
+from understudy.papers.crd import PAPER, TAKES, distilled, epochs_of, one_pair, ran, schedule, seeds_of, teacher
 from understudy.papers.experiment import Bench, Comparison, Experiment, Measured
 
 if TYPE_CHECKING:
     from understudy.data import Splits
-    from understudy.evaluation.probe import ProbedSet
+    from understudy.evaluation.facts import ProbedSet
 
 METHODS = ("kd", "crd", "crd+kd")
 _USUAL = "wrn_40_2:wrn_16_2"
@@ -45,7 +45,7 @@ def transfer(bench: Bench) -> Comparison:
     pair = one_pair(bench, _USUAL)
     held, places = _places(bench, published=pair.name == _USUAL)  # fail before hours of training
     teacher_run = teacher(bench, pair.teacher, omit_classes=held)
-    run = students(bench, pair.folder, pair.student, teacher_run.path, METHODS, omit_classes=held)
+    run = bench.ensure(pair.folder, distilled(bench, pair.student, teacher_run.path, METHODS, omit_classes=held))
     found: list[ProbedSet] = []
     for place in places:
         found += probe(run.path, place.data, teacher=[teacher_run.path], only_classes=place.classes)
@@ -60,7 +60,7 @@ def transfer(bench: Bench) -> Comparison:
         columns.append(f"{place.title}, here" if place.paper else place.title)
         for group, line in zip(groups.values(), lines, strict=True):
             line.append(_accuracy(one, group))
-    notes = [f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers.", scheduled(bench)]
+    notes = [f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers.", *ran([teacher_run, run])]
     if held:
         notes.append(f"No network was trained on {', '.join(held)}.")
     return Comparison(tuple(columns), [tuple(line) for line in lines], notes)
@@ -111,7 +111,7 @@ def held_out(splits: Splits, selection: Sequence[str]) -> tuple[str, ...]:
 
 
 def cross_modal(bench: Bench) -> Comparison:
-    """`understudy reproduce crd-cross-modal [--pair TEACHER:STUDENT] [--scale 0.1] [--data SET]`
+    """`understudy reproduce crd-cross-modal [--pair TEACHER:STUDENT] [--epochs 24] [--data SET]`
 
     A teacher trained on luminance with labels; students of chrominance without labels. Expect: CRD far above random
     weights (the paper's section 4.3).
@@ -123,17 +123,18 @@ def cross_modal(bench: Bench) -> Comparison:
     data: dict[str, Any] = {"data": bench.data or "stl10"}
     luminance = teacher(bench, pair.teacher, modality="luminance", **data)
     student, epochs = f"cifar:{pair.student}", epochs_of(bench)
-    alone = schedule(bench, pair.student, epochs, model=student, modality="chrominance", seeds=SEEDS, **data)
+    alone = schedule(bench, pair.student, epochs, model=student, modality="chrominance", seeds=seeds_of(bench), **data)
     color = bench.ensure(f"{pair.student}-on-labels", TrainRecipe(**alone))
     methods = {"crd": "crd:exclude=sample", "kd": "kd"}  # neither uses labels
     values = schedule(
         bench, pair.student, epochs, **data, transfer_set=None if bench.data else "stl10-unlabeled",
         teacher=(str(luminance.path),), student=student, teacher_modality="luminance",
-        student_modality="chrominance", method=tuple(methods.values()), hard_weight=0.0, baseline=False, seeds=SEEDS,
+        student_modality="chrominance", method=tuple(methods.values()), hard_weight=0.0, baseline=False,
+        seeds=seeds_of(bench),
     )  # fmt: skip
     unlabeled = bench.ensure(f"{pair.folder}-unlabeled", DistillRecipe(**values))
     networks = {"teacher-0": luminance.network("model-0")}
-    for seed in range(SEEDS):
+    for seed in range(seeds_of(bench)):
         own = networks[f"supervised-{seed}"] = color.network(f"model-{seed}")
         networks |= {f"{name}-{seed}": unlabeled.network(f"distilled-{text}-{seed}") for name, text in methods.items()}
         networks[f"random-{seed}"] = build(own.spec, own.contract, seed=seed)
@@ -150,7 +151,7 @@ def cross_modal(bench: Bench) -> Comparison:
     notes = [
         f"{pair.name}. Accuracy of linear probes of the frozen penultimate layers, on {Path(data['data']).name}. The "
         f"students without labels learn from {learned_from}.",
-        scheduled(bench),
+        *ran([luminance, unlabeled]),
         "The first two networks were trained on the labels that the probes are fitted to.",
     ]
     return Comparison(("net", "input", "trained on labels", "probe"), lines, notes)

@@ -100,9 +100,12 @@ class Bench:
     quick: bool = False  # run a short version
     data_root: str | None = None  # folder of the named data sets
     pairs: tuple[str, ...] = ()  # TEACHER:STUDENT
-    scale: float = 1.0  # fraction of the paper's epochs
+    methods: tuple[str, ...] = ()  # distillation methods
+    chosen_epochs: int | None = None  # in place of the paper's
+    seeds: int | None = None  # in place of the experiment's
     data: str | None = None
     size: int | None = None  # image size in pixels
+    backbone: str | None = None  # pre-trained network, or for some experiments the one to pre-train
     groups: str | None = None  # file with known groups of the classes
     held_out: tuple[str, ...] = ()  # classes to exclude from training: names, or how many
     probes: tuple[str, ...] = ()  # data sets for linear probes
@@ -115,7 +118,7 @@ class Bench:
         return path_of(named, "the data root")
 
     def epochs(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
+        return self.chosen_epochs or (quick if self.quick else full)
 
     def place(self, name: str) -> Path:
         """Path of a run or result; quick ones are kept apart from full ones."""
@@ -146,8 +149,9 @@ class Bench:
 
 
 _FLAGS = {
-    "pairs": "--pair", "scale": "--scale", "data": "--data", "size": "--size", "groups": "--groups",
-    "held_out": "--held-out", "probes": "--probe",
+    "pairs": "--pair", "methods": "--method", "chosen_epochs": "--epochs", "seeds": "--seeds",
+    "data": "--data", "size": "--size", "backbone": "--backbone", "groups": "--groups", "held_out": "--held-out",
+    "probes": "--probe",
 }  # fmt: skip
 
 

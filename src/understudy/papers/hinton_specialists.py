@@ -87,7 +87,7 @@ def notes(bench: Bench, plan: Plan) -> list[str]:
 
 
 def epochs_of(bench: Bench, plan: Plan) -> int:
-    return max(1, round(bench.epochs(plan.epochs, plan.quick_epochs) * bench.scale))
+    return bench.epochs(plan.epochs, plan.quick_epochs)
 
 
 def one_seed(
@@ -157,6 +157,6 @@ EXPERIMENTS = (
     Experiment(
         "hinton-specialists",
         "a generalist, its specialists, and a net distilled from them; any labeled data set with --data",
-        PAPER, specialists, takes=frozenset({"data", "size", "scale", "groups"}),
+        PAPER, specialists, takes=frozenset({"data", "size", "chosen_epochs", "groups"}),
     ),
 )  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
+import platform
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,6 +19,7 @@ from understudy.errors import UnderstudyError
 from understudy.models import Network, is_depthwise
 
 _AUTO = MachineOptions()
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt(3)
 
 
 def supports_bf16(accelerator: str) -> bool:
@@ -43,7 +47,22 @@ def accelerator_of(options: MachineOptions = _AUTO) -> str:
 
 def device_of(options: MachineOptions = _AUTO) -> torch.device:
     """The device of `accelerator_of`; each of several processes has its own."""
+    keep_freed_memory()
     return torch.device(accelerator_of(options))
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones.
+
+    It would give large blocks back to the system at once, and each pass of a network would wait for the pages of its
+    activations to be mapped and zeroed again: up to half of the time of a forward pass. Other allocators keep them by
+    themselves, and one that MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ tune is left as it is.
+    """
+    if platform.libc_ver()[0] == "glibc" and not {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def workers_of(options: MachineOptions) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from understudy.config.options import parse_pairs
 from understudy.config.recipe import DistillRecipe
-from understudy.data import Source, merged_unlabeled
+from understudy.data import Source, with_unlabeled
 from understudy.data.modalities import check_modality
 from understudy.data.parts import distinct, held_apart
 from understudy.errors import UnderstudyError
@@ -19,6 +19,7 @@ from understudy.evaluation.facts import RunFacts
 from understudy.models import InputContract, Network, build, with_own_classes
 from understudy.models.reuse import reuse_classifier
 from understudy.objectives import OBJECTIVES, BuildContext, FirstStage, Objective
+from understudy.objectives.features import PRE
 from understudy.panels.panel import SpecialistPanel
 from understudy.pipeline.base import LiveTeacher, for_crops
 from understudy.pipeline.device import device_of, slower_in_bf16
@@ -36,6 +37,7 @@ from understudy.training import Member
 _START = "start.safetensors"  # the student before its first step
 _FEWEST, _ENOUGH = 20, 200  # samples: fewer are not split, and so many are enough to watch
 _FITTED = 2048  # samples of which the teacher's space is measured
+_FITTED_MAPS = 128  # the same where feature maps are read, whose positions are samples too
 D = TypeVar("D", bound=DistillRecipe)
 
 
@@ -62,7 +64,7 @@ class Distill(Taught[D]):
             return train
         transfer, _ = open_parts(self.recipe, self._transfer_set, parse_pairs(self.recipe.pair), self.test_size)
         if self.recipe.transfer_beside:
-            return merged_unlabeled(train, transfer)
+            return with_unlabeled(train, transfer)
         return transfer if transfer.classes == labeled.classes else replace(transfer, targets=None, classes=())
 
     def hold_out(self, train: Source) -> tuple[Source, Source | None]:
@@ -159,7 +161,7 @@ class Distill(Taught[D]):
     def losses(self) -> Mapping[str, tuple[Term, ...]]:
         methods = self._terms
         losses = {"distilled" if len(methods) == 1 else f"distilled-{label}": terms for label, terms in methods.items()}
-        baseline = self.recipe.baseline and self.data.train.targets is not None and self._trains_classes
+        baseline = self.recipe.baseline and self.data.train.labeled and self._trains_classes
         return {"alone": (Term("ce", 1.0),)} | losses if baseline else losses
 
     def begin(self, members: Sequence[Member], run: Run) -> None:
@@ -169,21 +171,22 @@ class Distill(Taught[D]):
         fitted = [member for member in members if member.learner.objective.fitted]
         if not fitted:
             return
-        answers = self._first_answers()
+        read = frozenset().union(*(member.learner.objective.needs.teacher for member in fitted))
+        answers = self._first_answers(read - {"logits", "embedding"})
         for member in fitted:
             try:
                 member.learner.objective.fit(answers)
             except ValueError as error:
                 raise UnderstudyError(str(error)) from error
 
-    def _first_answers(self) -> Signals:
-        """The teachers' embeddings of the first samples that are shown."""
+    def _first_answers(self, features: frozenset[str]) -> Signals:
+        """What the teachers say of the first samples that are shown: embeddings, and features where those are read."""
         device = device_of(self.recipe)
         teacher = self.teacher(device)
         assert teacher is not None, "a teacher is required"
-        teacher.watch({"embedding"})
+        teacher.watch({"embedding"} | features)
         loader, found = self.batches(device), list[Signals]()
-        most = -(-_FITTED // self.recipe.batch_size)
+        most = -(-(_FITTED_MAPS if features else _FITTED) // self.recipe.batch_size)
         for batch in loader.stream(0, min(most, self.recipe.steps or self.recipe.epochs * loader.steps)):
             if len(batch):
                 found.append(teacher(batch))
@@ -197,8 +200,8 @@ class Distill(Taught[D]):
         members = super().members()
         needs = [member.needs for member in members]
         read = {
-            "student_taps": {name for one in needs for name in one.student},
-            "teacher_taps": {name for one in needs for name in one.teacher},
+            "student_taps": {name.removesuffix(PRE) for one in needs for name in one.student},
+            "teacher_taps": {name.removesuffix(PRE) for one in needs for name in one.teacher},
         }
         for option, names in read.items():
             unread = [tap for tap in getattr(self.recipe, option) if tap not in names]

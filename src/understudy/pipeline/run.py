@@ -106,12 +106,18 @@ def ensure(pipeline: Pipeline[Any], path: Path, command: Sequence[str] = (), *, 
 
     Args:
         threads: of the CPU, for a run that begins; chosen for it where None.
+
+    Raises:
+        InUse: another process has it in hand.
     """
     run = Run(path)
-    if run.is_of(pipeline.recipe):
-        return run if run.finished else train_and_evaluate(pipeline, run, command, threads=threads)
-    pipeline.check()
-    return _begin(pipeline, path, command=command, threads=threads)
+    if run.is_of(pipeline.recipe) and run.finished:
+        return run
+    with held(path) if first_process() else nullcontext():
+        if run.is_of(pipeline.recipe):  # another process may have finished it since
+            return run if run.finished else train_and_evaluate(pipeline, run, command, threads=threads)
+        pipeline.check()
+        return _begin(pipeline, path, command=command, threads=threads)
 
 
 def train_and_evaluate(
@@ -336,7 +342,7 @@ def _reestimated(
 ) -> Reestimated | None:  # fmt: skip
     """What `reestimate` does to a network that was trained on so many images."""
     recipe, data = pipeline.recipe, pipeline.data
-    source = data.train if data.train.targets is not None else data.labeled
+    source = data.train if data.train.labeled else data.labeled
     if not network.classes:
         source = replace(data.train, targets=None)
     if not recipe.precise_bn or not trained or (network.classes and source.targets is None):

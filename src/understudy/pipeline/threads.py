@@ -21,7 +21,7 @@ from understudy.config.options import MachineOptions
 from understudy.data import Source
 from understudy.models import to_channels_last
 from understudy.pipeline.base import Pipeline
-from understudy.pipeline.device import accelerator_of, usable_cores
+from understudy.pipeline.device import accelerator_of, keep_freed_memory, usable_cores
 from understudy.signals import Batch
 from understudy.terminal import Terminal
 from understudy.training.optimizer import make_optimizer
@@ -185,6 +185,7 @@ def _throw_away_update(pipeline: Pipeline[Any], fabric: Fabric) -> Callable[[int
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
     """Have torch use so many threads; as many as before where None."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -15,6 +15,7 @@ from understudy.evaluation.facts import (
     IndexFacts,
     NeighborFacts,
     PanelFacts,
+    ProbeFacts,
     RunFacts,
     SuiteFacts,
 )
@@ -34,6 +35,7 @@ class Page(Protocol):
 _PAGES: dict[type[Facts], str] = {
     RunFacts: "run", FewShotFacts: "few_shots", SuiteFacts: "suite", CompressionFacts: "compression",
     PanelFacts: "panel", IndexFacts: "index", BenchmarkFacts: "benchmark", NeighborFacts: "neighbors",
+    ProbeFacts: "probe",
 }  # fmt: skip
 
 _NO_OPTIONS = Options()

@@ -95,12 +95,15 @@ def columns(facts: CompressionFacts) -> list[tuple[str, Callable[[CandidateFacts
 def limits_note(facts: CompressionFacts) -> str:
     """The limits that were asked for, in words; "" without any.
 
-    >>> facts = CompressionFacts.model_construct(limits={"latency_ms": 5.0, "bytes": 2e6})
+    >>> facts = CompressionFacts.model_construct(limits={"latency_ms": 5.0, "bytes": 2e6, "slower": 3.0})
     >>> limits_note(facts)
-    'latency of at most 5 ms, file of at most 2.00 MB'
+    'latency of at most 5 ms here and 15 ms on the device, file of at most 2.00 MB'
     """
+    slower = facts.limits.get("slower", 1.0)
     words: dict[str, Callable[[float], str]] = {
-        "latency_ms": lambda x: f"latency of at most {moment(x)}",
+        "latency_ms": lambda x: (
+            f"latency of at most {moment(x)}" + (f" here and {moment(slower * x)} on the device" if slower != 1 else "")
+        ),
         "bytes": lambda x: f"file of at most {compact(x, 'B')}",
         "flops": lambda x: f"at most {compact(x)} FLOPs",
     }

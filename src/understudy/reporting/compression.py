@@ -15,14 +15,13 @@ from understudy.reporting.candidates import ROLES, candidates, columns, grouped,
 from understudy.reporting.details import details
 from understudy.reporting.forecast import forecast_sentence
 from understudy.reporting.rivals import Duel, duels
-from understudy.reporting.table import Renderables, aside, left, right, table
+from understudy.reporting.table import Renderables, aside, left, right, sentences, table
 from understudy.reporting.template import fill
 from understudy.reporting.verdict import handed_over, verdict, warnings
 from understudy.reporting.wording import MISSING, compact, moment, p_value, percent, ratio, signed
 
 _HEADS = ("", "accuracy", "size", "parameters", "FLOPs", "latency")
 _NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
-_TONES = {"good": "bold green", "bad": "bold red", "open": "bold yellow", "plain": "bold"}
 _RUNTIMES = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime"}
 _PYTORCH = "PyTorch"
 
@@ -57,9 +56,7 @@ def render(facts: CompressionFacts, folder: Path) -> str:
 def console(facts: CompressionFacts) -> Renderables:
     """The verdict, the warnings, the tables of networks, rivals and candidates, the forecast, and the files."""
     found = verdict(facts)
-    said: Renderables = [Text(f"{found.verdict}: {found.sentence}", _TONES[found.tone])]
-    if found.evidence:
-        said.append(Text(found.evidence))
+    said = sentences(found)
     if handed_over(facts) != found.sentence:
         said.append(Text(handed_over(facts)))
     said += [Text(one.text, "bold red" if one.bad else "yellow") for one in warnings(facts)]

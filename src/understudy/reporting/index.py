@@ -1,4 +1,4 @@
-"""The page of a folder of runs: each with its headline, sortable."""
+"""The page of a folder of runs: each with its headline, sortable, and backbones side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from understudy.evaluation.facts import IndexFacts
+from understudy.reporting.side_by_side import of_few_shots, of_suites
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
 from understudy.reporting.wording import MISSING, percent
@@ -20,7 +21,8 @@ _STYLES = {"good": "green", "bad": "red", "open": "yellow", "plain": ""}
 
 def render(facts: IndexFacts, folder: Path) -> str:
     """The page as one string of HTML."""
-    return fill("index", facts.name, "runs", (), entries=facts.entries, heads=_HEADS)
+    compared = [*of_few_shots(facts.few_shots), *of_suites(facts.suites)]
+    return fill("index", facts.name, "runs", (), entries=facts.entries, heads=_HEADS, compared=compared)
 
 
 def console(facts: IndexFacts) -> Renderables:

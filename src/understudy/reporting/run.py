@@ -25,7 +25,7 @@ from understudy.reporting.details import details
 from understudy.reporting.gain import gain
 from understudy.reporting.gallery import tile
 from understudy.reporting.headline import evidence, headline, how_tested, table_note
-from understudy.reporting.table import Renderables, left, right, table
+from understudy.reporting.table import Renderables, left, right, sentences, table
 from understudy.reporting.template import fill
 
 _STYLES = {"teacher": "default", "member": "dim", "alone": "default", "distilled": "cyan", "model": "default"}
@@ -67,13 +67,14 @@ def render(facts: RunFacts, folder: Path) -> str:
 
 
 def console(facts: RunFacts) -> Renderables:
-    """The table of the models, that of word errors for speech, and the cautions."""
+    """The table of the models, that of word errors for speech, what distillation gained, and the cautions."""
     parts: Renderables = [_methods_table(facts) if contrast.is_comparison(facts) else _table(facts)]
     if facts.speech:
         parts.append(speech.word_error_table(facts.speech))
     if facts.representation:
         parts = [representation.console_table(facts.representation)]
-    return [*parts, *(Text(caution, "yellow") for caution in facts.cautions)]
+    gained = sentences(headline(facts)) if facts.representation or facts.of("distilled") else []
+    return [*parts, *gained, *(Text(caution, "yellow") for caution in facts.cautions)]
 
 
 def _compared(facts: RunFacts) -> dict[str, object]:

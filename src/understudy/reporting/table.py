@@ -6,7 +6,10 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from understudy.reporting.wording import Headline
+
 Renderables = list[RenderableType]
+_TONES = {"good": "bold green", "bad": "bold red", "open": "bold yellow", "plain": "bold"}
 
 
 def left(header: str | Text = "", *, wrap: bool = False) -> Column:
@@ -33,3 +36,9 @@ def aside(value: str, beside: str = "") -> Text:
     '81.0 53%'
     """
     return Text(value).append(f" {beside}" if beside else "", style="dim")
+
+
+def sentences(found: Headline) -> Renderables:
+    """A finding: its verdict and sentence in a line, its evidence in another."""
+    evidence: Renderables = [Text(found.evidence)] if found.evidence else []
+    return [Text(f"{found.verdict}: {found.sentence}", _TONES[found.tone]), *evidence]

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from understudy.config.options import Options
+from understudy.config.places import shown
 from understudy.config.verbs import VERBS
 from understudy.config.yaml import checked
 from understudy.errors import Interrupted, UnderstudyError
@@ -119,7 +120,7 @@ class RunCollection(EvaluatedFolder):
         """The verb, the data, when the first of the runs began, and how long all of them trained."""
         data, parts = self.record["config"].get("data", ""), [run.about for run in self.runs.values() if run.exists]
         begun = min((part.created for part in parts if part.created), default=None)
-        named = data if isinstance(data, str) else " ".join(data)
+        named = data if isinstance(data, str) else " ".join(map(shown, data))
         return About(self.kind, named, begun, sum(part.seconds for part in parts))
 
     def files(self) -> Iterator[Path]:

@@ -16,6 +16,10 @@ from understudy.files import leaving_no_empty_folder, remove_partials
 LOCK = ".lock"
 
 
+class InUse(UnderstudyError):
+    """Another process holds a folder."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """A process: its number and host, and when it began, as numbers are used again."""
@@ -50,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder more than once.
 
     Raises:
-        UnderstudyError: another process holds it; with its number and host.
+        InUse: another process holds it; with its number and host.
     """
     me, path = Owner.this(), folder / LOCK
     if _owner(path) == me:
@@ -70,7 +74,7 @@ def _take(path: Path, me: Owner) -> None:
     while not _written(path, me):
         owner = _owner(path)
         if owner is not None and not owner.gone:
-            raise UnderstudyError(
+            raise InUse(
                 f"{path.parent} is in use by process {owner.pid} on {owner.host}; wait for it or stop it (if it is "
                 f"gone, delete {path})"
             )

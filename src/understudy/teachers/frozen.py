@@ -74,8 +74,7 @@ class Ensemble:
     def watch(self, signals: Iterable[str]) -> None:
         """Watch, in each teacher, those of the signals that it has."""
         for teacher in self.teachers:
-            layers = {name for name, _ in teacher.network.module.named_modules()}
-            teacher.watch(name for name in signals if name == "embedding" or name in layers)
+            teacher.watch([name for name in signals if teacher.network.offers(name)])
 
     def __call__(self, batch: Batch) -> Signals:
         members = tuple(teacher(batch) for teacher in self.teachers)

@@ -16,6 +16,8 @@ from understudy.data import Source
 from understudy.errors import UnderstudyError
 from understudy.files import new_folder
 from understudy.pipeline.run_data import Overrides
+from understudy.runs.collection import RunCollection
+from understudy.runs.run import Run
 from understudy.runs.targets import TargetsFolder
 
 C = TypeVar("C", bound=Options)
@@ -115,3 +117,15 @@ def listed(one_or_more: Any) -> list[Any]:
     return (
         list(one_or_more) if isinstance(one_or_more, Sequence) and not isinstance(one_or_more, str) else [one_or_more]
     )
+
+
+def page_folder(out: str | Path) -> Path:
+    """The folder for a page, which need not be there yet.
+
+    Raises:
+        UnderstudyError: whatever `new_folder` raises, or it holds a run, which has a page of its own.
+    """
+    folder = new_folder(out, "the --out folder")
+    if Run(folder).exists or RunCollection(folder).exists:
+        raise UnderstudyError(f"{folder} holds a run, whose page stays; choose another --out folder")
+    return folder

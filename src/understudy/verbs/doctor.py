@@ -23,7 +23,7 @@ from understudy.version import __version__
 
 State = Literal["ok", "missing", "old"]
 
-_HIDDEN = {"test", "dev"}  # extras of those who work on Understudy
+_HIDDEN = {"docs", "test", "dev"}  # extras of those who work on Understudy
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w.-]+)['\"]")
 
 

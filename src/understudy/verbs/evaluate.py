@@ -14,7 +14,7 @@ from understudy.data.skipped import describe_skipped
 from understudy.errors import UnderstudyError, nearest
 from understudy.evaluation import confusion, fit_class_bias, parse_bias, predict_logits, score_models
 from understudy.evaluation.facts import RunFacts
-from understudy.files import new_folder, path_of, write_whole
+from understudy.files import path_of, write_whole
 from understudy.models import Network
 from understudy.pipeline.base import as_teacher
 from understudy.pipeline.device import device_of
@@ -25,10 +25,10 @@ from understudy.pipeline.run import versions
 from understudy.pipeline.run_data import in_subset
 from understudy.pipeline.weights import networks_of, teachers_of
 from understudy.reporting import render
-from understudy.runs.collection import RunCollection
 from understudy.runs.folder import EVALUATION, REPORT
 from understudy.runs.run import Run
 from understudy.teachers import check_classes, combine, match_classes
+from understudy.verbs.arguments import page_folder
 
 
 def evaluate(
@@ -63,9 +63,7 @@ def evaluate(
         UnderstudyError: no labels, no such part, or networks of other classes.
     """
     target = path_of(target, "the run folder or weights file")
-    folder = None if out is None else new_folder(out, "the --out folder")
-    if folder is not None and (Run(folder).exists or RunCollection(folder).exists):
-        raise UnderstudyError(f"{folder} holds a run, whose page stays; choose another --out folder")
+    folder = None if out is None else page_folder(out)
     root = None if data_root is None else path_of(data_root, "the data root")
     splits = open_source(data, root=root, download=download, size=size, pairs=pair)
     if splits.train.targets is None:

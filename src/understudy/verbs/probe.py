@@ -7,16 +7,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from understudy.config.places import shown
 from understudy.data import Source, only_classes, open_source
 from understudy.data.skipped import count_skip_reasons
 from understudy.errors import UnderstudyError
-from understudy.evaluation.probe import Embeddings, ProbedSet, extract_embeddings, hold_out, linear_probe
+from understudy.evaluation.facts import ProbedSet, ProbeFacts
+from understudy.evaluation.probe import Embeddings, extract_embeddings, hold_out, linear_probe
 from understudy.evaluation.representation import check_embeddings, knn_accuracy
-from understudy.files import path_of
+from understudy.files import path_of, write_whole
 from understudy.models import InputContract, Network, as_given, names_model, parse_spec
 from understudy.pipeline.device import device_of
+from understudy.pipeline.evaluate import hardware
 from understudy.pipeline.modality import contract_of
+from understudy.pipeline.run import versions
 from understudy.pipeline.weights import load_teacher, networks_of, pretrained, weights_of
+from understudy.reporting import render
+from understudy.runs.folder import EVALUATION, REPORT
+from understudy.verbs.arguments import page_folder
 
 
 def probe(
@@ -29,6 +36,8 @@ def probe(
     download: bool = False,
     size: int | None = None,
     trust_code: bool = False,
+    out: str | Path | None = None,
+    command: Sequence[str] = (),
 ) -> list[ProbedSet]:
     """Fit linear probes to the frozen penultimate layers of networks, on data of any classes, sizes and channels.
 
@@ -41,6 +50,8 @@ def probe(
         knn: measure nearest neighbors too.
         data_root, download, size: as for `open_source`.
         trust_code: whether the function that made a network (pkg.mod:fn) may be imported.
+        out: a folder for `evaluation.json` and a page, `report.html`; by default none is written.
+        command: what was typed, for the page.
 
     Returns:
         One for each data set, in their order.
@@ -51,6 +62,7 @@ def probe(
     """
     if not data:
         raise UnderstudyError("no data to probe on; name data sets, as in: understudy probe RUN digits photos/")
+    folder = None if out is None else page_folder(out)
     root = None if data_root is None else path_of(data_root, "the data root")
     opened = [open_source(one, root=root, download=download, size=size) for one in data]
     contract = partial(contract_of, opened[0].train)
@@ -63,7 +75,13 @@ def probe(
     networks = _teachers(teacher, contract) | networks
     if not networks:
         raise UnderstudyError("no network to probe; give at least one")
-    return [_probed(networks, splits.train, splits.test, only_classes, knn) for splits in opened]
+    found = [_probed(networks, splits.train, splits.test, only_classes, knn) for splits in opened]
+    if folder is not None:
+        name = "networks" if isinstance(target, Mapping) else shown(str(target))
+        facts = ProbeFacts(name=name, hardware=hardware(), command=list(command), versions=versions(), results=found)
+        write_whole(folder / EVALUATION, facts.model_dump_json() + "\n")
+        write_whole(folder / REPORT, render(facts, folder))
+    return found
 
 
 def _probed(
@@ -82,13 +100,13 @@ def _probed(
     skipped = dict(train.skipped) | dict(test.skipped)
     fit, scored = (extract_embeddings(networks, part, skipped=skipped) for part in (train, test))
     return ProbedSet(
-        train.name,
-        len(fit.targets.unique()),
-        len(fit.targets),
-        len(scored.targets),
-        {name: linear_probe(fit, scored, name) for name in networks},
-        count_skip_reasons(skipped),
-        {name: _neighbors(fit, scored, name) for name in networks} if knn else {},
+        data=train.name,
+        classes=len(fit.targets.unique()),
+        train=len(fit.targets),
+        test=len(scored.targets),
+        probes={name: linear_probe(fit, scored, name) for name in networks},
+        skipped=count_skip_reasons(skipped),
+        neighbors={name: _neighbors(fit, scored, name) for name in networks} if knn else {},
     )
 
 

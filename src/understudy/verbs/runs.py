@@ -8,7 +8,7 @@ from pathlib import Path
 
 from understudy.config.places import shown
 from understudy.errors import UnderstudyError
-from understudy.evaluation.facts import IndexEntry, IndexFacts
+from understudy.evaluation.facts import Facts, FewShotFacts, IndexEntry, IndexFacts, SuiteFacts
 from understudy.files import path_of, write_whole
 from understudy.reporting import render
 from understudy.reporting.finding import accuracy, finding
@@ -61,9 +61,23 @@ def runs(folder: str | Path = "runs") -> RunsIndex:
     page = root / PAGE
     if page.exists() and _OURS not in page.read_text(errors="replace")[:2000]:
         raise UnderstudyError(f"{page} is not a page of Understudy, and stays; move it away")
-    facts = IndexFacts(name=root.resolve().name, entries=entries)
+    collections = [facts for one in entries if (facts := _collected(root / one.path)) is not None]
+    facts = IndexFacts(
+        name=root.resolve().name, entries=entries,
+        few_shots=[one for one in collections if isinstance(one, FewShotFacts)],
+        suites=[one for one in collections if isinstance(one, SuiteFacts)],
+    )  # fmt: skip
     write_whole(page, render(facts, root))
     return RunsIndex(page, facts)
+
+
+def _collected(path: Path) -> Facts | None:
+    """The facts of a collection that has any; None for a run, and for what is damaged."""
+    found = RunCollection(path)
+    try:
+        return found.facts if found.exists and (path / EVALUATION).exists() else None
+    except UnderstudyError:
+        return None
 
 
 def _moment(one: IndexEntry) -> float:

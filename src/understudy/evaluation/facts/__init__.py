@@ -14,6 +14,7 @@ from understudy.evaluation.facts.compression import (
 from understudy.evaluation.facts.index import IndexEntry, IndexFacts
 from understudy.evaluation.facts.neighbors import Neighbor, NeighborFacts, Query
 from understudy.evaluation.facts.panel import Coverage, PanelFacts
+from understudy.evaluation.facts.probe import Probe, ProbedSet, ProbeFacts
 from understudy.evaluation.facts.representation import Nearest, RepresentationFacts, Space
 from understudy.evaluation.facts.run import (
     ClassPair,
@@ -39,10 +40,10 @@ COLLECTION_FACTS: dict[str, type[Facts]] = {
 }  # fmt: skip
 
 __all__ = [
-    "COLLECTION_FACTS", "BenchmarkFacts", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence", "Confusions",
-    "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts", "FileFacts",
-    "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "Nearest", "Neighbor", "NeighborFacts",
-    "OriginalFacts", "PanelFacts", "Picture", "Query", "RepresentationFacts", "Role", "Row", "RunFacts",
-    "ScalingForecast", "Seed", "ShotResult", "Space", "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult",
-    "ThreadsFacts",
+    "COLLECTION_FACTS", "BenchmarkFacts", "CandidateFacts", "ClassPair", "CompressionFacts", "Confidence",
+    "Confusions", "CorrelationMap", "Coverage", "Curve", "Data", "Example", "ExportFacts", "Facts", "FewShotFacts",
+    "FileFacts", "GivenFacts", "IndexEntry", "IndexFacts", "Matrix", "Metric", "Mistake", "Nearest", "Neighbor",
+    "NeighborFacts", "OriginalFacts", "PanelFacts", "Picture", "Probe", "ProbeFacts", "ProbedSet", "Query",
+    "RepresentationFacts", "Role", "Row", "RunFacts", "ScalingForecast", "Seed", "ShotResult", "Space",
+    "SpeechFacts", "SpeechRow", "SuiteFacts", "TaskResult", "ThreadsFacts",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from understudy.evaluation.facts.base import Facts, Share
+from understudy.evaluation.facts.transfer import FewShotFacts, SuiteFacts
 
 
 class IndexEntry(Facts):
@@ -24,9 +25,11 @@ class IndexEntry(Facts):
 
 
 class IndexFacts(Facts):
-    """The runs below a folder, the newest first."""
+    """The runs below a folder, the newest first; of few-shot transfers and suites also what they found."""
 
     subject = "index"
 
     name: str
     entries: list[IndexEntry]
+    few_shots: list[FewShotFacts] = []
+    suites: list[SuiteFacts] = []

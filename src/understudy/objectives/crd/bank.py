@@ -35,7 +35,9 @@ def initial_rows(
 
 @torch.no_grad()
 def momentum_update(bank: Tensor, rows: Tensor, values: Tensor, momentum: float) -> None:
-    """`bank[r] <- normalize(momentum * bank[r] + (1 - momentum) * values)` of (M, D), at distinct rows (B,), in place.
+    """`bank[r] <- normalize(momentum * bank[r] + (1 - momentum) * values)` of (M, D), at rows (B,), in place.
+
+    The values of a row that occurs twice must be equal.
 
     >>> bank = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> momentum_update(bank, torch.tensor([1]), torch.tensor([[0.0, 1.0]]), momentum=0.5)
@@ -47,13 +49,17 @@ def momentum_update(bank: Tensor, rows: Tensor, values: Tensor, momentum: float)
     bank.index_copy_(0, rows, F.normalize(torch.lerp(values, old, momentum), dim=1).to(bank.dtype))
 
 
-def first_occurrences(ids: Tensor) -> Tensor:
-    """Indices of the first occurrence of each id: samplers that pad give a sample to several ranks.
+def first_places(ids: Tensor) -> Tensor:
+    """(B,): where each one's id occurs first, (B,).
 
-    >>> first_occurrences(torch.tensor([7, 3, 7, 5, 3]))
-    tensor([0, 1, 3])
+    A batch may hold a sample twice, where it spans two epochs or a sampler pads the shares of the ranks.
+
+    >>> first_places(torch.tensor([7, 3, 7, 5, 3]))
+    tensor([0, 1, 0, 3, 1])
     """
     in_order, index = ids.sort(stable=True)
-    first = torch.ones_like(in_order, dtype=torch.bool)
-    first[1:] = in_order[1:] != in_order[:-1]
-    return index[first].sort().values
+    places = torch.arange(len(ids), device=ids.device)
+    begins = torch.ones_like(in_order, dtype=torch.bool)
+    begins[1:] = in_order[1:] != in_order[:-1]
+    first = index[torch.where(begins, places, 0).cummax(0).values]
+    return torch.empty_like(index).index_copy_(0, index, first)

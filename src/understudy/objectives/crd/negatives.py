@@ -30,7 +30,7 @@ class NegativeSampler(nn.Module):
     low: Tensor
     high: Tensor
     known: Tensor | None
-    faults: Tensor
+    missing: Tensor
     seed: Tensor | None = None
 
     def __init__(self, size: int, ids: Tensor | None = None, targets: Tensor | None = None) -> None:
@@ -57,12 +57,12 @@ class NegativeSampler(nn.Module):
         low, high = (torch.searchsorted(in_order, groups, right=right) for right in (False, True))
         for name, buffer in zip(self.BUFFERS, (ids, groups, order, low, high), strict=True):
             self.register_buffer(name, buffer, persistent=False)
-        self.register_buffer("faults", torch.zeros(2, dtype=torch.bool), persistent=False)
+        self.register_buffer("missing", torch.zeros((), dtype=torch.bool), persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row, or occurs twice.
+        """The rows of samples, (B,) ids -> (B,); raises a ValueError if an id has no row.
 
-        Accelerators only note it, for `check`: raising at once would take waiting for the device in every step.
+        Accelerators only note it, for `check`: raising at once would mean to wait for the device in every step.
         """
         size = len(self.groups)
         if self.known is None:
@@ -70,27 +70,17 @@ class NegativeSampler(nn.Module):
         else:
             rows = torch.searchsorted(self.known, ids).clamp_max(size - 1)
             unknown = self.known[rows] != ids
-        in_order = ids.sort().values
-        repeated = in_order[1:] == in_order[:-1]
         if ids.device.type != "cpu":
-            self.faults.logical_or_(torch.stack([repeated.any(), unknown.any()]))
+            self.missing.logical_or_(unknown.any())
             return rows.clamp(0, size - 1)
-        if bool(unknown.any() | repeated.any()):
-            if bool(repeated.any()):
-                raise ValueError(f"sample {int(in_order[1:][repeated][0])} is in the batch more than once; "
-                                 "a batch must not repeat samples, as each has one row of the bank")  # fmt: skip
+        if bool(unknown.any()):
             why = f"ids must be from 0 to {size - 1}" if self.known is None else "the bank was built without it"
             raise ValueError(f"sample {int(ids[unknown][0])} has no row in the bank: {why}")
         return rows
 
     def check(self) -> None:
-        """Raise a ValueError if `rows` noted a fault on an accelerator, which is waited for."""
-        if self.faults.device.type == "cpu":
-            return
-        repeated, unknown = self.faults.tolist()
-        if repeated:
-            raise ValueError("a sample was in a batch more than once, but it has one row of the bank")
-        if unknown:
+        """Raise a ValueError if `rows` noted one on an accelerator, which is waited for."""
+        if bool(self.missing):
             raise ValueError("a sample has no row in the bank: it was built without it")
 
     def negatives(self, rows: Tensor, number: int, *, sampled: bool) -> Negatives:

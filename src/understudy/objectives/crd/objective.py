@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.objectives.base import BuildContext, Needs, Objective, check_number, require_teacher
-from understudy.objectives.crd.bank import first_occurrences, initial_rows, momentum_update
+from understudy.objectives.crd.bank import first_places, initial_rows, momentum_update
 from understudy.objectives.crd.kernel import Compute, negative_sums, takes_all
 from understudy.objectives.crd.loss import DEFAULT_NEGATIVES, both_sides
 from understudy.objectives.crd.negatives import NegativeSampler, Queue
 from understudy.objectives.crd.sharding import Shard
-from understudy.objectives.ranks import all_gather, rank, world_size
+from understudy.objectives.ranks import all_gather, rank
 from understudy.signals import Batch, Signals
 
 Normalizer = Literal["running", "first", "paper"]
@@ -70,7 +70,7 @@ class CRD(Objective):
     weight = 0.8
     per_sample = False
     supports_mixup = False  # each row of a bank belongs to one sample
-    synced_buffers = frozenset(_BANKS) | {f"sampler.{name}" for name in (*NegativeSampler.BUFFERS, "faults")}
+    synced_buffers = frozenset(_BANKS) | {f"sampler.{name}" for name in (*NegativeSampler.BUFFERS, "missing")}
     # read by DistributedDataParallel if it wraps this module directly
     _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = sorted(synced_buffers)
 
@@ -212,17 +212,17 @@ class CRD(Objective):
             self.log_z.copy_(torch.logaddexp(self.log_z + math.log(self.z_decay), estimate))
         momentum = self.momentum
         if self.queue is not None:
-            kept = slice(-self.size, None)
-            rows, momentum = self.queue.enqueue(rows[kept]), 0.0
+            newest = slice(-self.size, None)
+            rows, momentum = self.queue.enqueue(rows[newest]), 0.0
+            student, teacher = student[newest], teacher[newest]
         else:
-            kept = first_occurrences(rows) if world_size() > 1 else slice(None)
-            rows = rows[kept]
+            first = first_places(rows)
+            student, teacher = student[first], teacher[first]
         if self.shard is not None:
             held = self.shard.holds(rows)
-            rows, student, teacher = rows[held] - self.shard.first, student[kept][held], teacher[kept][held]
-            kept = slice(None)
-        momentum_update(self.bank_student, rows, student[kept], momentum)
-        momentum_update(self.bank_teacher, rows, teacher[kept], momentum)
+            rows, student, teacher = rows[held] - self.shard.first, student[held], teacher[held]
+        momentum_update(self.bank_student, rows, student, momentum)
+        momentum_update(self.bank_teacher, rows, teacher, momentum)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # mapped banks are not moved: they are mapped because they do not fit elsewhere
