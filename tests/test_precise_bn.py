@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import understudy
-from understudy.data import ArraySource, open_source
+from understudy.data import ArraySource, Source, open_source
 from understudy.evaluation.frozen import fit_head
 from understudy.models import InputContract, Network, build
+from understudy.pipeline import distill
 from understudy.pipeline.batch_norm import Reestimated, averaging, images_for, reestimate, summary
+from understudy.pipeline.representation import Watch
 
 CPU = torch.device("cpu")
 
@@ -110,14 +112,25 @@ def test_noise_that_is_not_there_at_test_is_made_up_for_and_the_flag_turns_it_of
     assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
 
 
-def test_a_student_without_classes_is_compared_with_its_teacher(tmp_path: Path) -> None:
+def test_students_without_classes_are_compared_with_their_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Source] = []
+
+    def watch_of(source: Source, *rest: Any) -> Watch:
+        asked.append(source)
+        return real(source, *rest)
+
+    real = distill.watch_of
+    monkeypatch.setattr(distill, "watch_of", watch_of)
     teacher = understudy.train("digits", "cnn:16-32", epochs=4, run=tmp_path / "teacher", threads=1).path
-    options: dict[str, Any] = {"method": "cosine", "epochs": 4, "noise": 0.5, "threads": 1}
+    options: dict[str, Any] = {"method": "cosine", "epochs": 4, "noise": 0.5, "seeds": 2, "threads": 1}
     made = {
         flag: understudy.distill("digits", teacher, "cnn:8-16", precise_bn=flag, run=tmp_path / str(flag), **options)
         for flag in (True, False)
     }
     assert "batch_norm" not in made[False].record
+    assert len(asked) == 2 + 1, "once for what is held out, and once for the statistics of all students"
     said = made[True].record["batch_norm"]["distilled-0"]
     assert "images as at test: neighbors in common with the teacher on them" in said
     assert said in made[True].facts.notes

@@ -31,6 +31,7 @@ from understudy.pipeline.device import accelerator_of, first_process, make_fabri
 from understudy.pipeline.evaluate import evaluate_run
 from understudy.pipeline.first_stage import FirstStageRun
 from understudy.pipeline.loss import trains_head
+from understudy.pipeline.representation import Watch
 from understudy.pipeline.resumption import check_data, check_teachers, same_machine
 from understudy.pipeline.threads import choose_threads, using_threads
 from understudy.runs.collection import RunCollection
@@ -311,6 +312,13 @@ def _save_models(
 ) -> None:
     """Write each member's result: the last epoch's weights, or the best on the validation part."""
     changed: dict[str, Reestimated] = {}
+    watched: Watch | None = None
+
+    def watch(some: Source) -> Watch | None:
+        nonlocal watched
+        watched = watched or pipeline.watch(some, device)  # the teacher answers once for all members
+        return watched
+
     for member in members:
         network = member.network
         unsynchronize_batch_norm(network)
@@ -318,7 +326,7 @@ def _save_models(
             network.load_state_dict(member.best[1])
         network.watch(()).eval()
         pipeline.set_test_size(member.name, network, run, device)
-        if found := _reestimated(pipeline, network, device, trained):
+        if found := _reestimated(pipeline, network, device, trained, watch):
             changed[member.name] = found
         pipeline.finish(member.name, network, run, device)
         network.save(run.path / "models" / f"{member.name}.safetensors")
@@ -328,14 +336,20 @@ def _save_models(
             Terminal().say(summary(list(changed.values())))
 
 
-def _reestimated(pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int) -> Reestimated | None:
+def _reestimated(
+    pipeline: Pipeline[Any], network: Network, device: torch.device, trained: int,
+    watch: Callable[[Source], Watch | None],
+) -> Reestimated | None:  # fmt: skip
     """What `reestimate` does to a network that was trained on so many images."""
-    recipe, data, watch = pipeline.recipe, pipeline.data, None
+    recipe, data = pipeline.recipe, pipeline.data
     source = data.train if data.train.labeled else data.labeled
     if not network.classes:
-        source, watch = replace(data.train, targets=None), partial(pipeline.watch, device=device)
+        source = replace(data.train, targets=None)
     if not recipe.precise_bn or not trained or (network.classes and source.targets is None):
         return None
     if recipe.augmentation.crop_size:
         source = resize_square(source, network.contract.shape[-1])
-    return reestimate(network, source, images_for(trained), recipe.seed, device, workers_of(recipe), watch)
+    return reestimate(
+        network, source, images_for(trained), recipe.seed, device, workers_of(recipe),
+        watch=None if network.classes else watch,
+    )  # fmt: skip
