@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from understudy.cli.flags import DataRoot, Download, Size
+from understudy.cli.flags import DataRoot, Download, Size, whole_number
 from understudy.cli.show import print_rows
 from understudy.errors import UnderstudyError, nearest
 from understudy.files import new_folder, path_of
@@ -20,8 +20,8 @@ def reproduce(
     quick: Annotated[bool, Parameter(negative=())] = False,
     pair: tuple[str, ...] = (),
     method: tuple[str, ...] = (),
-    epochs: int | None = None,
-    seeds: int | None = None,
+    epochs: Annotated[int | None, Parameter(converter=whole_number)] = None,
+    seeds: Annotated[int | None, Parameter(converter=whole_number)] = None,
     data: str | None = None,
     size: Size = None,
     backbone: str | None = None,
@@ -70,9 +70,9 @@ def reproduce(
         return
     if name not in EXPERIMENTS:
         raise UnderstudyError(f"there is no experiment {name!r}{nearest(name, EXPERIMENTS)}")
-    for flag, number in (("--epochs", epochs), ("--seeds", seeds)):
-        if number is not None and number < 1:
-            raise UnderstudyError(f"{flag} must be at least 1, not {number}")
+    for flag, number, most in (("--epochs", epochs, 1_000_000), ("--seeds", seeds, 1000)):
+        if number is not None and not 1 <= number <= most:
+            raise UnderstudyError(f"{flag} must be from 1 to {most:,}, not {number}")
     for path, what in ((groups, "the --groups file"), (data_root, "the data root"), (data, "the data")):
         if path is not None:
             path_of(path, what)

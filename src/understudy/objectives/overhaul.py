@@ -38,7 +38,7 @@ def negative_means(x: Tensor) -> Tensor:
     """`E[x | x < 0]` of each channel of (N, C, ...), (C,): the margin (equation 3); 0 where nothing is negative.
 
     >>> negative_means(torch.tensor([[-1.0, 2.0], [-3.0, 4.0], [5.0, 6.0]]))
-    tensor([-2., 0.])
+    tensor([-2.,  0.])
     """
     x = x.float().movedim(1, 0).flatten(1)
     return x.clamp_max(0).sum(1) / (x < 0).sum(1).clamp_min(1)

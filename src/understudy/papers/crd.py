@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.config.options import AugmentationConfig, OptimizerConfig
 from understudy.config.places import shown
 from understudy.config.recipe import DistillRecipe, TrainRecipe
+from understudy.config.yaml import checked
 from understudy.errors import UnderstudyError
 from understudy.papers.crd_pairs import PAIRS, Pair, find_pair
 from understudy.papers.experiment import Bench, Comparison, Experiment, Line, accuracy, correlation
@@ -57,7 +58,7 @@ def teacher_job(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Job:
     """Teachers trained on the labels, differing in their initial weights."""
     epochs = max(epochs_of(bench), 0 if bench.quick else TEACHER_EPOCHS)
     values = schedule(bench, net, epochs, model=f"cifar:{net}", seeds=seeds, **changes)
-    return Job(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), TrainRecipe(**values))
+    return Job(f"teacher-{net}" + f"-x{seeds}" * (seeds > 1), checked(TrainRecipe, values, "train"))
 
 
 def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
@@ -68,7 +69,7 @@ def teacher(bench: Bench, net: str, seeds: int = 1, **changes: Any) -> Run:
 def distilled(bench: Bench, net: str, source: Path, methods: tuple[str, ...], **changes: Any) -> DistillRecipe:
     """A student distilled by several methods, and trained alone unless `baseline` is False."""
     values = {"student": f"cifar:{net}", "teacher": (str(source),), "method": methods, "seeds": seeds_of(bench)}
-    return DistillRecipe(**schedule(bench, net, epochs_of(bench), **values, **changes))
+    return checked(DistillRecipe, schedule(bench, net, epochs_of(bench), **values, **changes), "distill")
 
 
 def cifar100(bench: Bench) -> Comparison:
