@@ -245,17 +245,27 @@ class Stages:
         if pilot is None or self.outline.budget is None:
             return self.config.steps or default_steps(self.outline)
         if "student_steps" not in self.found.record:
-            members, step = members_of(self.config), pilot.duration / max(pilot.recipe.steps or 1, 1)
+            members = members_of(self.config)
+            step, own = _step_seconds(pilot)
             evaluation = max(self.spent.of_stage("pilot") - pilot.duration, 0.0)
             left = self._left(self.outline.budget) - members * evaluation
             rounded = ROUNDED if "int8" in self.config.format else 0.0
-            self.found.note(student_steps=max(2, int(left / ((members + rounded) * step))))
+            self.found.note(student_steps=max(2, int(left / (step + (members - 1 + rounded) * own))))
         return self.found.record["student_steps"]
 
     def _left(self, budget: float) -> float:
         """Seconds for the training of students: the exports that follow take about as long as the backbone's did."""
         exports = _AGAIN * self.spent.of_stage("rivals") + _PAGE
         return budget - self.spent.seconds - max(self.outline.tail, exports)
+
+
+def _step_seconds(run: Run) -> tuple[float, float]:
+    """Seconds of a step of a run with one network, and the part that another beside it would add."""
+    cost, step = run.record["cost"], run.duration / max(run.recipe.steps or 1, 1)
+    own = sum(seconds for name, seconds in cost["seconds"].items() if name != "teacher")
+    if not own:  # the device was not timed
+        return step, step
+    return step, min(step, own / cost["images"] * run.recipe.batch_size)
 
 
 def _numbered(name: str, count: int) -> list[str]:
