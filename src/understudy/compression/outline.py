@@ -20,14 +20,16 @@ from understudy.training.logging import clock
 
 SIZES = (224, 192, 160, 128, 96)
 """Pixels of the views of large images, which time allows or not."""
-SCORING, LABELS, TUNING, RACE, TAIL = 0.06, 0.12, 0.25, 0.2, 0.03
+SCORING, LABELS, TUNING, RACE, TAIL = 0.06, 0.15, 0.25, 0.2, 0.03
 """Shares of a budget: the backbone's score and head, the teachers' answers, fine-tuning, the race of students; and what
 evaluation and pages take."""
 _FITTED = 20  # images of a class that a head is fitted to at least
 TAIL_SECONDS = 15.0  # of export and start-up, on one core
-FEWEST_VIEWS, FEWEST_PASSES, ENOUGH = 6, 40, 100_000
-"""Below them, smaller images are taken; so many images in all are enough, however few passes they make."""
-POSITIONS = 3
+FEWEST_PASSES, ENOUGH = 40, 100_000
+"""Below them, smaller images are taken for the student; so many in all are enough, however few passes they make."""
+FEWEST_VIEWS, REPEATED = 16, 4
+"""Below them, smaller images are taken for the teacher; those suffice that are shown so often in `ENOUGH` images."""
+POSITIONS = 2
 """Small images are enlarged for a student, to at most twice their size, until its last feature maps are so wide."""
 TUNED_EPOCHS = (4, 20)
 """Epochs of fine-tuning: as many as its share of the budget allows, and none if fewer than the first."""
@@ -149,7 +151,8 @@ def fitted(
     teacher = draft.teacher_size
     if not config.crop_size:
         sizes = [draft.teacher_size, *ladder]
-        enough = (s for s in sizes if FEWEST_VIEWS * n * speeds.answer_at(s) <= LABELS * budget)
+        needed = n * min(FEWEST_VIEWS, math.ceil(ENOUGH / (REPEATED * n)))
+        enough = (s for s in sizes if needed * speeds.answer_at(s) <= LABELS * budget)
         teacher = next(enough, sizes[-1])
     answer = speeds.answer_at(teacher)
     scored = min(n, max(int(SCORING * budget / answer), _FITTED * classes))
@@ -162,8 +165,8 @@ def fitted(
     student = min(draft.student_size, teacher)
     if not config.student_size:
         sizes = [student, *(size for size in ladder if size < student)]
-        least = members * min(FEWEST_PASSES * n, ENOUGH)
-        enough = (s for s in sizes if least * speeds.update_at(s) <= left)
+        needed = members * min(FEWEST_PASSES * n, ENOUGH)
+        enough = (s for s in sizes if needed * speeds.update_at(s) <= left)
         student = next(enough, sizes[-1])
     passes = left / (members * n * speeds.update_at(student))
     if passes < 1:
