@@ -10,6 +10,7 @@ from typing import Any
 from understudy.compression.candidates import PRECISIONS, Limits, measure
 from understudy.compression.recipes import backbone_recipe
 from understudy.compression.stages import ROUNDED, Stages, Unjudged
+from understudy.compression.teacher import frozen_accuracy
 from understudy.config.recipe import DistillRecipe
 from understudy.data import fraction
 from understudy.evaluation.facts import CandidateFacts
@@ -66,8 +67,7 @@ class Compression(Stages):
         """The accuracy of a backbone on images that it was not fitted to."""
         if run.path.name == "teacher":
             return self.found.record["judged"]["teacher"]["accuracy"]
-        scores = run.record["frozen"]["model-0"]
-        return scores["given"] if scores["own"] else scores["probe"]
+        return frozen_accuracy(run)
 
     def handed_over(self, student: Run) -> Run:
         """What becomes a file: the student that was asked for, else the most accurate of all within the limits."""

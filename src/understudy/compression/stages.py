@@ -24,7 +24,7 @@ from understudy.compression.recipes import (
     student_recipe,
     tuned_recipe,
 )
-from understudy.compression.teacher import judge, right_of
+from understudy.compression.teacher import GOOD, frozen_accuracy, judge, right_of
 from understudy.config.recipe import DistillRecipe, Recipe, TrainRecipe
 from understudy.config.verbs import CompressConfig
 from understudy.pipeline.base import Pipeline
@@ -126,6 +126,12 @@ class Stages:
         if not self.outline.tuned_epochs:
             return None
         known = self.found.record.get("judged", {})
+        if name not in known and self.outline.budget is not None and (right := frozen_accuracy(frozen)) >= GOOD:
+            sentence = (
+                f"The frozen backbone teaches: with {right:.1%} in cross-validation, the student needs the time more."
+            )
+            known |= {name: {"tuned": False, "sentence": sentence}}
+            self.found.note(judged=known)
         if name not in known:
             run = self.ensure(name, lambda: tuned_recipe(self.config, str(frozen.path), self.outline))
             recipe = run.located_recipe(required=True)

@@ -17,6 +17,10 @@ from understudy.pipeline.train import Train
 from understudy.runs.run import Run
 
 
+GOOD = 0.95
+"""The accuracy of a frozen backbone from which on a budget is not spent on its fine-tuning."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Which of two networks teaches, by their accuracy on the validation part.
@@ -41,6 +45,12 @@ class Verdict:
             f"The {kept} backbone teaches: {mine:.1%} on {self.samples:,} validation images, against {other:.1%} of "
             f"the {left} one."
         )
+
+
+def frozen_accuracy(frozen: Run) -> float:
+    """Of a backbone under its best classifier, on images that this was not fitted to."""
+    scores = frozen.record["frozen"]["model-0"]
+    return scores["given"] if scores["own"] else scores["probe"]
 
 
 def judge(frozen: Run, tuned: Run, pipeline: Train) -> Verdict:
