@@ -16,7 +16,6 @@ from understudy.pipeline.device import device_of, workers_of
 from understudy.pipeline.train import Train
 from understudy.runs.run import Run
 
-
 GOOD = 0.95
 """The accuracy of a frozen backbone from which on a budget is not spent on its fine-tuning."""
 
