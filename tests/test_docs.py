@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from cyclopts import CycloptsError
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import understudy
 from understudy.cli import main
+from understudy.cli.app import app
 from understudy.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +160,27 @@ def test_what_a_guide_tells_to_type_works(
             assert main(words) == 0, line
             ran += 1
     assert ran
+
+
+def typed(page: Path) -> list[str]:
+    """The commands of a page's console blocks, without redirections."""
+    blocks = [block for kind, block in FENCE.findall(page.read_text(encoding="utf-8")) if kind == "console"]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    return [re.split(r" [>|] ", line)[0] for line in lines if line.startswith("understudy ")]
+
+
+def test_every_command_of_the_docs_has_the_flags_that_there_are() -> None:
+    """Those of CONTRIBUTING.md, which are yet to be written there, are tried by `test_contributing.py`."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    commands = [command for page in pages for command in typed(page)]
+    assert len(commands) > 100
+    for command in commands:
+        app.parse_args(shlex.split(command, comments=True)[1:], print_error=False, exit_on_error=False)
+
+
+def test_a_wrong_flag_in_the_docs_is_found() -> None:
+    with pytest.raises(CycloptsError):
+        app.parse_args(["export", "RUN", "--formatt", "onnx"], print_error=False, exit_on_error=False)
 
 
 def shorter(command: str) -> list[str]:
