@@ -126,20 +126,21 @@ class Stages:
         if not self.outline.tuned_epochs:
             return None
         known = self.found.record.get("judged", {})
-        if name not in known and self.outline.budget is not None and (right := frozen_accuracy(frozen)) >= GOOD:
+        if name in known:
+            return known[name]
+        if self.outline.budget is not None and (right := frozen_accuracy(frozen)) >= GOOD:
             sentence = (
                 f"The frozen backbone teaches: with {right:.1%} in cross-validation, the student needs the time more."
             )
             known |= {name: {"tuned": False, "sentence": sentence}}
-            self.found.note(judged=known)
-        if name not in known:
+        else:
             run = self.ensure(name, lambda: tuned_recipe(self.config, str(frozen.path), self.outline))
             recipe = run.located_recipe(required=True)
             assert isinstance(recipe, TrainRecipe)
             with self.spent.during(name):
                 verdict = judge(frozen, run, Train(recipe, self.overrides))
             known |= {name: {"tuned": verdict.is_tuned, "sentence": str(verdict), "accuracy": verdict.tuned}}
-            self.found.note(judged=known)
+        self.found.note(judged=known)
         return known[name]
 
     # --- their answers ------------------------------------------------------------------------------------

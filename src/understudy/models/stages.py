@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from understudy.models.dropout import CounterDropout
 from understudy.models.heads import find_heads
@@ -104,13 +105,18 @@ def activations(module: nn.Module, inputs: Tensor, paths: Collection[str]) -> di
             hooks.append(layer.register_forward_pre_hook(weighted))
         if path in paths:
             hooks.append(layer.register_forward_hook(partial(end, path)))
+    _run_once(module, inputs, hooks)
+    return found
+
+
+def _run_once(module: nn.Module, inputs: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """A forward pass under hooks, which are removed after it."""
     try:
         with torch.inference_mode():
             module(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -160,12 +166,7 @@ def _from_forward(module: nn.Module, inputs: Tensor) -> list[str]:
 
     hooks = [module.get_submodule(path).register_forward_pre_hook(before_head) for path in find_heads(module, inputs)]
     hooks += [layer.register_forward_hook(record(path)) for path, layer in _chain(module).items()]
-    try:
-        with torch.inference_mode():
-            module(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _run_once(module, inputs, hooks)
     if any(call.spatial for call in calls):
         calls = [call for call in calls if call.spatial]
     # a sequence that spans several stages is the end of none

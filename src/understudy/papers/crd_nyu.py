@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,10 +77,9 @@ def _labels(place: Path) -> np.ndarray:
     """The labels of the pixels, (N, H, W), 0 where there is none; of the center square as images are."""
     import numpy as np
 
-    try:
-        h5py = importlib.import_module("h5py")
-    except ImportError as error:
-        raise UnderstudyError(f"{place} needs the package h5py; pip install 'understudy[nyu]'") from error
+    from understudy.data.formats.nyu import hdf5_for
+
+    h5py = hdf5_for(str(place))
     try:
         with h5py.File(place) as file:
             if "labels" not in file:

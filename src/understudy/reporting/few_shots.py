@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.text import Text
 
 from understudy.evaluation.facts import FewShotFacts, ShotResult
-from understudy.reporting.figures import COLORS, Panel, few_ticks, panel
+from understudy.reporting.figures import COLORS, Panel, panel, shots_axis
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
 from understudy.reporting.wording import MISSING, percent
@@ -40,14 +39,7 @@ def _picture(shown: list[ShotResult]) -> Markup:
             ax.plot([one.shots] * len(one.accuracies), [100 * x for x in one.accuracies], "o", color=color,
                     markersize=6, alpha=0.45, mew=0)  # fmt: skip
         ax.plot(shots, [100 * (one.median or 0.0) for one in shown], "-D", color=color, markersize=7.5, linewidth=2)
-        ax.set_xscale("log")
-        ax.set_xticks(shots)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.tick_params(which="minor", bottom=False)
-        ax.set_xlabel("examples per class")
-        ax.margins(x=0.08, y=0.1)
-        few_ticks(ax.yaxis)
+        shots_axis(ax, shots, 0.08)
     return svg()
 
 

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from understudy.evaluation.facts import Curve, Role, RunFacts
 from understudy.reporting.gain import Gain
@@ -115,6 +115,29 @@ def few_ticks(axis: Axis, count: int = 5, *, integer: bool = False) -> None:
     """At most `count` intervals between round numbers."""
     axis.set_major_locator(MaxNLocator(count, integer=integer, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "−")))
+
+
+def shots_axis(ax: Axes, shots: Sequence[int], margin: float) -> None:
+    """Accuracies against numbers of examples per class, which are the ticks of a logarithmic axis."""
+    ax.set_xscale("log")
+    ax.set_xticks(shots)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(which="minor", bottom=False)
+    ax.set_xlabel("examples per class")
+    ax.margins(x=margin, y=0.1)
+    few_ticks(ax.yaxis)
+
+
+def rows_axis(ax: Axes, labels: Sequence[str], margin: float) -> None:
+    """Accuracies in rows from top to bottom, with short labels: names stay in the HTML, where they are escaped."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    ax.set_xlabel("test accuracy, %")
+    ax.margins(x=margin)
+    few_ticks(ax.xaxis)
 
 
 def curves(facts: RunFacts) -> list[Panel]:

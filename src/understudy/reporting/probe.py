@@ -12,7 +12,7 @@ from rich.text import Text
 
 from understudy.evaluation.facts import ProbedSet, ProbeFacts, Role
 from understudy.evaluation.facts.probe import grouped
-from understudy.reporting.figures import COLORS, Panel, few_ticks, height_of, panel
+from understudy.reporting.figures import COLORS, Panel, height_of, panel, rows_axis
 from understudy.reporting.summary import ORDER, ROLE_NAMES
 from understudy.reporting.table import Column, Renderables, left, right, table
 from understudy.reporting.template import fill
@@ -104,11 +104,5 @@ def _picture(one: ProbedSet, groups: Sequence[str]) -> Markup:
             if group in near:
                 ax.plot([100 * fmean(near[group])], [row], "o", color="none", markeredgecolor=color, markersize=8,
                         mew=1.8)  # fmt: skip
-        ax.set_yticks(rows, [str(row + 1) for row in rows])  # names stay in the HTML, where they are escaped
-        ax.set_ylim(len(groups) - 0.4, -0.6)
-        ax.grid(axis="y", visible=False)
-        ax.grid(axis="x", visible=True)
-        ax.set_xlabel("test accuracy, %")
-        ax.margins(x=0.08)
-        few_ticks(ax.xaxis)
+        rows_axis(ax, [str(row + 1) for row in rows], 0.08)
     return svg()

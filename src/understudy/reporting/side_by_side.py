@@ -9,10 +9,9 @@ from string import ascii_lowercase
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from understudy.evaluation.facts import FewShotFacts, ShotResult, SuiteFacts
-from understudy.reporting.figures import COLORS, INK, Panel, few_ticks, panel
+from understudy.reporting.figures import COLORS, INK, Panel, panel, rows_axis, shots_axis
 from understudy.reporting.wording import MISSING
 
 _LINES = (COLORS["distilled"], COLORS["alone"], COLORS["teacher"])
@@ -68,14 +67,7 @@ def _curves(several: Sequence[FewShotFacts]) -> Markup:
             medians = [100 * (result.median or 0.0) for result in shown]
             ax.plot([result.shots for result in shown], medians, f"-{marker}", color=color, markersize=7, linewidth=2)
             _number(ax, at, shown[-1].shots, medians[-1])
-        ax.set_xscale("log")
-        ax.set_xticks(shots)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.tick_params(which="minor", bottom=False)
-        ax.set_xlabel("examples per class")
-        ax.margins(x=0.1, y=0.1)
-        few_ticks(ax.yaxis)
+        shots_axis(ax, shots, 0.1)
     return svg()
 
 
@@ -116,13 +108,7 @@ def _dots(tasks: Sequence[str], results: Sequence[dict[str, ShotResult]]) -> Mar
                 ax.hlines(y, min(values), max(values), color=color, linewidth=1.6, alpha=0.45)
                 ax.plot([100 * (result.median or 0.0)], [y], marker, color=color, markersize=6.5)
                 _number(ax, at, max(values), y)
-        ax.set_yticks(range(len(tasks)), [_letter(row) for row in range(len(tasks))])
-        ax.set_ylim(len(tasks) - 0.4, -0.6)
-        ax.grid(axis="y", visible=False)
-        ax.grid(axis="x", visible=True)
-        ax.set_xlabel("test accuracy, %")
-        ax.margins(x=0.1)
-        few_ticks(ax.xaxis)
+        rows_axis(ax, [_letter(row) for row in range(len(tasks))], 0.1)
     return svg()
 
 

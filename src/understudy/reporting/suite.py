@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from understudy.evaluation.facts import ShotResult, SuiteFacts, TaskResult
-from understudy.reporting.figures import COLORS, Panel, few_ticks, height_of, panel
+from understudy.reporting.figures import COLORS, Panel, height_of, panel, rows_axis
 from understudy.reporting.table import Renderables, left, right, table
 from understudy.reporting.template import fill
 from understudy.reporting.wording import MISSING, plural
@@ -63,13 +63,7 @@ def _picture(tasks: Sequence[TaskResult]) -> Markup:
             ax.hlines(row, min(values), max(values), color=color, linewidth=1.6, alpha=0.45)
             ax.plot(values, [row] * len(values), "o", color=color, markersize=6, alpha=0.45, mew=0)
         ax.plot([100 * (task.results[-1].median or 0.0) for task in tasks], rows, "D", color=color, markersize=7.5)
-        ax.set_yticks(rows, [str(row + 1) for row in rows])  # names stay in the HTML, where they are escaped
-        ax.set_ylim(len(tasks) - 0.4, -0.6)
-        ax.grid(axis="y", visible=False)
-        ax.grid(axis="x", visible=True)
-        ax.set_xlabel("test accuracy, %")
-        ax.margins(x=0.08)
-        few_ticks(ax.xaxis)
+        rows_axis(ax, [str(row + 1) for row in rows], 0.08)
     return svg()
 
 

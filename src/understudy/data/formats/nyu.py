@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ _NEEDED = ("images", "depths", "sceneTypes")
 _CHUNK = 64  # images held in memory at full size
 
 
+def hdf5_for(name: str) -> ModuleType:
+    """The package h5py, which reads the file `name`.
+
+    Raises:
+        UnderstudyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise UnderstudyError(f"{name} needs the package h5py; pip install 'understudy[nyu]'") from error
+
+
 def open_nyu(path: Path, *, size: int | None, seed: int) -> Splits:
     """Open `nyu_depth_v2_labeled.mat`, a MATLAB 7.3 file: HDF5 with width before height.
 
@@ -33,10 +46,7 @@ def open_nyu(path: Path, *, size: int | None, seed: int) -> Splits:
     frames, as these show the same room.
     """
     name = escape_name(os.fspath(path))
-    try:
-        h5py = importlib.import_module("h5py")
-    except ImportError as error:
-        raise UnderstudyError(f"{name} needs the package h5py; pip install 'understudy[nyu]'") from error
+    h5py = hdf5_for(name)
     try:
         with h5py.File(path) as file:
             missing = [key for key in _NEEDED if key not in file]

@@ -131,7 +131,7 @@ class CompressionFacts(Facts):
     given: list[GivenFacts] = []  # by backbone
     teacher_kept: str = ""  # which network teaches and why, in one sentence
     candidates: list[CandidateFacts] = []
-    limits: dict[str, float] = {}  # asked for: "latency_ms", "bytes", "flops"
+    limits: dict[str, float] = {}  # asked for: "latency_ms", "bytes", "flops"; "slower" is how many times the device is
     latency_ms: dict[str, float]  # of "teacher" and "student" in PyTorch, for one image on one thread
     export: ExportFacts
     seconds: dict[str, float]  # by stage
